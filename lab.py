@@ -1,0 +1,197 @@
+"""Run Residency Lab: `python lab.py demo`, or `make demo`, in a fresh clone with nothing but Python.
+
+Every command first makes `.venv`, the environment of this clone, where it is missing or out of date: pip, the versions
+of constraints.txt, the four packages editable. A torch that is already installed, in `.venv` or in the Python that runs
+this file, is kept: the new `.venv` sees it where it lies, and pip is told to want no other version.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV, MY = ROOT / ".venv", ROOT / "my"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+PACKAGES = [ROOT / "packages" / name for name in ("stages", "profiler", "residency", "ltx2")]
+RENDER = ROOT / "notebooks" / "render.py"
+DEMO = ["notebooks/01_what_happens.ipynb"]
+
+TORCH = "from importlib.metadata import distribution as d; t = d('torch'); print(t.version, t.locate_file(''), sep='\\n')"
+PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
+CUDA = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+
+
+def setup():
+    """Make .venv, once for each state of constraints.txt and the pyproject.toml files."""
+    stamp, wanted = VENV / "reslab.stamp", fingerprint()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not PYTHON.exists():
+        create_venv()
+    install = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", write_pins()]
+    step("install the build backend", *install, "hatchling", "editables")
+    editable = [word for package in PACKAGES for word in ("-e", package)]
+    step("install the packages and their tools (minutes)", *install, "--no-build-isolation", *editable, *tools())
+    stamp.write_text(wanted)
+
+
+def fingerprint():
+    """Hash what decides the content of .venv."""
+    files = [ROOT / "constraints.txt", ROOT / "pyproject.toml", *(package / "pyproject.toml" for package in PACKAGES)]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def create_venv():
+    """Make an empty .venv which sees the torch of the Python that runs this, if there is one."""
+    step(f"make .venv with Python {sys.version.split()[0]}", sys.executable, "-m", "venv", VENV)
+    torch = find_torch(sys.executable)
+    if torch:
+        Path(ask(PYTHON, PURELIB), "torch_already_installed.pth").write_text(torch[1] + "\n", encoding="utf-8")
+        say(f"keep torch {torch[0]}, which {sys.executable} has")
+
+
+def find_torch(python):
+    """Return version and folder of the torch that an interpreter has, or nothing."""
+    return ask(python, TORCH).splitlines()
+
+
+def ask(python, code):
+    """Return what a line of Python prints under another interpreter; nothing where it fails."""
+    return subprocess.run([python, "-P", "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write_pins():
+    """Write the constraints to use: the tested ones, but for an installed torch its own version, whatever that is."""
+    pins, torch = (ROOT / "constraints.txt").read_text().splitlines(), find_torch(PYTHON)
+    if torch:
+        pins = [pin for pin in pins if not pin.startswith("torch==")] + [f"torch=={torch[0]}"]
+    path = VENV / "constraints.txt"
+    path.write_text("\n".join(pins) + "\n")
+    return path
+
+
+def tools():
+    """List what the root pyproject.toml wants beside the packages."""
+    import tomllib
+
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    return [requirement for group in groups.values() for requirement in group]
+
+
+def demo():
+    """Run the first notebook, print the profile that it made and write it as a web page."""
+    run(PYTHON, RENDER, "demo", *DEMO)
+
+
+def lab(*options):
+    """Open JupyterLab on your own copy of the notebooks, in my/."""
+    copy_notebooks()
+    run(PYTHON, "-m", "jupyterlab", f"--ServerApp.root_dir={MY}", *options)
+
+
+def copy_notebooks():
+    """Copy notebooks to my/ where they are new or untouched; one that was changed there stays as it is."""
+    MY.mkdir(exist_ok=True)
+    record = MY / ".copied.json"
+    copied = json.loads(record.read_text()) if record.exists() else {}
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        target, new, known = MY / source.name, digest(source), copied.get(source.name)
+        if target.exists() and digest(target) not in (known, new):
+            say(f"my/{source.name} is kept, since you changed it" + ("; move it to get the new one" * (new != known)))
+        else:
+            shutil.copyfile(source, target)
+            copied[source.name] = new
+    record.write_text(json.dumps(copied, indent=1))
+
+
+def digest(path):
+    """Return the hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check():
+    """Lint, format, direction of imports, types."""
+    step("ruff check", PYTHON, "-m", "ruff", "check")
+    step("ruff format", PYTHON, "-m", "ruff", "format", "--check")
+    step("import-linter", PYTHON.with_name("lint-imports"), "--no-cache")
+    step("mypy", PYTHON, "-m", "mypy")
+
+
+def test(*options):
+    """Check, then run the unit, property, doc, notebook, packaging and browser tests, as CI does."""
+    check()
+    run(PYTHON, "-m", "pytest", "-q", "-n", "2", "--dist", "loadscope", *options)
+
+
+def test_gpu(*options):
+    """Run the notebooks on a CUDA device, where the assertions in their cells decide."""
+    if subprocess.run([PYTHON, "-c", CUDA], check=False).returncode:
+        sys.exit("test-gpu wants a CUDA device, and torch sees none here; `test` runs the same notebooks on the CPU")
+    os.environ["RESLAB_DEVICE"] = "cuda"
+    lax = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+    run(PYTHON, "-m", "pytest", "-q", "-o", "addopts=", *lax, "notebooks", *options)
+
+
+def notebooks(*paths):
+    """Execute and render the committed notebooks, all or the named ones."""
+    run(PYTHON, RENDER, "commit", *paths)
+
+
+def bench(*names):
+    """Run the benchmarks, all or the named ones, one after the other."""
+    for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
+        if not names or script.stem in names:
+            run(PYTHON, script)
+
+
+def site(*paths):
+    """Write the notebooks, all or the named ones, as web pages to site/."""
+    run(PYTHON, RENDER, "pages", *paths)
+
+
+def step(title, *command):
+    """Run a command silently under one line; where it fails, show what it said and stop."""
+    say(title)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        sys.exit(f"{done.stdout.decode(errors='replace')}\n{title}: failed")
+
+
+def run(*command):
+    """Run a command that talks for itself; where it fails, stop with its exit code."""
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+def say(line):
+    """Print one line, at once."""
+    print(f"- {line}", flush=True)
+
+
+def main():
+    """Run the command named first; what follows its name is passed on to it."""
+    functions = (setup, demo, lab, test, test_gpu, check, notebooks, bench, site)
+    commands = {function.__name__.replace("_", "-"): function for function in functions}
+    told = "\n".join(f"  {name:<10} {function.__doc__}" for name, function in commands.items())
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(usage="lab.py COMMAND [OPTIONS]", epilog=told, formatter_class=shape)
+    parser.add_argument("command", choices=commands, metavar="COMMAND", help="one of:")
+    name = parser.parse_args(sys.argv[1:2]).command
+    if not (3, 11) <= sys.version_info[:2] <= (3, 14):
+        sys.exit(f"Residency Lab wants Python 3.11 to 3.14, and this is {sys.version.split()[0]}: {sys.executable}")
+    if name != "setup":
+        setup()
+    commands[name](*sys.argv[2:])
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
