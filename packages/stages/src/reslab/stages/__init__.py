@@ -1,5 +1,53 @@
-"""Named stages, their composition and their observation, for diffusion pipelines."""
+"""Named stages, their composition into pipelines, and the observation of what they do.
+
+    from reslab.stages import Pipeline, Stage, stage
+
+    class Halve(Stage):
+        writes = ("half_width",)
+
+        def run(self, width):
+            return {"half_width": width // 2}
+
+>>> class Halve(Stage):
+...     writes = ("half_width",)
+...     def run(self, width):
+...         return {"half_width": width // 2}
+>>> Pipeline(result="half_width").add(Halve).run(width=128)
+64
+
+Read on in `_stage` (what a stage is), `_pipeline` (composition), `_names` (what stages are called), `_events` (observers and
+conductors) and `_blocks` (blocks of Modular Diffusers as stages). Neither torch nor diffusers is imported here.
+"""
+
+from reslab.stages._blocks import BlockStage
+from reslab.stages._events import Conductor, Kind, Observer, Subscription
+from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
+from reslab.stages._pipeline import Pipeline
+from reslab.stages._sequence import Stages
+from reslab.stages._stage import REQUIRED, Choice, Signature, Stage, stage
+from reslab.stages._stock import StockStage
+from reslab.stages._values import Values, describe
 
 __version__ = "0.1.0"
 
-__all__: list[str] = []
+__all__ = [
+    "REQUIRED",
+    "BlockStage",
+    "Choice",
+    "Conductor",
+    "Kind",
+    "Names",
+    "Observer",
+    "Pipeline",
+    "PipelineError",
+    "ProfileNames",
+    "Signature",
+    "Stage",
+    "Stages",
+    "StockStage",
+    "Subscription",
+    "Values",
+    "describe",
+    "profile_names",
+    "stage",
+]

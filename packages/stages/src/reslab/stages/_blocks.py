@@ -1,0 +1,201 @@
+"""Leaf blocks of Modular Diffusers as stages, by what they look like: diffusers is not imported here.
+
+A block is called with a view of the components and a state. The state is fresh for each block: it holds exactly what the block
+declares as inputs, and only declared outputs, and declared inputs that the block changed, come back. The view answers with the
+pipeline's components first, the conductor's execution device, and for all else (`latents_mean`, `audio_hop_length`, …) evaluates
+the properties of diffusers' own modular pipeline class on itself.
+
+    pipeline.add(
+        BlockStage(LTX2DenoiseStep()), name="refine",
+        components={"scheduler": "refine_scheduler"}, values={"latents": "refine_latents", "height": "full_height"},
+    )
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
+
+#: Blocks log every error with its whole traceback, once for each nesting; the stage raises the error itself.
+_FRAMEWORK_LOGGER = logging.getLogger("diffusers.modular_pipelines.modular_pipeline")
+
+
+class BlockStage(Stage):
+    """One or several leaf blocks of Modular Diffusers as one stage.
+
+    Args:
+        blocks: Leaf blocks or loops, run in this order.
+        stage_class: The stage's type; by default the class of the block, where there is one block.
+        check: Called as `Stage.check`, for rules that the blocks do not declare.
+    """
+
+    def __init__(
+        self,
+        *blocks: Any,
+        stage_class: str | None = None,
+        check: Callable[[Mapping[str, Any], Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        self.blocks = blocks
+        self._stage_class = stage_class or (type(blocks[0]).__name__ if len(blocks) == 1 else type(self).__name__)
+        self._check = check
+
+    @property
+    def stage_class(self) -> str:
+        return self._stage_class
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.stage_class} runs in a pipeline: Pipeline().add(stage).run(...)")
+
+    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
+        if self._check is not None:
+            self._check(values, components)
+
+    def signature(self, available: Collection[str] = ()) -> Signature:
+        reads: dict[str, Any] = {}
+        writes: dict[str, None] = {}
+        components: dict[str, None] = {}
+        for block in self.blocks:
+            components |= dict.fromkeys(spec.name for spec in block.expected_components)
+            for name, default in _inputs(block).items():
+                if name not in writes and reads.get(name) is not REQUIRED:
+                    reads[name] = default
+            writes |= dict.fromkeys(output.name for output in block.intermediate_outputs)
+        return Signature(components=tuple(components), reads=reads, writes=tuple(writes))
+
+    def watched(self) -> tuple[Any, ...]:
+        return tuple(block for block in self.blocks if hasattr(block, "loop_step"))
+
+    def prepare(self, bind: Binding) -> Callable[[Any], None]:
+        view = View(bind, self.blocks[0])
+        states = [(block, functools.partial(State, Declared.of(block), bind)) for block in self.blocks]
+        for loop in self.watched():
+            loop.set_progress_bar_config(desc=self.registered_name, leave=False, disable=not bind.pipeline.progress)
+
+        def call(values: Any) -> None:
+            _FRAMEWORK_LOGGER.addFilter(_quiet)
+            try:
+                for block, state in states:
+                    block(view, state(values))
+            finally:
+                _FRAMEWORK_LOGGER.removeFilter(_quiet)
+
+        return call
+
+
+class View:
+    """What blocks see as `components`."""
+
+    def __init__(self, bind: Binding, block: Any) -> None:
+        self._bind = bind
+        self._block = block
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Every component under the names that the stage's blocks use."""
+        bound = dict(self._bind.pipeline.components)
+        return bound | {name: bound[source] for name, source in self._bind.components.items() if source in bound}
+
+    @property
+    def _execution_device(self) -> Any:
+        chosen = self._bind.pipeline.execution_device
+        return chosen if chosen is not None else self._from_modular_pipeline("_execution_device")
+
+    def __getattr__(self, name: str) -> Any:
+        bind = self.__dict__["_bind"]
+        source = bind.components.get(name, name)
+        if source in bind.pipeline.components:
+            return bind.pipeline.components[source]
+        return self._from_modular_pipeline(name)
+
+    def _from_modular_pipeline(self, name: str) -> Any:
+        found = inspect.getattr_static(modular_pipeline_class(self._block), name, None)
+        if isinstance(found, property) and found.fget is not None:
+            return found.fget(self)
+        raise AttributeError(f"the pipeline has no component {name!r}, and diffusers' modular pipeline computes none")
+
+
+def modular_pipeline_class(block: Any) -> type:
+    """The class of diffusers' own modular pipeline for a block's model."""
+    if block.model_name not in _CLASSES:
+        _CLASSES[block.model_name] = type(block.init_pipeline())
+    return _CLASSES[block.model_name]
+
+
+_CLASSES: dict[str, type] = {}
+
+
+class Declared(NamedTuple):
+    """What a block declares: inputs with their defaults, and outputs; diffusers makes both lists anew on every look."""
+
+    inputs: dict[str, Any]
+    outputs: frozenset[str]
+
+    @classmethod
+    def of(cls, block: Any) -> Declared:
+        return cls(_inputs(block), frozenset(output.name for output in block.intermediate_outputs))
+
+
+class State:
+    """A block's state: what diffusers' `PipelineState` offers blocks, limited to what one block declares."""
+
+    def __init__(self, declared: Declared, bind: Binding, values: Any) -> None:
+        self._bind, self._values = bind, values
+        self._inputs, self._outputs = declared
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value that the block calls `name`; None where it was not declared or is not there."""
+        if name in self._bind.given:
+            return self._bind.given[name]
+        if name not in self._inputs:
+            return default
+        return self._values.get(self._bind.value(name), default)
+
+    def get_by_kwargs(self, kwargs_type: str) -> dict[str, Any]:
+        """The values tagged `kwargs_type`, under the block's names; renamed-away ones stay hidden."""
+        own_names = {source: name for name, source in self._bind.values.items()}
+        tagged = self._values.tagged(kwargs_type)
+        seen = {own_names.get(name, name): value for name, value in tagged.items() if name not in self._bind.values}
+        return seen | {name: tagged[source] for name, source in self._bind.values.items() if source in tagged}
+
+    def set(self, name: str, value: Any, kwargs_type: str | None = None) -> None:
+        """Take back a declared output, or a declared input that the block changed; a default filled in is neither."""
+        if name in self._bind.given or not self._comes_back(name, value):
+            return
+        target = self._bind.value(name)
+        self._values[target] = value
+        if kwargs_type is not None:
+            self._values.tag(target, kwargs_type)
+
+    def _comes_back(self, name: str, value: Any) -> bool:
+        if name in self._outputs:
+            return True
+        return name in self._inputs and not (self.get(name) is None and value is self._inputs[name])
+
+
+def _inputs(block: Any) -> dict[str, Any]:
+    return {each.name: REQUIRED if each.required else each.default for each in block.inputs if each.name}
+
+
+def _quiet(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("\nError in block")
+
+
+def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the leaf blocks that would run for a request, in order; a loop is one leaf.
+
+    A composition is resolved by which inputs the request gives; each leaf is named by its path, such as "denoise.prepare_latents".
+    """
+    if not blocks.sub_blocks or hasattr(blocks, "loop_step"):
+        return {type(blocks).__name__: blocks}
+    given = {name: value for name, value in request.items() if value is not None}
+    return dict(blocks.get_execution_blocks(**given).sub_blocks)
+
+
+def made_from_config(blocks: Any) -> dict[str, Any]:
+    """The components that diffusers makes from configuration alone (guiders, processors), by name."""
+    return {name: component for name, component in blocks.init_pipeline().components.items() if component is not None}

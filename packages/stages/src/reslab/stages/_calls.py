@@ -1,0 +1,146 @@
+"""Seeing component calls, denoising steps and guidance passes for the duration of a run.
+
+Bound methods are shadowed by instance attributes and restored exactly: `forward`, `encode` and `decode` of each component that
+is a module, `cache_context` of those that have one (its name is the guidance pass), `loop_step` of each loop block. Signatures
+are kept, since the LTX-2 denoiser reads `inspect.signature(transformer.forward)`. Schedulers are never wrapped: they are
+deep-copied, and the copy would carry a wrapper bound to the original. No code of diffusers is repeated.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from reslab.stages._events import Conductor, Kind, Tell
+
+if TYPE_CHECKING:
+    from reslab.stages._stage import Stage
+
+METHODS = ("forward", "encode", "decode")
+_ABSENT = object()
+
+
+def is_module(component: Any) -> bool:
+    """Whether a component has weights, judged without importing torch."""
+    return hasattr(component, "named_parameters") and hasattr(component, "forward")
+
+
+@contextmanager
+def shadowed(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Let `owner.name` be `method` within the block, then exactly what it was."""
+    before = owner.__dict__.get(name, _ABSENT)
+    owner.__dict__[name] = method
+    try:
+        yield
+    finally:
+        if before is _ABSENT:
+            del owner.__dict__[name]
+        else:
+            owner.__dict__[name] = before
+
+
+class Watch:
+    """Wraps what a run is seen by, and knows which step and pass is under way.
+
+    Args:
+        tell: Where events go.
+        conductor: Called around component calls, if any.
+        components: The pipeline's components by name.
+        names_in_use: Answers with the component names that the current stage uses, for an object that has several.
+    """
+
+    def __init__(
+        self,
+        tell: Tell,
+        conductor: Conductor | None,
+        components: Mapping[str, Any],
+        names_in_use: Callable[[], Sequence[str]],
+    ) -> None:
+        self._tell, self._conductor = tell, conductor
+        self._components, self._names_in_use = components, names_in_use
+        self._pass = 0
+
+    @contextmanager
+    def run(self, stages: Sequence[Stage]) -> Iterator[None]:
+        """Wrap components and loops within the block."""
+        with ExitStack() as stack:
+            for owner, names in self._modules():
+                for method in METHODS:
+                    if callable(getattr(owner, method, None)):
+                        stack.enter_context(shadowed(owner, method, self._component_call(owner, names, method)))
+                if callable(getattr(owner, "cache_context", None)):
+                    stack.enter_context(shadowed(owner, "cache_context", self._cache_context(owner)))
+            for stage in stages:
+                for loop in stage.watched():
+                    stack.enter_context(shadowed(loop, "loop_step", self._loop_step(loop.loop_step)))
+            yield
+
+    def _modules(self) -> list[tuple[Any, list[str]]]:
+        names: dict[int, list[str]] = {}
+        for name, component in self._components.items():
+            if is_module(component):
+                names.setdefault(id(component), []).append(name)
+        return [(self._components[same[0]], same) for same in names.values()]
+
+    def _component_call(self, owner: Any, names: list[str], method: str) -> Callable[..., Any]:
+        original, told, conductor = getattr(owner, method), self._told(names, method), self._conductor
+        tell = self._tell
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            component, text = told()
+            tell.begin(Kind.COMPONENT, text)
+            try:
+                if conductor is None:
+                    result = original(*args, **kwargs)
+                else:
+                    result = conductor.component_call(component, method, lambda: original(*args, **kwargs))
+            except BaseException as error:
+                tell.end(error)
+                raise
+            tell.end()
+            return result
+
+        return call
+
+    def _told(self, names: list[str], method: str) -> Callable[[], tuple[str, str]]:
+        texts = {name: (name, sys.intern(f"{name}.{method}")) for name in names}
+        if len(names) == 1:
+            only = texts[names[0]]
+            return lambda: only
+        return lambda: texts[next((name for name in self._names_in_use() if name in texts), names[0])]
+
+    def _cache_context(self, owner: Any) -> Callable[[str], Any]:
+        original = owner.cache_context
+
+        @contextmanager
+        def entered(name: str) -> Iterator[None]:
+            self._tell.begin(Kind.PASS, sys.intern(name), self._pass)
+            self._pass += 1
+            try:
+                with original(name):
+                    yield
+            except BaseException as error:
+                self._tell.end(error)
+                raise
+            self._tell.end()
+
+        return functools.wraps(original)(entered)
+
+    def _loop_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def step(*args: Any, i: int, **kwargs: Any) -> Any:
+            self._pass = 0
+            self._tell.begin(Kind.STEP, "step", i)
+            try:
+                result = original(*args, i=i, **kwargs)
+            except BaseException as error:
+                self._tell.end(error)
+                raise
+            self._tell.end()
+            return result
+
+        return step

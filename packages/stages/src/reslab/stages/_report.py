@@ -1,0 +1,153 @@
+"""A pipeline as a table and as a diagram.
+
+The table has a row a stage: place, registered name, profile name where it differs, class, components, values read and written.
+The diagram has a column a stage and a row for each component (a dot where a stage declares it) and each value (a bar from the
+stage that writes it to the last that reads it): what must be at hand, and for how long.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple
+
+from reslab.stages._check import EVERYTHING
+from reslab.stages._stage import REQUIRED
+
+if TYPE_CHECKING:
+    from reslab.stages._pipeline import Pipeline
+
+#: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
+BLUE, ORANGE = "#0072B2", "#E69F00"
+COLUMN, ROW, LABEL, HEAD = 30, 17, 210, 16
+
+
+class Row(NamedTuple):
+    """One stage in the pipeline's names."""
+
+    group: str
+    registered_name: str
+    profile_name: str
+    stage_class: str
+    components: list[str]
+    reads: list[str]
+    writes: list[str]
+
+
+def rows(pipeline: Pipeline) -> list[Row]:
+    """Describe every stage in order, in the pipeline's names."""
+    described = []
+    for stage, bind in pipeline._bound:
+        signature = stage.signature(EVERYTHING)
+        parameters = [name for name in signature.reads if bind.is_component(name)]
+        used = [bind.components.get(name, name) for name in (*signature.components, *parameters)]
+        reads = [bind.value(n) for n in signature.reads if n not in bind.given and n not in parameters]
+        described.append(
+            Row(
+                group=pipeline._groups[id(stage)],
+                registered_name=stage.registered_name,
+                profile_name=stage.profile_name,
+                stage_class=stage.stage_class,
+                components=[name for name in used if name in pipeline.components],
+                reads=reads,
+                writes=[bind.value(name) for name in signature.writes or ()],
+            )
+        )
+    return described
+
+
+def needed(pipeline: Pipeline) -> list[str]:
+    """The values that a request must give."""
+    written: set[str] = set()
+    wanted: dict[str, None] = {}
+    for stage, bind in pipeline._bound:
+        signature = stage.signature()
+        for name, default in signature.reads.items():
+            if default is REQUIRED and name not in bind.given and not bind.is_component(name):
+                if bind.value(name) not in written:
+                    wanted[bind.value(name)] = None
+        written |= {bind.value(name) for name in signature.writes or ()}
+    return list(wanted)
+
+
+def html(pipeline: Pipeline) -> str:
+    """The table, and the diagram below it."""
+    described = rows(pipeline)
+    asks = ", ".join(needed(pipeline)) or "nothing"
+    head = (
+        f"<p><b>{escape(pipeline.name)}</b>: {len(described)} stages, {len(pipeline.components)} components; "
+        f"needs {escape(asks)}; returns {escape(pipeline.result or 'all values')}</p>"
+    )
+    return f"<div>{head}{table(described)}{diagram(described)}</div>"
+
+
+def table(described: list[Row]) -> str:
+    """An HTML table with a row a stage, under its group's heading."""
+    renamed = any(row.profile_name != row.registered_name for row in described)
+    titles = ["", "stage", *(["profile name"] if renamed else []), "class", "components", "reads", "writes"]
+    lines, place = [], 0
+    for group, members in groupby(described, key=lambda row: row.group):
+        if group:
+            lines.append(f'<tr><th colspan="{len(titles)}" style="text-align:left">{escape(group)}</th></tr>')
+        for row in members:
+            place += 1
+            cells = [str(place), row.registered_name, *([row.profile_name] if renamed else []), row.stage_class]
+            cells += [", ".join(names) for names in (row.components, row.reads, row.writes)]
+            lines.append("<tr>" + "".join(_cell(text) for text in cells) + "</tr>")
+    titled = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
+    return f"<table><thead><tr>{titled}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    return f'<td style="text-align:left;vertical-align:top;max-width:24em">{escape(text)}</td>'
+
+
+def diagram(described: list[Row]) -> str:
+    """An SVG with a column a stage and a row for each component and each value that stages hand on."""
+    components = list(dict.fromkeys(name for row in described for name in row.components))
+    lives = _lives(described)
+    height = HEAD + ROW * (len(components) + len(lives)) + 10
+    width = LABEL + COLUMN * len(described) + 10
+    caption = f"{len(described)} stages from left to right: a dot where a component is used, a bar for as long as a value is kept"
+    marks = [_text(LABEL + COLUMN * (i + 0.5), 11, str(i + 1), "middle") for i in range(len(described))]
+    for line, name in enumerate(components):
+        y = HEAD + ROW * (line + 0.5)
+        marks.append(_text(LABEL - 8, y + 4, name, "end"))
+        marks += [_dot(column, y, row) for column, row in enumerate(described) if name in row.components]
+    for line, (name, (first, last)) in enumerate(lives.items(), start=len(components)):
+        y = HEAD + ROW * (line + 0.5) + 6
+        marks.append(_text(LABEL - 8, y + 4, name, "end"))
+        marks.append(_bar(name, first, last, y))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{caption}" viewBox="0 0 {width} {height}" '
+        f'width="{width}" style="max-width:100%;height:auto">{"".join(marks)}</svg><p><small>{caption}.</small></p>'
+    )
+
+
+def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
+    """For each value that one stage writes and a later one reads: the first writer's and the last reader's place."""
+    born: dict[str, int] = {}
+    lives: dict[str, tuple[int, int]] = {}
+    for place, row in enumerate(described):
+        for name in row.reads:
+            if name in born:
+                lives[name] = (born[name], place)
+        for name in row.writes:
+            born.setdefault(name, place)
+    return dict(sorted(lives.items(), key=lambda item: (item[1], item[0])))
+
+
+def _dot(column: int, y: float, row: Row) -> str:
+    title = f"<title>{escape(row.registered_name)}</title>"
+    return f'<circle cx="{LABEL + COLUMN * (column + 0.5):g}" cy="{y:g}" r="5" fill="{BLUE}">{title}</circle>'
+
+
+def _bar(name: str, first: int, last: int, y: float) -> str:
+    left, length = LABEL + COLUMN * (first + 0.5), COLUMN * (last - first)
+    title = f"<title>{escape(name)}: written by stage {first + 1}, last read by stage {last + 1}</title>"
+    return f'<rect x="{left:g}" y="{y - 3:g}" width="{length:g}" height="6" rx="3" fill="{ORANGE}">{title}</rect>'
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    style = f'text-anchor="{anchor}" font-size="11" font-family="sans-serif" fill="currentColor"'
+    return f'<text x="{x:g}" y="{y:g}" {style}>{escape(text)}</text>'

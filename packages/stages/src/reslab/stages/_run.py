@@ -1,0 +1,106 @@
+"""Running a pipeline: unobserved, as fast as calling the methods; observed, as nested events around every call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from reslab.stages import _check
+from reslab.stages._calls import Watch
+from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._retry import Attempt
+from reslab.stages._stage import Binding, Stage
+from reslab.stages._values import Values
+
+if TYPE_CHECKING:
+    from reslab.stages._pipeline import Pipeline
+
+
+@dataclass(slots=True, kw_only=True)
+class Program:
+    """A pipeline made ready: names settled, calls bound, requests checked once; remade when `key` changes."""
+
+    key: tuple[Any, ...]
+    bound: tuple[tuple[Stage, Binding], ...]
+    names: dict[int, str]
+    calls: tuple[tuple[Stage, Callable[[Values], None]], ...] = ()
+    checked: set[frozenset[str]] = field(default_factory=set)
+    rules: tuple[tuple[Stage, Binding], ...] | None = None
+
+    def check(self, inputs: Mapping[str, Any], components: Mapping[str, Any]) -> None:
+        """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
+        given = frozenset(name for name, value in inputs.items() if value is not None)
+        if given not in self.checked:
+            _check.check_request(self.bound, components, inputs)
+            self.checked.add(given)
+        if self.rules is None:
+            self.rules = tuple((stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check)
+        if self.rules:
+            _check.check_rules(self.rules, components, inputs)
+
+    def prepare(self) -> None:
+        """Bind every stage's call; done once, after a request has been checked."""
+        self.calls = self.calls or tuple((stage, stage.prepare(bind)) for stage, bind in self.bound)
+
+
+def run_unobserved(pipeline: Pipeline, program: Program, values: Values) -> None:
+    """Call every stage in order."""
+    try:
+        for stage, call in program.calls:
+            pipeline.current_stage = stage
+            call(values)
+    except BaseException as error:
+        name_stage(error, pipeline, stage)
+        raise
+
+
+def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tell, conductor: Conductor | None) -> None:
+    """Call every stage in order, telling of each run, stage, step, pass and component call."""
+    watch = Watch(tell, conductor, pipeline.components, pipeline._names_in_use)
+    with told(tell, Kind.RUN, pipeline.name), watch.run([stage for stage, _call in program.calls]):
+        for place, (stage, call) in enumerate(program.calls):
+            pipeline.current_stage = stage
+            try:
+                with told(tell, Kind.STAGE, stage.registered_name, place):
+                    conducted(conductor, stage, call, values, pipeline.components)
+            except BaseException as error:
+                name_stage(error, pipeline, stage)
+                raise
+
+
+@contextmanager
+def told(tell: Tell, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
+    """Tell that something begins, and that it ends however it ends."""
+    tell.begin(kind, sys.intern(name), index)
+    try:
+        yield
+    except BaseException as error:
+        tell.end(error)
+        raise
+    tell.end()
+
+
+def conducted(
+    conductor: Conductor | None,
+    stage: Stage,
+    call: Callable[[Values], None],
+    values: Values,
+    components: Mapping[str, Any],
+) -> None:
+    """Run a stage, by the conductor if there is one."""
+    if conductor is None:
+        call(values)
+    elif conductor.may_retry:
+        conductor.stage(stage, Attempt(call, values, components))
+    else:
+        conductor.stage(stage, partial(call, values))
+
+
+def name_stage(error: BaseException, pipeline: Pipeline, stage: Stage) -> None:
+    """Note on the error in which stage it was raised; its type and traceback stay its own."""
+    place = pipeline.stages.index(stage) + 1
+    error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(pipeline.stages)}) of {pipeline.name!r}")

@@ -1,0 +1,280 @@
+"""A stage: one named step, with the components it uses, the values it reads and writes, and `run`.
+
+A subclass needs nothing but `run`. The names of its parameters say what it reads: a parameter that the pipeline has a
+component for gets the component, any other gets the value of that name, and one with a default may be absent. What it returns
+is a mapping from names to values.
+
+    class Halve(Stage):
+        writes = ("half_height", "half_width")
+
+        def run(self, height, width):
+            return {"half_height": height // 2, "half_width": width // 2}
+
+`writes` is optional; declared, it lets `Pipeline.check` see before a run that a value will be there. `@stage` makes the same
+from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` picks one of two stages.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reslab.stages import _names
+from reslab.stages._names import Names, PipelineError
+
+if TYPE_CHECKING:
+    from reslab.stages._pipeline import Pipeline
+
+#: Stands for a value that has no default.
+REQUIRED: Any = type("REQUIRED", (), {"__repr__": lambda self: "REQUIRED"})()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a stage asks for and gives, in its own names.
+
+    Attributes:
+        components: Components it declares.
+        reads: Values it reads, each with its default; `REQUIRED` where there is none.
+        writes: Values it writes; None where that is known only after a run.
+    """
+
+    components: tuple[str, ...]
+    reads: Mapping[str, Any]
+    writes: tuple[str, ...] | None
+
+
+class Stage:
+    """One named step of a pipeline."""
+
+    #: Components that `run` takes; further parameters are components where the pipeline has one of that name.
+    components: tuple[str, ...] = ()
+    #: Values that `run` returns; None where that is left open.
+    writes: tuple[str, ...] | None = None
+
+    _pipeline: Pipeline | None = None
+    _registered_name: str | None = None
+    _explicit_profile_name: str | None = None
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work: parameters are what the stage reads, the result is a mapping of what it writes, or None."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method run; its parameters are what the stage reads")
+
+    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:  # noqa: B027
+        """Raise `PipelineError` where a request breaks a rule of the model; called before anything runs.
+
+        Args:
+            values: What is known of the values before the run, in the stage's names.
+            components: The pipeline's components, in the stage's names.
+        """
+
+    @property
+    def stage_class(self) -> str:
+        """The name of the stage's type."""
+        return type(self).__name__
+
+    @property
+    def registered_name(self) -> str:
+        """The name that is unique in the pipeline; the class name until one is given."""
+        return self._registered_name or self.stage_class
+
+    @property
+    def profile_name(self) -> str:
+        """What measurements are filed under: the explicit name, else by the pipeline's rule, else the class name."""
+        if self._pipeline is not None:
+            return self._pipeline._profile_name(self)
+        return self._explicit_profile_name or self.stage_class
+
+    def set_registered_name(self, name: str) -> None:
+        """Rename the stage; alone this never sets a profile name.
+
+        Raises:
+            PipelineError: Another stage of the pipeline has the name, or it is reserved.
+        """
+        _names.check_registered(name, self._others())
+        self._registered_name = name
+        self._renamed()
+
+    def set_profile_name(self, name: str) -> None:
+        """File the stage's measurements under `name` from the next run on.
+
+        Raises:
+            PipelineError: It is the explicit, registered or class name of another stage.
+        """
+        _names.check_explicit(name, self._others())
+        self._explicit_profile_name = name
+        self._renamed()
+
+    def signature(self, available: Collection[str] = ()) -> Signature:
+        """Say what the stage asks for and gives.
+
+        Args:
+            available: Names of the values that are there, for stages whose work depends on it.
+        """
+        parameters = inspect.signature(self.run).parameters.values()
+        open_ended = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
+        if open_ended:
+            raise PipelineError(
+                f"{self.stage_class}.run takes {open_ended[0]!r}, which names nothing to read; "
+                "give it one named parameter for each component and value"
+            )
+        defaults = {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters}
+        missing = [name for name in self.components if name not in defaults]
+        if missing:
+            raise PipelineError(f"{self.stage_class} declares the component {missing[0]!r}, but its run does not take it")
+        reads = {name: default for name, default in defaults.items() if name not in self.components}
+        return Signature(components=self.components, reads=reads, writes=self.writes)
+
+    def watched(self) -> tuple[Any, ...]:
+        """The loops inside whose steps are told: objects with a method `loop_step`."""
+        return ()
+
+    def prepare(self, bind: Binding) -> Callable[[Any], None]:
+        """Make the call that runs this stage on a pipeline's values; `bind` translates names."""
+        signature = self.signature()
+        used = {name: bind.component(name) for name in signature.components}
+        used |= {name: bind.component(name) for name in signature.reads if bind.is_component(name)}
+        given = {name: value for name, value in bind.given.items() if name in signature.reads}
+        read = [(name, bind.value(name), default) for name, default in signature.reads.items() if name not in used | given]
+        return self._caller(bind, used | given, read)
+
+    def _caller(self, bind: Binding, fixed: dict[str, Any], read: list[tuple[str, str, Any]]) -> Callable[[Any], None]:
+        def call(values: Any) -> None:
+            kwargs = dict(fixed)
+            for name, source, default in read:
+                if source in values:
+                    kwargs[name] = values[source]
+                elif default is REQUIRED:
+                    self._raise_missing(name, source)
+            written = self.run(**kwargs)
+            if written is not None:
+                for name, value in self._named(written).items():
+                    values[bind.value(name)] = value
+
+        def call_bare(values: Any) -> None:
+            if (written := self.run()) is not None:
+                for name, value in self._named(written).items():
+                    values[bind.value(name)] = value
+
+        return call if fixed or read else call_bare
+
+    def _named(self, written: Any) -> Mapping[str, Any]:
+        if self.writes is not None and len(self.writes) == 1 and not isinstance(written, Mapping):
+            return {self.writes[0]: written}
+        if not isinstance(written, Mapping):
+            raise TypeError(
+                f"the stage {self.registered_name!r} returned {type(written).__name__}; "
+                "wanted a mapping from names to values, or None"
+            )
+        unknown = [name for name in written if self.writes is not None and name not in self.writes]
+        if unknown:
+            raise TypeError(f"the stage {self.registered_name!r} returned {unknown[0]!r}, which its writes do not name")
+        return written
+
+    def _raise_missing(self, name: str, source: str) -> NoReturn:
+        renamed = f" (which it calls {name!r})" if name != source else ""
+        raise PipelineError(f"the stage {self.registered_name!r} reads {source!r}{renamed}, which nothing has written")
+
+    def _renamed(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline._version += 1
+
+    def _names(self) -> Names:
+        return Names(self.registered_name, self.stage_class, self._explicit_profile_name)
+
+    def _others(self) -> list[Names]:
+        stages = self._pipeline.stages if self._pipeline is not None else ()
+        return [other._names() for other in stages if other is not self]
+
+    def __repr__(self) -> str:
+        return f"<{self.stage_class} {self.registered_name!r}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """How the names of one stage meet those of its pipeline.
+
+    Attributes:
+        pipeline: The pipeline.
+        components: Component names of the stage → of the pipeline, where they differ.
+        values: Value names of the stage → of the pipeline, where they differ.
+        given: Values fixed for this stage alone, in its own names.
+    """
+
+    pipeline: Pipeline
+    components: Mapping[str, str]
+    values: Mapping[str, str]
+    given: Mapping[str, Any]
+
+    def component(self, name: str) -> Any:
+        return self.pipeline.components[self.components.get(name, name)]
+
+    def is_component(self, name: str) -> bool:
+        return self.components.get(name, name) in self.pipeline.components
+
+    def value(self, name: str) -> str:
+        return self.values.get(name, name)
+
+
+def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str, ...] | None = None) -> Any:
+    """Turn a function into a stage class, named as the function.
+
+    >>> @stage(writes=("half_width",))
+    ... def halve(width):
+    ...     return {"half_width": width // 2}
+    >>> halve().stage_class, halve.run(128)
+    ('halve', {'half_width': 64})
+
+    Args:
+        function: Its parameters are what the stage reads; it returns a mapping of what it writes, or None.
+        writes: The names that it writes; where it is one name, the function may return the value itself.
+    """
+    if function is None:
+        return lambda decorated: stage(decorated, writes=writes)
+    names = (writes,) if isinstance(writes, str) else writes
+    body = {"run": staticmethod(function), "writes": names, "__doc__": function.__doc__, "__module__": function.__module__}
+    return type(function.__name__, (Stage,), body)
+
+
+class Choice(Stage):
+    """One of two stages, picked in each run by whether a value is there; it may also be nothing at all.
+
+    >>> picked = Choice("image", present=Stage(), stage_class="ImageEncoding")
+    >>> picked.stage_class
+    'ImageEncoding'
+    """
+
+    def __init__(
+        self, trigger: str, *, present: Stage | None = None, absent: Stage | None = None, stage_class: str | None = None
+    ) -> None:
+        self.trigger, self.present, self.absent = trigger, present, absent
+        self._stage_class = stage_class
+
+    @property
+    def stage_class(self) -> str:
+        chosen = self.present or self.absent
+        return self._stage_class or (chosen.stage_class if chosen is not None else type(self).__name__)
+
+    def signature(self, available: Collection[str] = ()) -> Signature:
+        chosen = self.present if self.trigger in available else self.absent
+        own = chosen.signature(available) if chosen is not None else Signature(components=(), reads={}, writes=())
+        return Signature(components=own.components, reads={self.trigger: None, **own.reads}, writes=own.writes)
+
+    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
+        chosen = self.present if values.get(self.trigger) is not None else self.absent
+        if chosen is not None:
+            chosen.check(values, components)
+
+    def prepare(self, bind: Binding) -> Callable[[Any], None]:
+        trigger = bind.value(self.trigger)
+        present, absent = (s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent))
+
+        def call(values: Any) -> None:
+            (present if values.get(trigger) is not None else absent)(values)
+
+        return call
+
+    def watched(self) -> tuple[Any, ...]:
+        return tuple(loop for part in (self.present, self.absent) if part is not None for loop in part.watched())
