@@ -1,9 +1,9 @@
 """Leaf blocks of Modular Diffusers as stages, by what they look like: diffusers is not imported here.
 
-A block is called with a view of the components and a state. The state is fresh for each block: it holds exactly what the block
-declares as inputs, and only declared outputs, and declared inputs that the block changed, come back. The view answers with the
-pipeline's components first, the conductor's execution device, and for all else (`latents_mean`, `audio_hop_length`, …) evaluates
-the properties of diffusers' own modular pipeline class on itself.
+A block is called with a view of the components and a state. The state is fresh for each block: it holds exactly what
+the block declares as inputs, and only declared outputs, and declared inputs that the block changed, come back. The view
+answers with the pipeline's components first, the conductor's execution device, and for all else (`latents_mean`,
+`audio_hop_length`, …) evaluates the properties of diffusers' own modular pipeline class on itself.
 
     pipeline.add(
         BlockStage(LTX2DenoiseStep()), name="refine",
@@ -78,9 +78,10 @@ class BlockStage(Stage):
 
         def call(values: Any) -> None:
             _FRAMEWORK_LOGGER.addFilter(_quiet)
+            given = dict(bind.given)
             try:
                 for block, state in states:
-                    block(view, state(values))
+                    block(view, state(values, given))
             finally:
                 _FRAMEWORK_LOGGER.removeFilter(_quiet)
 
@@ -141,18 +142,21 @@ class Declared(NamedTuple):
 
 
 class State:
-    """A block's state: what diffusers' `PipelineState` offers blocks, limited to what one block declares."""
+    """A block's state: what diffusers' `PipelineState` offers blocks, limited to what one block declares.
 
-    def __init__(self, declared: Declared, bind: Binding, values: Any) -> None:
-        self._bind, self._values = bind, values
+    `given` holds the stage's fixed values, each until the stage itself writes one of that name.
+    """
+
+    def __init__(self, declared: Declared, bind: Binding, values: Any, given: dict[str, Any]) -> None:
+        self._bind, self._values, self._given = bind, values, given
         self._inputs, self._outputs = declared
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value that the block calls `name`; None where it was not declared or is not there."""
-        if name in self._bind.given:
-            return self._bind.given[name]
         if name not in self._inputs:
             return default
+        if name in self._given:
+            return self._given[name]
         return self._values.get(self._bind.value(name), default)
 
     def get_by_kwargs(self, kwargs_type: str) -> dict[str, Any]:
@@ -164,8 +168,9 @@ class State:
 
     def set(self, name: str, value: Any, kwargs_type: str | None = None) -> None:
         """Take back a declared output, or a declared input that the block changed; a default filled in is neither."""
-        if name in self._bind.given or not self._comes_back(name, value):
+        if not self._comes_back(name, value):
             return
+        self._given.pop(name, None)
         target = self._bind.value(name)
         self._values[target] = value
         if kwargs_type is not None:
@@ -174,7 +179,8 @@ class State:
     def _comes_back(self, name: str, value: Any) -> bool:
         if name in self._outputs:
             return True
-        return name in self._inputs and not (self.get(name) is None and value is self._inputs[name])
+        handed = self.get(name)
+        return name in self._inputs and value is not (self._inputs[name] if handed is None else handed)
 
 
 def _inputs(block: Any) -> dict[str, Any]:
@@ -188,7 +194,8 @@ def _quiet(record: logging.LogRecord) -> bool:
 def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     """Name the leaf blocks that would run for a request, in order; a loop is one leaf.
 
-    A composition is resolved by which inputs the request gives; each leaf is named by its path, such as "denoise.prepare_latents".
+    A composition is resolved by which inputs the request gives; each leaf is named by its path, such as
+    "denoise.prepare_latents".
     """
     if not blocks.sub_blocks or hasattr(blocks, "loop_step"):
         return {type(blocks).__name__: blocks}

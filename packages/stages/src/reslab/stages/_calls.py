@@ -1,9 +1,10 @@
 """Seeing component calls, denoising steps and guidance passes for the duration of a run.
 
-Bound methods are shadowed by instance attributes and restored exactly: `forward`, `encode` and `decode` of each component that
-is a module, `cache_context` of those that have one (its name is the guidance pass), `loop_step` of each loop block. Signatures
-are kept, since the LTX-2 denoiser reads `inspect.signature(transformer.forward)`. Schedulers are never wrapped: they are
-deep-copied, and the copy would carry a wrapper bound to the original. No code of diffusers is repeated.
+Bound methods are shadowed by instance attributes and restored exactly: `forward`, `encode` and `decode` of each
+component that is a module, `cache_context` of those that have one (its name is the guidance pass), `loop_step` of each
+loop block. Signatures are kept, since the LTX-2 denoiser reads `inspect.signature(transformer.forward)`. Schedulers are
+never wrapped: they are deep-copied, and the copy would carry a wrapper bound to the original. No code of diffusers is
+repeated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checking a request before anything runs.
 
-Every value that a stage reads is given, or written by an earlier stage; every component exists; no keyword is unknown; and the
-rules of the model hold, which each stage states in its own `check`. All that is wrong is said in one error.
+Every value that a stage reads is given, or written by an earlier stage; every component exists; no keyword is unknown;
+and the rules of the model hold, which each stage states in its own `check`. All that is wrong is said in one error.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ def signatures(stage: Stage) -> tuple[Signature, Signature]:
     return stage.signature(EVERYTHING), stage.signature()
 
 
-def check_request(bound: Bound, components: Mapping[str, Any], inputs: Collection[str]) -> None:
-    """Raise one `PipelineError` saying all that is wrong with running `bound` on values of these names."""
+def check_request(bound: Bound, components: Mapping[str, Any], inputs: Collection[str], given: Collection[str]) -> None:
+    """Raise one `PipelineError` saying all that is wrong with running `bound` on these inputs.
+
+    `inputs` are the names passed; `given` those of them that are not None.
+    """
     problems = [*_unknown(bound, components, inputs)]
-    there, open_ended = set(inputs), False
+    there, open_ended = set(given), False
     for stage, bind in bound:
         own_names = {source: name for name, source in bind.values.items()}
         signature = stage.signature({own_names.get(name, name) for name in there} | set(bind.given))
@@ -76,8 +79,8 @@ def check_names(stage: Stage, bind: Binding) -> None:
         wrong = [name for name in names if known is not None and name not in known]
         if wrong:
             raise PipelineError(
-                f"{what} of the stage {stage.registered_name!r} names {wrong[0]!r}, which {stage.stage_class} does not have; "
-                + nearest(wrong[0], known or ())
+                f"{what} of the stage {stage.registered_name!r} names {wrong[0]!r}, which {stage.stage_class} "
+                f"does not have; {nearest(wrong[0], known or ())}"
             )
 
 
@@ -102,4 +105,5 @@ def _missing(stage: Stage, bind: Binding, signature: Signature, there: set[str])
         source = bind.value(name)
         if default is REQUIRED and source not in there and name not in bind.given and not bind.is_component(name):
             renamed = f" (as {name!r})" if name != source else ""
-            yield f"the stage {stage.registered_name!r} reads {source!r}{renamed}: give it to run, or add a stage that writes it"
+            asks = f"the stage {stage.registered_name!r} reads {source!r}{renamed}"
+            yield f"{asks}: give it to run, or add a stage that writes it"

@@ -1,8 +1,8 @@
 """What a pipeline tells while it runs, and who may act on it.
 
 Two seams. An `Observer` is told and never alters the run; a `Conductor` acts: it is called around every stage and every
-component call and decides when, and whether again, the call is made. Both are plain calls with interned strings and integers:
-an event object would cost four times the call.
+component call and decides when, and whether again, the call is made. Both are plain calls with interned strings and
+integers: an event object would cost four times the call.
 
     class Printer:
         def begin(self, kind, name, index=-1, nbytes=0): print("begin", kind, name)
@@ -128,5 +128,7 @@ class Tell:
                 self._drop(observer)
 
     def _drop(self, observer: Observer) -> None:
-        logger.exception("%s raised while being told of an event; it is told no more in this run", type(observer).__name__)
+        logger.exception(
+            "%s raised while being told of an event; it is told no more in this run", type(observer).__name__
+        )
         self.observers = tuple(other for other in self.observers if other is not observer)

@@ -1,16 +1,16 @@
 """Names: what a stage is called, and what its measurements are filed under.
 
-A stage has three. Its class name is its type. Its registered name is unique in the pipeline and keys residency and logs. Its
-profile name is what measurements are filed under, by one of two rules:
+A stage has three. Its class name is its type. Its registered name is unique in the pipeline and keys residency and
+logs. Its profile name is what measurements are filed under, by one of two rules:
 
-    "registered"           the registered name. Injective, independent of the order of adding, and never changed by adding
-                           another stage: two stages never share a row.
-    "first-keeps-class"    the reference's rule (sglang 0.5.23): the class name, unless an earlier stage has the same class,
-                           else the registered name. Kept for comparison with its records. It files A, A as "B", B as "b1"
-                           under A, B, B.
+    "registered"           the registered name. Injective, independent of the order of adding, and never changed by
+                           adding another stage: two stages never share a row.
+    "first-keeps-class"    the reference's rule (sglang 0.5.23): the class name, unless an earlier stage has the same
+                           class, else the registered name. Kept for comparison with its records. It files A, A as "B",
+                           B as "b1" under A, B, B.
 
-An explicit profile name wins under both rules and is reserved: it may not equal another stage's explicit, registered or class
-name.
+An explicit profile name wins under both rules and is reserved: it may not equal another stage's explicit, registered or
+class name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ProfileNames(StrEnum):
 
     doc: str
 
-    def __new__(cls, value: str, doc: str) -> ProfileNames:
+    def __new__(cls, value: str, doc: str = "") -> ProfileNames:
         member = str.__new__(cls, value)
         member._value_ = value
         member.doc = doc
@@ -107,8 +107,8 @@ def check_class(stage_class: str, others: Iterable[Names]) -> None:
     for other in others:
         if other.explicit == stage_class:
             raise PipelineError(
-                f"the stage {other.registered!r} has the explicit profile name {stage_class!r}, which is the class of the "
-                f"stage being added; give {other.registered!r} another profile name first"
+                f"the stage {other.registered!r} has the explicit profile name {stage_class!r}, which is the class of "
+                f"the stage being added; give {other.registered!r} another profile name first"
             )
 
 
@@ -116,7 +116,11 @@ def check_explicit(name: str, others: Iterable[Names]) -> None:
     """Raise if `name` cannot be the explicit profile name of a stage beside `others`."""
     _check_text(name, "profile name")
     for other in others:
-        for what, value in (("profile", other.explicit), ("registered", other.registered), ("class", other.stage_class)):
+        for what, value in (
+            ("profile", other.explicit),
+            ("registered", other.registered),
+            ("class", other.stage_class),
+        ):
             if value == name:
                 raise PipelineError(
                     f"the profile name {name!r} is the {what} name of the stage {other.registered!r}; "

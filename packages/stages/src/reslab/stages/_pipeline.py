@@ -4,8 +4,8 @@
     pipeline.add(Halve()).add(Decode(), name="decode", values={"height": "half_height"})
     pipeline.run(height=64, width=128)
 
-Unobserved, a stage costs one call more than its method. Observed, or conducted, component calls and steps are wrapped for the
-duration of the run (`_run`, `_calls`).
+Unobserved, a stage costs one call more than its method. Observed, or conducted, component calls and steps are wrapped
+for the duration of the run (`_run`, `_calls`).
 """
 
 from __future__ import annotations
@@ -47,6 +47,10 @@ class Pipeline:
         self.profile_names = _names.rule(profile_names)
         self.result = result
         self.progress = progress
+        #: How the pipeline was composed, for the record; plain data.
+        self.settings: Mapping[str, Any] = {}
+        #: The inputs of the run under way, else empty.
+        self.request: Mapping[str, Any] = {}
         #: The stage that is running, or None.
         self.current_stage: Stage | None = None
         self._bound: list[tuple[Stage, Binding]] = []
@@ -65,11 +69,13 @@ class Pipeline:
 
         Args:
             blocks: Any blocks of Modular Diffusers, such as `LTX2AutoBlocks()`.
-            components: Components by name; those that diffusers makes from configuration (guiders, processors) are added.
+            components: Components by name; diffusers' own, made from configuration (guiders, processors), are added.
             result: The value that `run` returns.
-            request: The inputs that decide which blocks run; values do not matter, only whether they are None.
+            **request: The inputs that decide which blocks run: what matters of a value is whether it is None.
         """
-        pipeline = cls(_blocks.made_from_config(blocks) | dict(components or {}), name=type(blocks).__name__, result=result)
+        pipeline = cls(
+            _blocks.made_from_config(blocks) | dict(components or {}), name=type(blocks).__name__, result=result
+        )
         for name, leaf in _blocks.leaves(blocks, request).items():
             pipeline.add(_blocks.BlockStage(leaf), name=name)
         return pipeline
@@ -103,11 +109,14 @@ class Pipeline:
             before: The registered name of the stage to insert it before; by default it comes last.
 
         Raises:
-            PipelineError: The name is taken or reserved, the stage is in a pipeline already, or a renaming names nothing.
+            PipelineError: The name is taken or reserved, the stage is in a pipeline already, or something is renamed
+                or given that the stage does not have.
         """
         stage = stage() if isinstance(stage, type) else stage
         if not isinstance(stage, Stage):
-            raise PipelineError(f"wanted a stage, got {type(stage).__name__}; wrap blocks in BlockStage, functions in @stage")
+            raise PipelineError(
+                f"wanted a stage, got {type(stage).__name__}; wrap blocks in BlockStage, functions in @stage"
+            )
         if stage._pipeline is not None:
             raise PipelineError(f"{stage!r} is in a pipeline already; add another instance")
         bind = Binding(pipeline=self, components=components or {}, values=values or {}, given=given or {})
@@ -155,14 +164,14 @@ class Pipeline:
         program.check(inputs, self.components)
         program.prepare()
         values = Values(inputs)
-        self._running = program
+        self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:
                 run_observed(self, program, values, Tell(self._observers), self._conductor)
             else:
                 run_unobserved(self, program, values)
         finally:
-            self._running = self.current_stage = None
+            self._running, self.request, self.current_stage = None, {}, None
         return values[self.result] if self.result is not None else values
 
     def observe(self, observer: Observer) -> Subscription:
@@ -181,7 +190,9 @@ class Pipeline:
             PipelineError: The pipeline has a conductor.
         """
         if self._conductor is not None:
-            raise PipelineError(f"the pipeline is conducted by {type(self._conductor).__name__} already; close that first")
+            raise PipelineError(
+                f"the pipeline is conducted by {type(self._conductor).__name__} already; close that first"
+            )
         self._conductor = conductor
 
         def close() -> None:

@@ -1,8 +1,8 @@
 """A pipeline as a table and as a diagram.
 
-The table has a row a stage: place, registered name, profile name where it differs, class, components, values read and written.
-The diagram has a column a stage and a row for each component (a dot where a stage declares it) and each value (a bar from the
-stage that writes it to the last that reads it): what must be at hand, and for how long.
+The table has a row a stage: place, registered name, profile name where it differs, class, components, values read and
+written. The diagram has a column a stage and a row for each component (a dot where a stage declares it) and each value
+(a bar from the stage that writes it to the last that reads it): what must be at hand, and for how long.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def needed(pipeline: Pipeline) -> list[str]:
     for stage, bind in pipeline._bound:
         signature = stage.signature()
         for name, default in signature.reads.items():
-            if default is REQUIRED and name not in bind.given and not bind.is_component(name):
-                if bind.value(name) not in written:
-                    wanted[bind.value(name)] = None
+            own = name in bind.given or bind.is_component(name)
+            if default is REQUIRED and not own and bind.value(name) not in written:
+                wanted[bind.value(name)] = None
         written |= {bind.value(name) for name in signature.writes or ()}
     return list(wanted)
 
@@ -108,7 +108,9 @@ def diagram(described: list[Row]) -> str:
     lives = _lives(described)
     height = HEAD + ROW * (len(components) + len(lives)) + 10
     width = LABEL + COLUMN * len(described) + 10
-    caption = f"{len(described)} stages from left to right: a dot where a component is used, a bar for as long as a value is kept"
+    caption = (
+        f"{len(described)} stages from left to right: a dot where a component is used, a bar while a value is kept"
+    )
     marks = [_text(LABEL + COLUMN * (i + 0.5), 11, str(i + 1), "middle") for i in range(len(described))]
     for line, name in enumerate(components):
         y = HEAD + ROW * (line + 0.5)

@@ -1,8 +1,8 @@
 """What repeating a stage needs: its values, generator states and schedulers as they were before it.
 
-A stage that failed half-way has advanced generators and schedulers (a denoising loop repeated without both raises IndexError).
-Values are kept by reference: stages hand on new tensors and do not write into those they read. Generators and schedulers are
-found by what they look like, among values and components alike.
+A stage that failed half-way has advanced generators and schedulers (a denoising loop repeated without both raises
+IndexError). Values are kept by reference: stages hand on new tensors and do not write into those they read. Generators
+and schedulers are found by what they look like, among values and components alike.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Program:
         """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
         given = frozenset(name for name, value in inputs.items() if value is not None)
         if given not in self.checked:
-            _check.check_request(self.bound, components, inputs)
+            _check.check_request(self.bound, components, inputs, given)
             self.checked.add(given)
         if self.rules is None:
             self.rules = tuple((stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check)

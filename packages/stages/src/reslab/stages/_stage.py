@@ -1,8 +1,8 @@
 """A stage: one named step, with the components it uses, the values it reads and writes, and `run`.
 
 A subclass needs nothing but `run`. The names of its parameters say what it reads: a parameter that the pipeline has a
-component for gets the component, any other gets the value of that name, and one with a default may be absent. What it returns
-is a mapping from names to values.
+component for gets the component, any other gets the value of that name, and one with a default may be absent. What it
+returns is a mapping from names to values.
 
     class Halve(Stage):
         writes = ("half_height", "half_width")
@@ -10,8 +10,8 @@ is a mapping from names to values.
         def run(self, height, width):
             return {"half_height": height // 2, "half_width": width // 2}
 
-`writes` is optional; declared, it lets `Pipeline.check` see before a run that a value will be there. `@stage` makes the same
-from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` picks one of two stages.
+`writes` is optional; declared, it lets `Pipeline.check` see before a run that a value will be there. `@stage` makes the
+same from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` picks one of two stages.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Stage:
         """Do the work: parameters are what the stage reads, the result is a mapping of what it writes, or None."""
         raise NotImplementedError(f"{type(self).__name__} needs a method run; its parameters are what the stage reads")
 
-    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:  # noqa: B027
+    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
         """Raise `PipelineError` where a request breaks a rule of the model; called before anything runs.
 
         Args:
@@ -123,7 +123,9 @@ class Stage:
         defaults = {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters}
         missing = [name for name in self.components if name not in defaults]
         if missing:
-            raise PipelineError(f"{self.stage_class} declares the component {missing[0]!r}, but its run does not take it")
+            raise PipelineError(
+                f"{self.stage_class} declares the component {missing[0]!r}, but its run does not take it"
+            )
         reads = {name: default for name, default in defaults.items() if name not in self.components}
         return Signature(components=self.components, reads=reads, writes=self.writes)
 
@@ -137,7 +139,9 @@ class Stage:
         used = {name: bind.component(name) for name in signature.components}
         used |= {name: bind.component(name) for name in signature.reads if bind.is_component(name)}
         given = {name: value for name, value in bind.given.items() if name in signature.reads}
-        read = [(name, bind.value(name), default) for name, default in signature.reads.items() if name not in used | given]
+        read = [
+            (name, bind.value(name), default) for name, default in signature.reads.items() if name not in used | given
+        ]
         return self._caller(bind, used | given, read)
 
     def _caller(self, bind: Binding, fixed: dict[str, Any], read: list[tuple[str, str, Any]]) -> Callable[[Any], None]:
@@ -234,7 +238,12 @@ def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str
     if function is None:
         return lambda decorated: stage(decorated, writes=writes)
     names = (writes,) if isinstance(writes, str) else writes
-    body = {"run": staticmethod(function), "writes": names, "__doc__": function.__doc__, "__module__": function.__module__}
+    body = {
+        "run": staticmethod(function),
+        "writes": names,
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+    }
     return type(function.__name__, (Stage,), body)
 
 
@@ -269,7 +278,9 @@ class Choice(Stage):
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
         trigger = bind.value(self.trigger)
-        present, absent = (s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent))
+        present, absent = (
+            s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent)
+        )
 
         def call(values: Any) -> None:
             (present if values.get(trigger) is not None else absent)(values)

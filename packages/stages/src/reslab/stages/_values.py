@@ -1,10 +1,10 @@
 """The values that stages hand to each other, by name.
 
-`Values` is what a run starts from, what stages read and write, and what `Pipeline.run` returns: a mapping with attribute
-access and Tab completion, whose text form says what is in it and not the numbers.
+`Values` is what a run starts from, what stages read and write, and what `Pipeline.run` returns: a mapping with
+attribute access and Tab completion, whose text form says what is in it and not the numbers.
 
-A value may carry a tag. Modular Diffusers gathers some of a block's inputs by tag rather than by name (its `kwargs_type`, for
-example "denoiser_input_fields").
+A value may carry a tag. Modular Diffusers gathers some of a block's inputs by tag rather than by name (its
+`kwargs_type`, for example "denoiser_input_fields").
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Values(MutableMapping[str, Any]):
         try:
             return self.__dict__["_values"][name]
         except KeyError:
-            raise AttributeError(f"no value named {name!r}; there are: {', '.join(self.__dict__.get('_values', ()))}") from None
+            raise AttributeError(
+                f"no value named {name!r}; there are: {', '.join(self.__dict__.get('_values', ()))}"
+            ) from None
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(name for name in self._values if name.isidentifier())]
