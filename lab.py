@@ -21,7 +21,7 @@ PACKAGES = [ROOT / "packages" / name for name in ("stages", "profiler", "residen
 RENDER = ROOT / "notebooks" / "render.py"
 DEMO = ["notebooks/01_what_happens.ipynb"]
 
-TORCH = "from importlib.metadata import distribution as d; t = d('torch'); print(t.version, t.locate_file(''), sep='\\n')"
+TORCH = "import importlib.metadata as m; t = m.distribution('torch'); print(t.version, t.locate_file(''), sep=chr(10))"
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 CUDA = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 

@@ -1,0 +1,134 @@
+"""Render the notebooks: execute them, and write what a reader is to see.
+
+A committed notebook is read on the web by people who never run it, and compared cell by cell by people who do. So it is
+executed from the top in a fresh kernel, and only what is the same on every machine stays in it: no view of a live
+widget (what the cell shows beside it, a table or a picture, stays), no timings, no versions, and cell ids that follow
+from the cells' text. A cell that writes to stderr is an error, because a warning is not something to publish.
+
+    python notebooks/render.py commit            # all of them, in place; `lab.py notebooks` calls this
+    python notebooks/render.py pages             # as they are, as web pages in site/; `lab.py site`
+    python notebooks/render.py demo 01_….ipynb   # execute, print the cells tagged "demo", write a page; `lab.py demo`
+
+Run it with the Python of .venv, as lab.py does. tests/notebooks holds what is committed to the same rules.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+NOTEBOOKS = Path(__file__).resolve().parent
+SITE = NOTEBOOKS.parent / "site"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+# Encrypted, because a kernel that is not says so on stderr.
+CLIENT = Config(
+    NotebookClient={"timeout": 600, "kernel_name": "python3", "record_timing": False},
+    KernelManager={"transport_encryption": "auto"},
+)
+# A page needs no script of a notebook's; one would be fetched from elsewhere.
+PAGE = Config(HTMLExporter={"require_js_url": "data:text/javascript,"})
+
+
+def commit(paths: list[Path]) -> None:
+    """Execute notebooks and write them back as they are to be committed."""
+    for path in paths:
+        text = nbformat.writes(clean(execute(path))) + "\n"
+        path.write_text(text, encoding="utf-8", newline="\n")
+        say(f"{path.name} is executed and rendered")
+
+
+def pages(paths: list[Path]) -> None:
+    """Write notebooks as they are to web pages."""
+    for path in paths:
+        say(f"wrote {write_page(path.stem, nbformat.read(path, as_version=4))}")
+
+
+def demo(paths: list[Path]) -> None:
+    """Execute notebooks without changing them, print the text of the cells tagged `demo` and write web pages."""
+    for path in paths:
+        say(f"run {path.name}")
+        notebook = clean(execute(path))
+        for text in demo_texts(notebook):
+            print(f"\n{text}\n")
+        say(f"wrote {write_page(path.stem, notebook)}")
+
+
+def execute(path: Path) -> NotebookNode:
+    """Run every cell of a notebook in a fresh kernel of this environment and return it with its outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, config=CLIENT, resources=resources)
+    try:
+        return client.execute()
+    except CellExecutionError as error:
+        sys.exit(f"{path.name}: {error}")
+
+
+def clean(notebook: NotebookNode) -> NotebookNode:
+    """Drop from an executed notebook what differs between machines, or cannot be shown without a kernel."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat_minor = 5
+    for cell, name in zip(notebook.cells, cell_ids(notebook.cells), strict=True):
+        cell.id = name
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        if cell.cell_type == "code":
+            cell.outputs = [clean_output(output) for output in cell.outputs]
+    return notebook
+
+
+def cell_ids(cells: list[NotebookNode]) -> Iterator[str]:
+    """Name each cell by its text, so that inserting a cell renames no other; equal cells are counted."""
+    seen: Counter[str] = Counter()
+    for cell in cells:
+        name = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}-{seen[name]}"
+
+
+def clean_output(output: NotebookNode) -> NotebookNode:
+    """Take the live view out of what a cell showed, and refuse what it wrote to stderr."""
+    if output.get("name") == "stderr":
+        sys.exit(f"a cell wrote to stderr, which is not to be published:\n{output.text}")
+    if "data" in output:
+        output.data.pop(WIDGET_VIEW, None)
+    return output
+
+
+def demo_texts(notebook: NotebookNode) -> Iterator[str]:
+    """Yield what the cells tagged `demo` show, as text."""
+    for cell in notebook.cells:
+        if "demo" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                yield (output.text if output.output_type == "stream" else output.data["text/plain"]).rstrip()
+
+
+def write_page(name: str, notebook: NotebookNode) -> Path:
+    """Write a notebook as one web page, its pictures and videos inside."""
+    SITE.mkdir(exist_ok=True)
+    page = SITE / f"{name}.html"
+    body, _ = HTMLExporter(config=PAGE).from_notebook_node(notebook)
+    page.write_text(body, encoding="utf-8")
+    return page
+
+
+def say(line: str) -> None:
+    """Print one line, at once."""
+    print(f"- {line}", flush=True)
+
+
+if __name__ == "__main__":
+    commands = {"commit": commit, "pages": pages, "demo": demo}
+    word, *names = sys.argv[1:]
+    commands[word]([Path(name).resolve() for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")))

@@ -1,0 +1,135 @@
+"""lab.py keeps what is yours: the torch that you have, the notebooks that you changed."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import venv
+from types import SimpleNamespace
+
+import pytest
+
+TORCH_METADATA = "Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1+yours\n"
+
+
+@pytest.fixture
+def lab(root, tmp_path, monkeypatch):
+    """lab.py as a module which takes a temporary folder for the checkout."""
+    spec = importlib.util.spec_from_file_location("lab", root / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    inside = {"ROOT": tmp_path, "MY": tmp_path / "my", "VENV": tmp_path / ".venv"}
+    inside["PYTHON"] = inside["VENV"] / module.PYTHON.relative_to(module.VENV)
+    for name, value in inside.items():
+        monkeypatch.setattr(module, name, value)
+    (tmp_path / "constraints.txt").write_text("numpy==2.4.6\ntorch==2.13.0\n")
+    return module
+
+
+@pytest.fixture
+def python_with_torch(lab, tmp_path):
+    """Another Python that has a torch, here one of a single line."""
+    venv.create(tmp_path / "yours", with_pip=False)
+    python = tmp_path / "yours" / lab.PYTHON.relative_to(lab.VENV)
+    site = lab.Path(lab.ask(python, lab.PURELIB))
+    (site / "torch").mkdir()
+    (site / "torch" / "__init__.py").write_text("mine = True\n")
+    (site / "torch-2.9.1+yours.dist-info").mkdir()
+    (site / "torch-2.9.1+yours.dist-info" / "METADATA").write_text(TORCH_METADATA)
+    return str(python)
+
+
+def test_a_new_environment_sees_the_torch_that_is_there(lab, python_with_torch, monkeypatch, capsys):
+    monkeypatch.setattr(lab.sys, "executable", python_with_torch)
+    lab.create_venv()
+    assert "keep torch 2.9.1+yours" in capsys.readouterr().out
+    assert lab.ask(lab.PYTHON, "import torch; print(torch.mine)") == "True"
+
+
+def test_pip_takes_the_torch_that_is_there_for_the_one_it_wants(lab, python_with_torch, monkeypatch, capsys):
+    monkeypatch.setattr(lab.sys, "executable", python_with_torch)
+    lab.create_venv()
+    pip = [lab.PYTHON, "-m", "pip", "install", "--no-index", "-c", lab.write_pins(), "torch>=2.6"]
+    assert "already satisfied: torch" in subprocess.run(pip, capture_output=True, text=True, check=True).stdout
+
+
+def test_pins_follow_an_installed_torch_and_leave_the_rest(lab, python_with_torch, monkeypatch):
+    monkeypatch.setattr(lab, "PYTHON", python_with_torch)
+    lab.VENV.mkdir()
+    assert lab.write_pins().read_text().split() == ["numpy==2.4.6", "torch==2.9.1+yours"]
+
+
+def test_pins_are_the_tested_ones_without_an_installed_torch(lab, monkeypatch):
+    monkeypatch.setattr(lab, "find_torch", lambda python: [])
+    lab.VENV.mkdir()
+    assert lab.write_pins().read_text().split() == ["numpy==2.4.6", "torch==2.13.0"]
+
+
+def test_setup_does_nothing_twice_and_something_after_a_change(lab, monkeypatch):
+    done = []
+    monkeypatch.setattr(lab, "PACKAGES", [])
+    monkeypatch.setattr(lab, "create_venv", lab.VENV.mkdir)
+    monkeypatch.setattr(lab, "step", lambda title, *command: done.append(title))
+    monkeypatch.setattr(lab, "find_torch", lambda python: [])
+    (lab.ROOT / "pyproject.toml").write_text("[dependency-groups]\n")
+    lab.setup()
+    lab.setup()
+    assert len(done) == 2
+    (lab.ROOT / "constraints.txt").write_text("numpy==2.4.7\n")
+    monkeypatch.setattr(lab, "create_venv", lambda: None)
+    lab.setup()
+    assert len(done) == 4
+
+
+@pytest.fixture
+def notebooks(lab):
+    """A folder of one notebook, copied to my/ once."""
+    folder = lab.ROOT / "notebooks"
+    folder.mkdir()
+    files = SimpleNamespace(theirs=folder / "01_a.ipynb", mine=lab.MY / "01_a.ipynb")
+    files.theirs.write_text("old")
+    lab.copy_notebooks()
+    return files
+
+
+def test_an_untouched_copy_follows_the_original(lab, notebooks):
+    notebooks.theirs.write_text("new")
+    lab.copy_notebooks()
+    assert notebooks.mine.read_text() == "new"
+
+
+def test_a_changed_copy_stays_and_is_named(lab, notebooks, capsys):
+    notebooks.mine.write_text("mine")
+    notebooks.theirs.write_text("new")
+    lab.copy_notebooks()
+    assert notebooks.mine.read_text() == "mine"
+    assert capsys.readouterr().out == "- my/01_a.ipynb is kept, since you changed it; move it to get the new one\n"
+
+
+def test_a_changed_copy_that_was_moved_away_is_replaced(lab, notebooks):
+    notebooks.mine.write_text("mine")
+    notebooks.mine.rename(notebooks.mine.with_name("kept.ipynb"))
+    lab.copy_notebooks()
+    assert notebooks.mine.read_text() == "old"
+
+
+def test_a_step_that_fails_shows_what_it_said(lab):
+    with pytest.raises(SystemExit, match="no such thing\n\nlook: failed"):
+        lab.step("look", sys.executable, "-c", "import sys; sys.exit('no such thing')")
+
+
+def ask_lab(root, *words):
+    """Run the real lab.py."""
+    return subprocess.run([sys.executable, "lab.py", *words], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_an_unknown_command_names_the_known_ones(root):
+    refused = ask_lab(root, "tset")
+    assert refused.returncode == 2
+    assert {"setup", "demo", "test", "test-gpu"} <= set(re.findall(r"[\w-]+", refused.stderr))
+
+
+def test_makefile_names_every_command_of_lab(root):
+    targets = re.findall(r"^([\w-]+): *; .* lab\.py \1\b", (root / "Makefile").read_text(), re.MULTILINE)
+    told = re.findall(r"^  ([a-z-]+) +[A-Z]", ask_lab(root, "-h").stdout, re.MULTILINE)
+    assert targets == told
