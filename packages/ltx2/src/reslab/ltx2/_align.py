@@ -1,0 +1,79 @@
+"""Weights in aligned memory, so that where a weight lies never changes a result.
+
+Vectorised kernels take other paths for addresses that are not aligned, and round differently there: the same weights at another
+address gave other float32 results. Files that are mapped into memory start anywhere. So weights are copied once, when they are
+loaded, to addresses that divide by 64 bytes on the CPU and 256 on an accelerator, and every later move keeps that.
+
+    align(transformer)                # each parameter and buffer in memory of its own, same Parameter objects
+    is_aligned(transformer)           # True
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+CPU_BOUNDARY = 64
+DEVICE_BOUNDARY = 256
+
+
+def boundary(device: torch.device | str) -> int:
+    """Return the alignment of weights on a device, in bytes.
+
+    >>> boundary("cpu"), boundary("cuda")
+    (64, 256)
+    """
+    return CPU_BOUNDARY if torch.device(device).type == "cpu" else DEVICE_BOUNDARY
+
+
+def aligned_empty(like: torch.Tensor, *, device: torch.device | str, boundary: int) -> torch.Tensor:
+    """Return an uninitialised tensor with the shape and dtype of `like` at an address dividing by `boundary`.
+
+    >>> aligned_empty(torch.zeros(3, dtype=torch.float16), device="cpu", boundary=64).data_ptr() % 64
+    0
+    """
+    storage = torch.empty(like.nbytes + boundary, dtype=torch.uint8, device=device)
+    offset = -storage.data_ptr() % boundary
+    return storage[offset : offset + like.nbytes].view(like.dtype).view(like.shape)
+
+
+def aligned_copy(
+    tensor: torch.Tensor, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """Copy a tensor into aligned memory of its own, converted to `dtype` and placed on `device` where these are given.
+
+    >>> aligned_copy(torch.ones(2), dtype=torch.bfloat16)
+    tensor([1., 1.], dtype=torch.bfloat16)
+    """
+    place = tensor.device if device is None else torch.device(device)
+    like = torch.empty_like(tensor, dtype=dtype or tensor.dtype, device="meta")
+    return aligned_empty(like, device=place, boundary=boundary(place)).copy_(tensor)
+
+
+def tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Yield every parameter and buffer once, shared ones too."""
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def is_aligned(module: torch.nn.Module) -> bool:
+    """Tell whether every parameter and buffer lies at an address that its device asks for."""
+    return all(tensor.data_ptr() % boundary(tensor.device) == 0 for tensor in tensors(module))
+
+
+@torch.no_grad()
+def align(
+    module: torch.nn.Module, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """Copy every parameter and buffer once into aligned memory of `device` and return the module.
+
+    Parameter objects and sharing are kept: tied weights stay tied. One tensor is copied at a time, so memory peaks at the
+    weights and the largest tensor. `dtype` converts, on the way, the floating-point weights that a checkpoint stores;
+    tables that a module computes for itself keep the precision it gave them.
+    """
+    stored = {tensor.data_ptr() for tensor in module.state_dict().values()}
+    for tensor in tensors(module):
+        converted = tensor.is_floating_point() and tensor.data_ptr() in stored
+        tensor.data = aligned_copy(tensor, device=device, dtype=dtype if converted else None)
+    return module

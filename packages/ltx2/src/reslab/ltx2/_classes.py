@@ -1,0 +1,41 @@
+"""Where the classes of an LTX-2 pipeline's components live: diffusers, transformers, or diffusers' LTX-2 modules.
+
+    find_class("LTX2Vocoder")                     # the class
+    library_name(find_class("LTX2Vocoder"))       # 'ltx2', as model_index.json files it
+"""
+
+from __future__ import annotations
+
+import diffusers
+import transformers
+from diffusers.pipelines.ltx2 import connectors, latent_upsampler, vocoder
+
+_LIBRARIES = (diffusers, transformers, connectors, vocoder, latent_upsampler)
+
+
+def find_class(name: str) -> type:
+    """Return the class of this name.
+
+    >>> find_class("LTX2VocoderWithBWE").__module__
+    'diffusers.pipelines.ltx2.vocoder'
+
+    A ValueError says that the installed libraries do not have it.
+    """
+    for library in _LIBRARIES:
+        if hasattr(library, name):
+            return getattr(library, name)
+    raise ValueError(
+        f"There is no class {name!r} in diffusers {diffusers.__version__} and transformers {transformers.__version__}; "
+        "a newer release of one of them may have it."
+    )
+
+
+def library_name(kind: type) -> str:
+    """Return the name under which model_index.json files a class.
+
+    >>> library_name(find_class("AutoencoderKLLTX2Video")), library_name(find_class("LTX2TextConnectors"))
+    ('diffusers', 'ltx2')
+    """
+    if hasattr(diffusers, kind.__name__):
+        return "diffusers"
+    return "transformers" if kind.__module__.startswith("transformers.") else kind.__module__.split(".")[-2]

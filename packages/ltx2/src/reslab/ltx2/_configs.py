@@ -1,0 +1,74 @@
+"""The released layer sizes, read from one JSON file that ships with the package.
+
+The constructors' defaults of diffusers are not the released configurations (`rope_type` is "split" in the release, for one),
+so they are kept as data, with their source: `configs/ltx2.json`.
+
+    config("LTX-2.3", "transformer")["num_layers"]     # 48
+    class_name("LTX-2", "vocoder")                     # 'LTX2Vocoder'
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from reslab.ltx2._variants import variant
+
+# In the order a pipeline uses them; the tokenizer has no configuration of ours.
+COMPONENTS = (
+    "tokenizer",
+    "text_encoder",
+    "connectors",
+    "scheduler",
+    "transformer",
+    "vae",
+    "audio_vae",
+    "vocoder",
+    "latent_upsampler",
+)
+
+# diffusers/LTX-2.3-Distilled-Diffusers at 432e0d3, scheduler/scheduler_config.json: its eight sigmas are used as they are.
+# Every other file of that repository is configured as LTX-2.3's.
+_DISTILLED_SCHEDULER = {"use_dynamic_shifting": False, "shift_terminal": None}
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return json.loads(resources.files("reslab.ltx2").joinpath("configs/ltx2.json").read_text(encoding="utf-8"))
+
+
+def config_source() -> str:
+    """Return where the configurations were taken from: repository, script and commit."""
+    return _file()["source"]
+
+
+def _entry(variant_name: str, component: str) -> dict[str, Any]:
+    chosen = variant(variant_name)
+    entries = _file()["variants"][chosen.name.removesuffix(" distilled")]
+    if component not in entries:
+        raise ValueError(f"{chosen.name} has no configuration for {component!r}; it has {', '.join(sorted(entries))}.")
+    entry = copy.deepcopy(entries[component])
+    return entry | _DISTILLED_SCHEDULER if chosen.is_distilled and component == "scheduler" else entry
+
+
+def config(variant_name: str, component: str) -> dict[str, Any]:
+    """Return the released constructor arguments of one component, as a fresh dictionary.
+
+    >>> config("LTX-2", "vae")["latent_channels"], config("LTX-2.3 distilled", "scheduler")["use_dynamic_shifting"]
+    (128, False)
+
+    A ValueError names the components there are.
+    """
+    return {key: value for key, value in _entry(variant_name, component).items() if key != "class"}
+
+
+def class_name(variant_name: str, component: str) -> str:
+    """Return the name of the component's class in diffusers or transformers.
+
+    >>> class_name("LTX-2.3", "vocoder")
+    'LTX2VocoderWithBWE'
+    """
+    return _entry(variant_name, component)["class"]

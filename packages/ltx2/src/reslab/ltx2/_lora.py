@@ -1,0 +1,128 @@
+"""The distilled LoRA, added to the transformer on the fly for refining.
+
+A LoRA is a pair of thin matrices for each layer it reaches: A (rank, in) and B (out, rank), whose product times a strength is
+added to the layer's output. Base weights are never written: diffusers' PEFT integration computes base and update side by side,
+and at strength 0 the base layer alone, bit for bit.
+
+    add_lora(transformer, checkpoint.distilled_lora)
+    set_strength(transformer, 1.0)      # for refining
+    set_strength(transformer, 0.0)      # the base model again
+
+A key that fits no layer is an error before anything is changed: a LoRA of another model would otherwise do nothing, silently.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from diffusers.loaders import LTX2LoraLoaderMixin
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+
+from reslab.ltx2._align import aligned_copy
+
+ADAPTER = "distilled"
+_PREFIX = "transformer."
+_SUFFIXES = (".lora_A.weight", ".lora_B.weight")
+_log = logging.getLogger(__name__)
+
+# Which state dictionary each transformer's adapters came from: composing a second pipeline adds nothing twice.
+_added: WeakKeyDictionary[torch.nn.Module, dict[str, Mapping[str, torch.Tensor]]] = WeakKeyDictionary()
+
+
+def read_lora(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Read a LoRA file into aligned memory, with keys as diffusers names them: `transformer.<layer>.lora_A.weight`.
+
+    Keys of the original repository (`diffusion_model.…`) are renamed by diffusers. Updates of the connectors are left out: the
+    prompt is encoded once, before the LoRA is switched on, as the reference does.
+    """
+    state = LTX2LoraLoaderMixin.lora_state_dict(load_file(path))
+    kept = {key: tensor for key, tensor in state.items() if not key.startswith("connectors.")}
+    if len(kept) < len(state):
+        _log.info("left out %d tensors of the connectors: the prompt is encoded without the LoRA", len(state) - len(kept))
+    return {key: aligned_copy(tensor, dtype=dtype) for key, tensor in kept.items()}
+
+
+def check_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Check that every pair of a LoRA fits a layer of the transformer, by name and by shape.
+
+    A ValueError names the first few that do not fit, and what the transformer has instead.
+    """
+    layers = {
+        name.replace(".base_layer", ""): layer
+        for name, layer in transformer.named_modules()
+        if isinstance(layer, torch.nn.Linear) and ".lora_" not in name
+    }
+    problems = [problem for key, tensor in state.items() if (problem := _misfit(key, tensor, state, layers))]
+    if problems:
+        shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+        example = next(iter(layers))
+        raise ValueError(
+            f"This LoRA does not fit the transformer: {len(problems)} of its {len(state)} tensors belong to no layer ({shown}). "
+            f"The transformer has {len(layers)} linear layers such as {example!r} {tuple(layers[example].weight.shape)}; "
+            "use the LoRA that was made for this variant."
+        )
+    if not state:
+        raise ValueError("This LoRA is empty: it has no tensor for any layer of the transformer.")
+
+
+def _misfit(
+    key: str, tensor: torch.Tensor, state: Mapping[str, torch.Tensor], layers: Mapping[str, torch.nn.Linear]
+) -> str | None:
+    """Say why one tensor fits no layer, or return None."""
+    suffix = next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
+    if not key.startswith(_PREFIX) or suffix is None:
+        return f"{key!r} is not '{_PREFIX}<layer>{_SUFFIXES[0]}' or '{_SUFFIXES[1]}'"
+    name = key.removeprefix(_PREFIX).removesuffix(suffix)
+    if name not in layers:
+        return f"there is no layer {name!r}"
+    down, up = (state.get(f"{_PREFIX}{name}{suffix}") for suffix in _SUFFIXES)
+    if down is None or up is None:
+        return f"{name!r} has {suffix[1:]} but not its partner"
+    out_features, in_features = layers[name].weight.shape
+    rank = down.shape[0]
+    wanted = (rank, in_features) if suffix == _SUFFIXES[0] else (out_features, rank)
+    return None if tuple(tensor.shape) == wanted else f"{name!r} needs {wanted}, got {tuple(tensor.shape)}"
+
+
+def add_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor], *, name: str = ADAPTER) -> None:
+    """Add a LoRA to the transformer, switched off; adding the same one again changes nothing.
+
+    The adapter shares the tensors of `state` where device and dtype agree with the transformer's. A ValueError tells which
+    keys fit no layer, or that another LoRA has the name already.
+    """
+    added = _added.setdefault(transformer, {})
+    if added.get(name) is state:
+        return
+    if name in getattr(transformer, "peft_config", {}):
+        raise ValueError(f"The transformer has another LoRA named {name!r}; unload it first, or choose another name.")
+    check_lora(transformer, state)
+    weight = next(transformer.parameters())
+    placed = {key: tensor.to(device=weight.device, dtype=weight.dtype) for key, tensor in state.items()}
+    transformer.load_lora_adapter(placed, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
+    added[name] = state
+    set_strength(transformer, 0.0, name=name)
+
+
+def set_strength(transformer: torch.nn.Module, strength: float, *, name: str = ADAPTER) -> None:
+    """Set how strongly a LoRA is added; 0 computes the base layers alone. Other adapters stay as they are.
+
+    A ValueError tells that there is no such LoRA to switch on.
+    """
+    if name not in getattr(transformer, "peft_config", {}):
+        if strength == 0:
+            return
+        raise ValueError(f"The transformer has no LoRA named {name!r}; add it with add_lora first.")
+    others = [other for other in transformer.active_adapters() if other != name]
+    if strength == 0 and not others:
+        transformer.disable_lora()
+        return
+    for layer in transformer.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.set_scale(name, strength)
+    transformer.set_adapter(others if strength == 0 else [*others, name])
+    transformer.enable_lora()

@@ -1,0 +1,144 @@
+"""Tiny LTX-2 models with the true geometry, built in memory in a fraction of a second.
+
+The weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones. They are
+never trained: what comes out is noise by design, but noise that varies in space, time and pitch. Both VAEs have latent
+statistics that are not 0 and 1, and a scaling factor that is not 1: with the constructors' values a forgotten normalisation
+would be invisible.
+
+    checkpoint = tiny("LTX-2.3")
+    checkpoint.components["transformer"].config.num_layers     # 4
+
+Read on in `_tiny_sizes`: which widths and depths are shrunk.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.audio_utils import mel_filter_bank
+
+from reslab.ltx2._align import align
+from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._classes import find_class
+from reslab.ltx2._configs import COMPONENTS, class_name
+from reslab.ltx2._tiny_sizes import tiny_config
+from reslab.ltx2._tokenizer import byte_tokenizer
+from reslab.ltx2._variants import Variant, variant
+
+SCALING_FACTOR = 1.25  # of the video VAE; exact in every float format
+_LORA_RANK = 4
+# Of the vocoders' residual branches: at 1 the snake activations grow the waveform far beyond ±1, where it is clipped.
+_RESIDUAL_GAIN = 0.1
+
+
+def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Build the tiny checkpoint of a variant; equal seeds give equal weights.
+
+    >>> tiny("LTX-2.3 distilled")
+    Checkpoint('LTX-2.3 distilled' from 'tiny', 4.89 MiB, untrained weights: noise by design)
+    """
+    chosen = variant(name)
+    parts = {component: _component(chosen, component, seed) for component in COMPONENTS}
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            align(part.eval(), dtype=dtype)
+    lora = None if chosen.is_distilled else tiny_lora(parts["transformer"], seed=seed)
+    return Checkpoint(variant=chosen, components=parts, distilled_lora=lora, source="tiny", untrained=True)
+
+
+def _component(chosen: Variant, component: str, seed: int) -> Any:
+    if component == "tokenizer":
+        return byte_tokenizer()
+    kind: Any = find_class(class_name(chosen.name, component))
+    sizes = tiny_config(chosen.name, component)
+    if component == "scheduler":
+        return kind.from_config(sizes)
+    if component == "text_encoder":
+        module = kind(transformers.Gemma3Config(**sizes))
+    else:
+        module = kind(**sizes, **({"scaling_factor": SCALING_FACTOR} if component == "vae" else {}))
+    _fill(module, np.random.default_rng([seed, COMPONENTS.index(component)]))
+    if component == "vocoder":
+        _tame(module)
+    return module
+
+
+@torch.no_grad()
+def _fill(module: torch.nn.Module, generator: np.random.Generator) -> None:
+    """Draw every parameter and the statistics that a checkpoint carries as buffers."""
+    for name, parameter in module.named_parameters():
+        noise = _normal(generator, parameter.shape)
+        if parameter.ndim > 1:  # keeps the variance of what passes through
+            parameter.copy_(noise / math.sqrt(parameter[0].numel()))
+        else:  # biases around 0; scales around the constant that they start from
+            start = torch.zeros_like(parameter) if name.endswith("bias") else parameter
+            parameter.copy_(start + 0.1 * noise)
+    for name, buffer in module.named_buffers():
+        if name == "latents_mean":
+            buffer.copy_(0.5 * _normal(generator, buffer.shape))
+        elif name == "latents_std":
+            buffer.copy_(torch.from_numpy(generator.uniform(0.75, 1.25, buffer.shape)))
+        elif name.endswith(("forward_basis", "inverse_basis")):
+            buffer.copy_(_fourier_basis(buffer.shape[-1]))
+        elif name.endswith("mel_basis"):
+            buffer.copy_(_mel_basis(*buffer.shape))
+
+
+@torch.no_grad()
+def _tame(vocoder: torch.nn.Module) -> None:
+    """Keep an untrained vocoder's waveform inside ±1 and free of a constant offset."""
+    for name, weight in vocoder.named_parameters():
+        if "resnets" in name and weight.ndim > 1:
+            weight.mul_(_RESIDUAL_GAIN)
+        elif name.endswith("conv_out.weight"):
+            weight.sub_(weight.mean(dim=-1, keepdim=True))
+            weight.mul_(2.0 if name == "conv_out.weight" else 0.4)  # with bandwidth extension two waveforms are added
+        elif name.endswith("conv_out.bias"):
+            weight.zero_()
+
+
+def _normal(generator: np.random.Generator, shape: torch.Size) -> torch.Tensor:
+    """Draw from NumPy, whose stream is the same on every processor; torch's depends on its vector width."""
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def _fourier_basis(window: int) -> torch.Tensor:
+    """Return the real and imaginary rows of a windowed Fourier transform, (window + 2, 1, window).
+
+    The bandwidth extension of the vocoder reads its spectrogram through it; the release stores it as a buffer.
+    """
+    rows = np.fft.rfft(np.eye(window), axis=0) * np.hanning(window + 1)[:-1]
+    return torch.from_numpy(np.concatenate([rows.real, rows.imag])[:, None]).float()
+
+
+def _mel_basis(bins: int, frequencies: int) -> torch.Tensor:
+    bank = mel_filter_bank(
+        num_frequency_bins=frequencies, num_mel_filters=bins, min_frequency=0.0, max_frequency=8000.0, sampling_rate=16000
+    )
+    return torch.from_numpy(bank.T).float()
+
+
+def lora_layers(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    """Return the layers that the distilled LoRA reaches: every linear layer of the transformer but its two in- and outputs."""
+    outer = ("proj_in", "audio_proj_in", "proj_out", "audio_proj_out")
+    layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
+    return {name: layer for name, layer in layers.items() if name not in outer}
+
+
+def tiny_lora(transformer: torch.nn.Module, *, seed: int = 0, rank: int = _LORA_RANK) -> dict[str, torch.Tensor]:
+    """Draw a low-rank adapter for the layers of `lora_layers`, whose update is about a tenth of each weight.
+
+    Keys are diffusers': `transformer.<layer>.lora_A.weight` (rank, in) and `.lora_B.weight` (out, rank).
+    """
+    generator = np.random.default_rng([seed, len(COMPONENTS)])
+    state: dict[str, torch.Tensor] = {}
+    for name, layer in lora_layers(transformer).items():
+        down = _normal(generator, torch.Size((rank, layer.in_features))) / math.sqrt(layer.in_features)
+        up = _normal(generator, torch.Size((layer.out_features, rank))) / math.sqrt(rank)
+        state[f"transformer.{name}.lora_A.weight"] = down
+        state[f"transformer.{name}.lora_B.weight"] = 0.1 * up
+    return state

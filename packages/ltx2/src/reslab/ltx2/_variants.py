@@ -1,0 +1,169 @@
+"""The variants of LTX-2 as data: sizes, steps, guidance, sigmas, and where their weights are published.
+
+A variant is what a person means by "LTX-2.3 distilled": the numbers its authors run it with and the places its files lie. It
+holds no code and no weights; `_configs` has the layer sizes, `_load` the weights.
+
+    from reslab import ltx2
+    ltx2.variant("LTX-2.3").video.cfg            # 3.0
+    ltx2.variant("LTX-2.3 distilled").sigmas     # eight fixed values: no schedule, no guidance
+
+Every constant names its source, by these letters:
+    [L] Lightricks/LTX-2 on GitHub, `ltx_pipelines/utils/constants.py` and the pipelines beside it
+    [D] diffusers 0.42.1, `pipelines/ltx2/utils.py` and the recipes in `docs/source/en/api/pipelines/ltx2.md`
+    [H] the model repository's own files on the Hugging Face Hub
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Literal
+
+# [L] DISTILLED_SIGMA_VALUES and STAGE_2_DISTILLED_SIGMA_VALUES, equal in [D]; a final 0 is implied.
+_DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
+_STAGE_2_SIGMAS = (0.909375, 0.725, 0.421875)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guidance:
+    """Hold the strengths of the four kinds of guidance for one modality; the defaults turn all of them off.
+
+    `cfg` weighs the prompt against the negative prompt (off at 1), `stg` the model against itself with perturbed blocks
+    (off at 0), `modality` the joint model against video and sound apart (off at 1); `rescale` pulls the result's standard
+    deviation back to the unguided one's (off at 0).
+    """
+
+    cfg: float = 1.0
+    stg: float = 0.0
+    rescale: float = 0.0
+    modality: float = 1.0
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Name the forward passes that one step needs, in the order diffusers makes them.
+
+        >>> Guidance(cfg=3.0, stg=1.0, modality=3.0).passes
+        ('cond', 'uncond', 'stg', 'modality')
+        >>> Guidance().passes
+        ('cond',)
+        """
+        wanted = {"uncond": self.cfg != 1.0, "stg": self.stg != 0.0, "modality": self.modality != 1.0}
+        return ("cond", *(name for name, needed in wanted.items() if needed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFile:
+    """Say where one file or folder lies on the Hugging Face Hub: the repository and the path inside it."""
+
+    repo: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Hold everything that tells one LTX-2 model from another, besides its weights."""
+
+    name: str
+    summary: str
+    hub_id: str  # diffusers layout
+    latent_upsampler: HubFile
+    distilled_lora: HubFile | None  # None: the transformer is distilled already
+    width: int = 768  # [L] one-stage defaults; pixels, frames, frames a second
+    height: int = 512
+    num_frames: int = 121
+    frame_rate: float = 24.0
+    num_inference_steps: int  # of stage 1
+    sigmas: tuple[float, ...] | None = None  # of stage 1; None: a schedule by `num_inference_steps`
+    video: Guidance
+    audio: Guidance
+    stg_blocks: tuple[int, ...] = ()  # of the released depth; `Checkpoint.stg_blocks` has those of a given model
+    stage_2_sigmas: tuple[float, ...] = _STAGE_2_SIGMAS
+    lora_strength_stage_1: float = 0.0
+    lora_strength_stage_2: float = 1.0
+    use_cross_timestep: bool
+    decode_audio: Literal["stage 1", "stage 2"]  # the audio that the reference keeps
+    dtype: str = "bfloat16"  # [D] every recipe loads with torch_dtype=torch.bfloat16
+    # An untiled decode needs 3.2 GiB of activations at this size, as much as a tiled one at 1536×1024×121 (12.9 GiB
+    # untiled); above it tiling is on. Pixels × frames.
+    tile_above_pixels: int = 768 * 512 * 121
+
+    @property
+    def noise_scale(self) -> float:
+        """Return how much noise stage 2 starts from: its first sigma ([D] passes the same number twice)."""
+        return self.stage_2_sigmas[0]
+
+    @property
+    def is_distilled(self) -> bool:
+        """Tell whether the transformer itself is distilled, so that no LoRA is switched on for refining."""
+        return self.distilled_lora is None
+
+
+_LTX_2 = Variant(
+    name="LTX-2",
+    summary="19 B parameters, guided by prompt against negative prompt",
+    hub_id="Lightricks/LTX-2",
+    latent_upsampler=HubFile(repo="Lightricks/LTX-2", path="latent_upsampler"),  # [D]
+    distilled_lora=HubFile(repo="Lightricks/LTX-2", path="ltx-2-19b-distilled-lora-384.safetensors"),  # [D]
+    num_inference_steps=40,  # [L], [D]
+    video=Guidance(cfg=4.0),  # [L], [D]
+    audio=Guidance(cfg=4.0),
+    stg_blocks=(29,),  # [L]; off by default
+    use_cross_timestep=False,  # [D] LTX2Pipeline: False is the LTX-2.0 behaviour
+    decode_audio="stage 1",  # [L] ti2vid_two_stages: "stage 2 refines video only"
+)
+
+_LTX_23 = Variant(
+    name="LTX-2.3",
+    summary="22 B parameters, guided in four passes a step",
+    hub_id="diffusers/LTX-2.3-Diffusers",
+    # [H] diffusers/LTX-2.3-Diffusers has no upsampler; these are the converted weights of Lightricks/LTX-2.3.
+    latent_upsampler=HubFile(repo="dg845/LTX-2.3-Spatial-Upsampler-Diffusers", path="latent_upsampler"),
+    distilled_lora=HubFile(repo="Lightricks/LTX-2.3", path="ltx-2.3-22b-distilled-lora-384.safetensors"),  # [H]
+    num_inference_steps=30,  # [L]
+    video=Guidance(cfg=3.0, stg=1.0, rescale=0.7, modality=3.0),  # [L]
+    audio=Guidance(cfg=7.0, stg=1.0, rescale=0.7, modality=3.0),  # [L]
+    stg_blocks=(28,),  # [L], and [D] "recommended for LTX-2.3"
+    use_cross_timestep=True,  # [D]
+    decode_audio="stage 1",  # [L]
+)
+
+_LTX_23_DISTILLED = Variant(
+    name="LTX-2.3 distilled",
+    summary="22 B parameters, eight fixed steps, no guidance, no LoRA",
+    hub_id="diffusers/LTX-2.3-Distilled-Diffusers",
+    latent_upsampler=_LTX_23.latent_upsampler,
+    distilled_lora=None,
+    num_inference_steps=len(_DISTILLED_SIGMAS),
+    sigmas=_DISTILLED_SIGMAS,
+    video=Guidance(),  # [L] distilled: unguided
+    audio=Guidance(),
+    lora_strength_stage_2=0.0,
+    use_cross_timestep=True,  # [D]
+    decode_audio="stage 2",  # [L] the distilled pipeline keeps stage 2's
+)
+
+_VARIANTS = {v.name: v for v in (_LTX_2, _LTX_23, _LTX_23_DISTILLED)}
+
+
+def variants() -> tuple[Variant, ...]:
+    """List the variants, the oldest first."""
+    return tuple(_VARIANTS.values())
+
+
+def variant(name: str) -> Variant:
+    """Return the variant of this name, whatever its capitals.
+
+    >>> variant("LTX-2.3").num_inference_steps
+    30
+    >>> variant("LTX-2.3 distiled")
+    Traceback (most recent call last):
+    ValueError: There is no variant 'LTX-2.3 distiled'. The nearest is 'LTX-2.3 distilled'; there are also 'LTX-2.3', 'LTX-2'.
+
+    A ValueError names the nearest variant where there is none of this name.
+    """
+    known = {known.casefold(): known for known in _VARIANTS}
+    if name.casefold() in known:
+        return _VARIANTS[known[name.casefold()]]
+    nearest, *others = (known[n] for n in difflib.get_close_matches(name.casefold(), known, n=len(known), cutoff=0))
+    rest = ", ".join(repr(other) for other in others)
+    raise ValueError(f"There is no variant {name!r}. The nearest is {nearest!r}; there are also {rest}.") from None
