@@ -74,9 +74,8 @@ class Watch:
                         stack.enter_context(shadowed(owner, method, self._component_call(owner, names, method)))
                 if callable(getattr(owner, "cache_context", None)):
                     stack.enter_context(shadowed(owner, "cache_context", self._cache_context(owner)))
-            for stage in stages:
-                for loop in stage.watched():
-                    stack.enter_context(shadowed(loop, "loop_step", self._loop_step(loop.loop_step)))
+            for loop in {id(loop): loop for stage in stages for loop in stage.watched()}.values():
+                stack.enter_context(shadowed(loop, "loop_step", self._loop_step(loop.loop_step)))
             yield
 
     def _modules(self) -> list[tuple[Any, list[str]]]:
@@ -133,11 +132,13 @@ class Watch:
 
     def _loop_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def step(*args: Any, i: int, **kwargs: Any) -> Any:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if "i" not in kwargs:  # a loop over chunks or segments of a video, not over denoising steps
+                return original(*args, **kwargs)
             self._pass = 0
-            self._tell.begin(Kind.STEP, "step", i)
+            self._tell.begin(Kind.STEP, "step", kwargs["i"])
             try:
-                result = original(*args, i=i, **kwargs)
+                result = original(*args, **kwargs)
             except BaseException as error:
                 self._tell.end(error)
                 raise

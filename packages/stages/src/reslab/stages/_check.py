@@ -37,6 +37,12 @@ def signatures(stage: Stage) -> tuple[Signature, Signature]:
     return stage.signature(EVERYTHING), stage.signature()
 
 
+def component_names(stage: Stage, bind: Binding) -> list[str]:
+    """The components that a stage asks for, in the pipeline's names."""
+    own = dict.fromkeys(n for signature in signatures(stage) for n in (*signature.components, *signature.reads))
+    return [bind.components.get(name, name) for name in own if bind.is_component(name)]
+
+
 def check_request(bound: Bound, components: Mapping[str, Any], inputs: Collection[str], given: Collection[str]) -> None:
     """Raise one `PipelineError` saying all that is wrong with running `bound` on these inputs.
 

@@ -88,7 +88,7 @@ class Conductor(Protocol):
 class Subscription:
     """What `observe` and `conduct` return: ends on `close()` or when its `with` block is left."""
 
-    def __init__(self, close: Callable[[], None]) -> None:
+    def __init__(self, close: Callable[[], object]) -> None:
         self._close = close
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class Pipeline:
         self.current_stage: Stage | None = None
         self._bound: list[tuple[Stage, Binding]] = []
         self._groups: dict[int, str] = {}
-        self._observers: tuple[Observer, ...] = ()
+        self._observers: dict[Subscription, Observer] = {}
         self._conductor: Conductor | None = None
         self._version = 0
         self._program: Program | None = None
@@ -112,6 +112,8 @@ class Pipeline:
             PipelineError: The name is taken or reserved, the stage is in a pipeline already, or something is renamed
                 or given that the stage does not have.
         """
+        if self._running is not None:
+            raise PipelineError(f"the pipeline {self.name!r} is running; add stages before or after a run")
         stage = stage() if isinstance(stage, type) else stage
         if not isinstance(stage, Stage):
             raise PipelineError(
@@ -119,14 +121,16 @@ class Pipeline:
             )
         if stage._pipeline is not None:
             raise PipelineError(f"{stage!r} is in a pipeline already; add another instance")
-        bind = Binding(pipeline=self, components=components or {}, values=values or {}, given=given or {})
+        bind = Binding(
+            pipeline=self, components=dict(components or {}), values=dict(values or {}), given=dict(given or {})
+        )
         others = [other._names() for other in self.stages]
         _names.check_registered(name or stage.registered_name, others)
         _names.check_class(stage.stage_class, others)
         if stage._explicit_profile_name is not None:
             _names.check_explicit(stage._explicit_profile_name, others)
         _check.check_names(stage, bind)
-        place = len(self._bound) if before is None else self.stages.index(self.stages[before])
+        place = len(self._bound) if before is None else self._place(before)
         stage._registered_name, stage._pipeline = name or stage._registered_name, self
         self._bound.insert(place, (stage, bind))
         self._groups[id(stage)] = group
@@ -167,7 +171,7 @@ class Pipeline:
         self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:
-                run_observed(self, program, values, Tell(self._observers), self._conductor)
+                run_observed(self, program, values, Tell(tuple(self._observers.values())), self._conductor)
             else:
                 run_unobserved(self, program, values)
         finally:
@@ -176,12 +180,9 @@ class Pipeline:
 
     def observe(self, observer: Observer) -> Subscription:
         """Tell `observer` of every run from now on, until the subscription is closed."""
-        self._observers = (*self._observers, observer)
-
-        def close() -> None:
-            self._observers = tuple(other for other in self._observers if other is not observer)
-
-        return Subscription(close)
+        subscription = Subscription(lambda: self._observers.pop(subscription, None))
+        self._observers[subscription] = observer
+        return subscription
 
     def conduct(self, conductor: Conductor) -> Subscription:
         """Let `conductor` act around stages and component calls, until the subscription is closed.
@@ -220,13 +221,14 @@ class Pipeline:
             self._program = Program(key=key, bound=tuple(self._bound), names=settled)
         return self._program
 
+    def _place(self, name: str) -> int:
+        names = [stage.registered_name for stage in self.stages]
+        if name not in names:
+            raise PipelineError(f"no stage is registered as {name!r}; {_names.nearest(name, names)}")
+        return names.index(name)
+
     def _profile_name(self, stage: Stage) -> str:
         return (self._running or self._ready()).names[id(stage)]
-
-    def _names_in_use(self) -> list[str]:
-        if self.current_stage is None:
-            return []
-        return list(next(bind for stage, bind in self._bound if stage is self.current_stage).components.values())
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {len(self._bound)} stages, {len(self.components)} components>"

@@ -27,7 +27,8 @@ class Program:
     key: tuple[Any, ...]
     bound: tuple[tuple[Stage, Binding], ...]
     names: dict[int, str]
-    calls: tuple[tuple[Stage, Callable[[Values], None]], ...] = ()
+    calls: tuple[tuple[Stage, str, Callable[[Values], None]], ...] = ()
+    component_names: dict[int, list[str]] = field(default_factory=dict)
     checked: set[frozenset[str]] = field(default_factory=set)
     rules: tuple[tuple[Stage, Binding], ...] | None = None
 
@@ -43,39 +44,44 @@ class Program:
             _check.check_rules(self.rules, components, inputs)
 
     def prepare(self) -> None:
-        """Bind every stage's call; done once, after a request has been checked."""
-        self.calls = self.calls or tuple((stage, stage.prepare(bind)) for stage, bind in self.bound)
+        """Bind every stage's call and settle its registered name; done once, after a request has been checked."""
+        if self.calls:
+            return
+        self.component_names = {id(stage): _check.component_names(stage, bind) for stage, bind in self.bound}
+        self.calls = tuple(
+            (stage, sys.intern(stage.registered_name), stage.prepare(bind)) for stage, bind in self.bound
+        )
 
 
 def run_unobserved(pipeline: Pipeline, program: Program, values: Values) -> None:
     """Call every stage in order."""
     try:
-        for stage, call in program.calls:
+        for stage, _name, call in program.calls:
             pipeline.current_stage = stage
             call(values)
     except BaseException as error:
-        name_stage(error, pipeline, stage)
+        note_stage(error, pipeline, program)
         raise
 
 
 def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tell, conductor: Conductor | None) -> None:
     """Call every stage in order, telling of each run, stage, step, pass and component call."""
-    watch = Watch(tell, conductor, pipeline.components, pipeline._names_in_use)
-    with told(tell, Kind.RUN, pipeline.name), watch.run([stage for stage, _call in program.calls]):
-        for place, (stage, call) in enumerate(program.calls):
-            pipeline.current_stage = stage
-            try:
-                with told(tell, Kind.STAGE, stage.registered_name, place):
+    watch = Watch(tell, conductor, pipeline.components, lambda: program.component_names[id(pipeline.current_stage)])
+    try:
+        with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run([stage for stage, _bind in program.bound]):
+            for place, (stage, name, call) in enumerate(program.calls):
+                pipeline.current_stage = stage
+                with told(tell, Kind.STAGE, name, place):
                     conducted(conductor, stage, call, values, pipeline.components)
-            except BaseException as error:
-                name_stage(error, pipeline, stage)
-                raise
+    except BaseException as error:
+        note_stage(error, pipeline, program)
+        raise
 
 
 @contextmanager
 def told(tell: Tell, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
     """Tell that something begins, and that it ends however it ends."""
-    tell.begin(kind, sys.intern(name), index)
+    tell.begin(kind, name, index)
     try:
         yield
     except BaseException as error:
@@ -100,7 +106,8 @@ def conducted(
         conductor.stage(stage, partial(call, values))
 
 
-def name_stage(error: BaseException, pipeline: Pipeline, stage: Stage) -> None:
+def note_stage(error: BaseException, pipeline: Pipeline, program: Program) -> None:
     """Note on the error in which stage it was raised; its type and traceback stay its own."""
-    place = pipeline.stages.index(stage) + 1
-    error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(pipeline.stages)}) of {pipeline.name!r}")
+    for place, (stage, name, _call) in enumerate(program.calls, start=1):
+        if stage is pipeline.current_stage:
+            error.add_note(f"in the stage {name!r} ({place} of {len(program.calls)}) of {pipeline.name!r}")
