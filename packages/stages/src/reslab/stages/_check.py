@@ -6,7 +6,7 @@ and the rules of the model hold, which each stage states in its own `check`. All
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reslab.stages._names import PipelineError, nearest
@@ -14,13 +14,18 @@ from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 if TYPE_CHECKING:
     Bound = Sequence[tuple[Stage, Binding]]
+    #: A stage, its binding, and what it may read.
+    Rule = tuple[Stage, Binding, set[str]]
 
 
-class _Everything(Collection[str]):
-    """A request that gives every value: with it a stage shows all that it could read."""
+class Available(Collection[str]):
+    """Names that have a value, known by asking for one at a time; a stage may choose its work by them."""
+
+    def __init__(self, has: Callable[[str], bool]) -> None:
+        self._has = has
 
     def __contains__(self, name: object) -> bool:
-        return True
+        return isinstance(name, str) and self._has(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(())
@@ -29,12 +34,18 @@ class _Everything(Collection[str]):
         return 0
 
 
-EVERYTHING = _Everything()
+#: With every value there, a stage shows all that it could read.
+EVERYTHING = Available(lambda name: True)
 
 
 def signatures(stage: Stage) -> tuple[Signature, Signature]:
     """What a stage asks for when everything is given, and when nothing is."""
     return stage.signature(EVERYTHING), stage.signature()
+
+
+def reads(stage: Stage) -> set[str]:
+    """All values that a stage may read, in its own names."""
+    return {name for signature in signatures(stage) for name in signature.reads}
 
 
 def component_names(stage: Stage, bind: Binding) -> list[str]:
@@ -43,33 +54,37 @@ def component_names(stage: Stage, bind: Binding) -> list[str]:
     return [bind.components.get(name, name) for name in own if bind.is_component(name)]
 
 
-def check_request(bound: Bound, components: Mapping[str, Any], inputs: Collection[str], given: Collection[str]) -> None:
-    """Raise one `PipelineError` saying all that is wrong with running `bound` on these inputs.
-
-    `inputs` are the names passed; `given` those of them that are not None.
-    """
-    problems = [*_unknown(bound, components, inputs)]
-    there, open_ended = set(given), False
+def problems(
+    bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any], result: str | None
+) -> Iterator[str]:
+    """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given."""
+    yield from _unknown(bound, components, inputs)
+    there, open_ended = {name for name, value in inputs.items() if value is not None}, False
     for stage, bind in bound:
-        own_names = {source: name for name, source in bind.values.items()}
-        signature = stage.signature({own_names.get(name, name) for name in there} | set(bind.given))
-        problems += _components(stage, bind, signature, components)
-        if not open_ended:
-            problems += _missing(stage, bind, signature, there)
+        signature = stage.signature(_available(bind, there))
+        missing = () if open_ended else _missing(stage, bind, signature, there)
+        found = [*_components(stage, bind, signature, components), *missing]
+        yield from found or rules_broken([(stage, bind, reads(stage))], components, inputs)
         open_ended |= signature.writes is None
         there |= {bind.value(name) for name in signature.writes or ()}
-    if problems:
-        raise PipelineError("\n".join(problems) if len(problems) == 1 else "\n- ".join(["this cannot run:", *problems]))
+    if result is not None and result not in there and not open_ended:
+        yield f"no stage writes the result {result!r}; {nearest(result, there)}"
 
 
-def check_rules(bound: Bound, components: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def rules_broken(rules: Sequence[Rule], components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
     """Ask each stage whether the request keeps the rules of its model."""
-    for stage, bind in bound:
-        if type(stage).check is not Stage.check:
-            reads = stage.signature(EVERYTHING).reads
-            known = {name: values[bind.value(name)] for name in reads if bind.value(name) in values}
-            renamed = {name: components[source] for name, source in bind.components.items() if source in components}
+    for stage, bind, names in rules:
+        known = {name: inputs[bind.value(name)] for name in names if bind.value(name) in inputs}
+        renamed = {name: components[source] for name, source in bind.components.items() if source in components}
+        try:
             stage.check(known | dict(bind.given), {**components, **renamed})
+        except PipelineError as broken:
+            yield str(broken)
+
+
+def cannot_run(found: Sequence[str]) -> PipelineError:
+    """One error that says all that was found."""
+    return PipelineError("\n- ".join(["this cannot run:", *found]) if len(found) > 1 else found[0])
 
 
 def check_names(stage: Stage, bind: Binding) -> None:
@@ -90,13 +105,24 @@ def check_names(stage: Stage, bind: Binding) -> None:
             )
 
 
+def _available(bind: Binding, there: Collection[str]) -> Available:
+    def has(name: str) -> bool:
+        return bind.given[name] is not None if name in bind.given else bind.value(name) in there
+
+    return Available(has)
+
+
 def _unknown(bound: Bound, components: Mapping[str, Any], inputs: Collection[str]) -> Iterator[str]:
-    known = {bind.value(n) for stage, bind in bound for signature in signatures(stage) for n in signature.reads}
+    known = {bind.value(name) for stage, bind in bound for name in _asked_for(stage, bind)}
     for name in inputs:
         if name in components:
             yield f"{name!r} is a component of the pipeline, not a value: set it with pipeline.components[{name!r}] = …"
         elif name not in known:
-            yield f"no stage reads {name!r}; {nearest(name, known - set(components))}"
+            yield f"no stage reads {name!r}; {nearest(name, known)}"
+
+
+def _asked_for(stage: Stage, bind: Binding) -> set[str]:
+    return {name for name in reads(stage) if name not in bind.given and not bind.is_component(name)}
 
 
 def _components(stage: Stage, bind: Binding, signature: Signature, components: Mapping[str, Any]) -> Iterator[str]:

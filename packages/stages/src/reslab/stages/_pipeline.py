@@ -153,7 +153,7 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components)
+        self._ready().check(inputs, self.components, self.result)
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -165,7 +165,7 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components)
+        program.check(inputs, self.components, self.result)
         program.prepare()
         values = Values(inputs)
         self._running, self.request = program, inputs

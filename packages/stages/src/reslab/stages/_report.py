@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
 BLUE, ORANGE = "#0072B2", "#E69F00"
-COLUMN, ROW, LABEL, HEAD = 30, 17, 210, 16
+COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
+#: Names listed in a cell before the rest is counted.
+SHOWN = 3
 
 
 class Row(NamedTuple):
@@ -35,13 +37,22 @@ class Row(NamedTuple):
 
 
 def rows(pipeline: Pipeline) -> list[Row]:
-    """Describe every stage in order, in the pipeline's names."""
-    described = []
+    """Describe every stage in order, in the pipeline's names; of what it could read, what is required or written before."""
+    described: list[Row] = []
+    written: set[str] = set()
     for stage, bind in pipeline._bound:
         signature = stage.signature(EVERYTHING)
         parameters = [name for name in signature.reads if bind.is_component(name)]
         used = [bind.components.get(name, name) for name in (*signature.components, *parameters)]
-        reads = [bind.value(n) for n in signature.reads if n not in bind.given and n not in parameters]
+        reads = [
+            bind.value(name)
+            for name, default in signature.reads.items()
+            if (default is REQUIRED or bind.value(name) in written)
+            and name not in bind.given
+            and name not in parameters
+        ]
+        writes = [bind.value(name) for name in signature.writes or ()]
+        written.update(writes)
         described.append(
             Row(
                 group=pipeline._groups[id(stage)],
@@ -50,7 +61,7 @@ def rows(pipeline: Pipeline) -> list[Row]:
                 stage_class=stage.stage_class,
                 components=[name for name in used if name in pipeline.components],
                 reads=reads,
-                writes=[bind.value(name) for name in signature.writes or ()],
+                writes=writes,
             )
         )
     return described
@@ -85,21 +96,29 @@ def table(described: list[Row]) -> str:
     """An HTML table with a row a stage, under its group's heading."""
     renamed = any(row.profile_name != row.registered_name for row in described)
     titles = ["", "stage", *(["profile name"] if renamed else []), "class", "components", "reads", "writes"]
-    lines, place = [], 0
-    for group, members in groupby(described, key=lambda row: row.group):
+    lines: list[str] = []
+    numbered = enumerate(described, start=1)
+    for group, members in groupby(numbered, key=lambda item: item[1].group):
         if group:
             lines.append(f'<tr><th colspan="{len(titles)}" style="text-align:left">{escape(group)}</th></tr>')
-        for row in members:
-            place += 1
-            cells = [str(place), row.registered_name, *([row.profile_name] if renamed else []), row.stage_class]
-            cells += [", ".join(names) for names in (row.components, row.reads, row.writes)]
-            lines.append("<tr>" + "".join(_cell(text) for text in cells) + "</tr>")
+        for place, row in members:
+            names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), row.stage_class]
+            listed = (row.components, row.reads, row.writes)
+            cells = [_cell(escape(name)) for name in names] + [_cell(_short(values)) for values in listed]
+            lines.append("<tr>" + "".join(cells) + "</tr>")
     titled = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
     return f"<table><thead><tr>{titled}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _cell(text: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top;max-width:24em">{escape(text)}</td>'
+def _short(names: list[str]) -> str:
+    """The first few names, and how many more there are; all of them in the tooltip."""
+    shown = ", ".join(escape(name) for name in names[:SHOWN])
+    more = f" <i>+{len(names) - SHOWN}</i>" if len(names) > SHOWN else ""
+    return f'<span title="{escape(", ".join(names))}">{shown}{more}</span>' if names else ""
+
+
+def _cell(content: str) -> str:
+    return f'<td style="text-align:left;vertical-align:top">{content}</td>'
 
 
 def diagram(described: list[Row]) -> str:

@@ -29,19 +29,22 @@ class Program:
     names: dict[int, str]
     calls: tuple[tuple[Stage, str, Callable[[Values], None]], ...] = ()
     component_names: dict[int, list[str]] = field(default_factory=dict)
-    checked: set[frozenset[str]] = field(default_factory=set)
-    rules: tuple[tuple[Stage, Binding], ...] | None = None
+    checked: set[tuple[Any, ...]] = field(default_factory=set)
+    rules: tuple[tuple[Stage, Binding, set[str]], ...] | None = None
 
-    def check(self, inputs: Mapping[str, Any], components: Mapping[str, Any]) -> None:
+    def check(self, inputs: Mapping[str, Any], components: Mapping[str, Any], result: str | None) -> None:
         """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
-        given = frozenset(name for name, value in inputs.items() if value is not None)
-        if given not in self.checked:
-            _check.check_request(self.bound, components, inputs, given)
-            self.checked.add(given)
+        names = (result, frozenset(inputs), frozenset(name for name, value in inputs.items() if value is None))
         if self.rules is None:
-            self.rules = tuple((stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check)
-        if self.rules:
-            _check.check_rules(self.rules, components, inputs)
+            ruled = [(stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check]
+            self.rules = tuple((stage, bind, _check.reads(stage)) for stage, bind in ruled)
+        if names in self.checked:
+            found = [*_check.rules_broken(self.rules, components, inputs)]
+        else:
+            found = [*_check.problems(self.bound, components, inputs, result)]
+        if found:
+            raise _check.cannot_run(found)
+        self.checked.add(names)
 
     def prepare(self) -> None:
         """Bind every stage's call and settle its registered name; done once, after a request has been checked."""
