@@ -91,7 +91,7 @@ def check_names(stage: Stage, bind: Binding) -> None:
     """Raise where a renaming or a fixed value names something that the stage does not have."""
     full, bare = signatures(stage)
     values = {*full.reads, *bare.reads, *(full.writes or ()), *(bare.writes or ())}
-    open_ended = full.writes is None or bare.writes is None
+    open_ended = full.writes is None or bare.writes is None or full.gathers or bare.gathers
     for what, names, known in (
         ("values", bind.values, None if open_ended else values),
         ("given", bind.given, {*full.reads, *bare.reads}),

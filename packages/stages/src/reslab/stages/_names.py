@@ -66,17 +66,18 @@ class Names(NamedTuple):
     explicit: str | None = None
 
 
-def profile_names(stages: Sequence[Names], by: ProfileNames = ProfileNames.REGISTERED) -> list[str]:
+def profile_names(stages: Sequence[Names], by: str = ProfileNames.REGISTERED) -> list[str]:
     """Give each stage its profile name, in order.
 
     >>> a, b, c = Names("A", "A"), Names("B", "A"), Names("b1", "B")
     >>> profile_names([a, b, c])
     ['A', 'B', 'b1']
-    >>> profile_names([a, b, c], ProfileNames.FIRST_KEEPS_CLASS)
+    >>> profile_names([a, b, c], "first-keeps-class")
     ['A', 'B', 'B']
     """
     seen: set[str] = set()
     filed = []
+    by = rule(by)
     for names in stages:
         keeps_class = by is ProfileNames.FIRST_KEEPS_CLASS and names.stage_class not in seen
         seen.add(names.stage_class)

@@ -2,7 +2,7 @@
 
 A stage that failed half-way has advanced generators and schedulers (a denoising loop repeated without both raises
 IndexError). Values are kept by reference: stages hand on new tensors and do not write into those they read. Generators
-and schedulers are found by what they look like, among values and components alike.
+and schedulers are found by what they look like, among values, values given to this stage alone, and components.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from reslab.stages._stage import Binding
 from reslab.stages._values import Values
 
 
 class Attempt:
     """The call that runs a stage; each call after the first starts again from where the first did."""
 
-    def __init__(self, call: Callable[[Values], None], values: Values, components: Mapping[str, Any]) -> None:
+    def __init__(self, call: Callable[[Values], None], values: Values, bind: Binding) -> None:
         self._call, self._values = call, values
-        self._restore = keep(values, components)
+        self._restore = keep(values, bind.given, bind.pipeline.components)
         self._tried = False
 
     def __call__(self) -> None:
@@ -28,12 +29,12 @@ class Attempt:
         self._call(self._values)
 
 
-def keep(values: Values, components: Mapping[str, Any]) -> Callable[[], None]:
+def keep(values: Values, given: Mapping[str, Any], components: Mapping[str, Any]) -> Callable[[], None]:
     """Keep the state that a stage advances, and return what puts it back."""
     kept = values.copy()
-    objects = [*flat(values.values()), *components.values()]
+    objects = [*flat(values.values()), *flat(given.values()), *components.values()]
     generators = [(each, each.get_state()) for each in objects if _is_generator(each)]
-    schedulers = [(each, dict(vars(each))) for each in objects if _is_scheduler(each)]
+    schedulers = [(each, _attributes(vars(each))) for each in objects if _is_scheduler(each)]
 
     def restore() -> None:
         values.restore(kept)
@@ -41,7 +42,7 @@ def keep(values: Values, components: Mapping[str, Any]) -> Callable[[], None]:
             generator.set_state(state)
         for scheduler, state in schedulers:
             vars(scheduler).clear()
-            vars(scheduler).update(state)
+            vars(scheduler).update(_attributes(state))
 
     return restore
 
@@ -52,6 +53,11 @@ def flat(values: Iterable[Any]) -> Iterable[Any]:
         if isinstance(value, (list, tuple)):
             yield from value
         yield value
+
+
+def _attributes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler's attributes with its lists copied: multistep ones write their history into a list."""
+    return {name: list(value) if type(value) is list else value for name, value in state.items()}
 
 
 def _is_generator(value: Any) -> bool:

@@ -75,7 +75,7 @@ def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tel
             for place, (stage, name, call) in enumerate(program.calls):
                 pipeline.current_stage = stage
                 with told(tell, Kind.STAGE, name, place):
-                    conducted(conductor, stage, call, values, pipeline.components)
+                    conducted(conductor, stage, call, values, program.bound[place][1])
     except BaseException as error:
         note_stage(error, pipeline, program)
         raise
@@ -94,17 +94,13 @@ def told(tell: Tell, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
 
 
 def conducted(
-    conductor: Conductor | None,
-    stage: Stage,
-    call: Callable[[Values], None],
-    values: Values,
-    components: Mapping[str, Any],
+    conductor: Conductor | None, stage: Stage, call: Callable[[Values], None], values: Values, bind: Binding
 ) -> None:
     """Run a stage, by the conductor if there is one."""
     if conductor is None:
         call(values)
     elif conductor.may_retry:
-        conductor.stage(stage, Attempt(call, values, components))
+        conductor.stage(stage, Attempt(call, values, bind))
     else:
         conductor.stage(stage, partial(call, values))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reslab.stages import _names
@@ -39,11 +39,13 @@ class Signature:
         components: Components it declares.
         reads: Values it reads, each with its default; `REQUIRED` where there is none.
         writes: Values it writes; None where that is known only after a run.
+        gathers: Whether it reads further values by their tag.
     """
 
     components: tuple[str, ...]
     reads: Mapping[str, Any]
     writes: tuple[str, ...] | None
+    gathers: bool = False
 
 
 class Stage:
@@ -57,6 +59,12 @@ class Stage:
     _pipeline: Pipeline | None = None
     _registered_name: str | None = None
     _explicit_profile_name: str | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Let `components` and `writes` be one name: a text, not a tuple of its letters."""
+        for attribute in ("components", "writes"):
+            if isinstance(name := cls.__dict__.get(attribute), str):
+                setattr(cls, attribute, (name,))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Do the work: parameters are what the stage reads, the result is a mapping of what it writes, or None."""
@@ -233,14 +241,14 @@ def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str
 
     Args:
         function: Its parameters are what the stage reads; it returns a mapping of what it writes, or None.
-        writes: The names that it writes; where it is one name, the function may return the value itself.
+        writes: The names that it writes; where it is one name, the function may return the value itself, unless that
+            is a mapping or None.
     """
     if function is None:
         return lambda decorated: stage(decorated, writes=writes)
-    names = (writes,) if isinstance(writes, str) else writes
     body = {
         "run": staticmethod(function),
-        "writes": names,
+        "writes": writes,
         "__doc__": function.__doc__,
         "__module__": function.__module__,
     }
@@ -269,7 +277,7 @@ class Choice(Stage):
     def signature(self, available: Collection[str] = ()) -> Signature:
         chosen = self.present if self.trigger in available else self.absent
         own = chosen.signature(available) if chosen is not None else Signature(components=(), reads={}, writes=())
-        return Signature(components=own.components, reads={self.trigger: None, **own.reads}, writes=own.writes)
+        return replace(own, reads={self.trigger: None, **own.reads})
 
     def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
         chosen = self.present if values.get(self.trigger) is not None else self.absent
@@ -278,9 +286,15 @@ class Choice(Stage):
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
         trigger = bind.value(self.trigger)
+        for part in (self.present, self.absent):
+            if part is not None:
+                part._registered_name = self.registered_name
         present, absent = (
             s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent)
         )
+
+        if self.trigger in bind.given:
+            return present if bind.given[self.trigger] is not None else absent
 
         def call(values: Any) -> None:
             (present if values.get(trigger) is not None else absent)(values)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-from reslab.stages._stage import Binding, Signature, Stage
+from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 
 class StockStage(Stage):
@@ -28,7 +28,7 @@ class StockStage(Stage):
     def signature(self, available: Collection[str] = ()) -> Signature:
         parameters = inspect.signature(self.pipe.__call__).parameters.values()
         named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        defaults = {p.name: None if p.default is p.empty else p.default for p in named}
+        defaults = {p.name: REQUIRED if p.default is p.empty else p.default for p in named}
         return Signature(components=tuple(stock_components(self.pipe)), reads=defaults, writes=self.writes)
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
+from reslab.stages._names import nearest
+
 
 class Values(MutableMapping[str, Any]):
     """Values by name, in the order in which they were first written.
@@ -29,7 +31,17 @@ class Values(MutableMapping[str, Any]):
         self._tags: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        try:
+            return self._values[name]
+        except KeyError:
+            raise KeyError(f"no value named {name!r}; {nearest(name, self._values)}") from None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of that name, or `default`."""
+        return self._values.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._values[name] = value
