@@ -1,5 +1,39 @@
-"""Spans of a pipeline run as one tidy table, with charts that work offline."""
+"""Spans of a pipeline run as one tidy table, with charts that work offline.
+
+The problem: timers around a pipeline overwrite a stage that runs twice, merge two stages of one name, and say nothing
+of the time between them. The idea: every span is a row of its own, in one frame with declared columns; tables and
+charts are views of that frame, and what no stage accounts for is a row too.
+
+    with Profiler(pipeline) as prof:
+        pipeline.run(prompt="a heron over a weir", seed=7)
+    prof.profile.stages()
+    prof.profile.bars()
+    prof.profile.save("run.parquet")
+
+Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables` (the views).
+"""
+
+from reslab.profiler._clock import Clock, MemoryReader, Reading, process_memory
+from reslab.profiler._files import ProfileFileError
+from reslab.profiler._profile import Profile
+from reslab.profiler._profiler import Profiler
+from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
+from reslab.profiler._vega import PALETTE, Figure
 
 __version__ = "0.1.0"
 
-__all__: list[str] = []
+__all__ = [
+    "MEMORY_SCHEMA",
+    "PALETTE",
+    "SPAN_SCHEMA",
+    "Clock",
+    "Figure",
+    "MemoryReader",
+    "Profile",
+    "ProfileFileError",
+    "Profiler",
+    "Reading",
+    "memory_frame",
+    "process_memory",
+    "spans_frame",
+]

@@ -1,0 +1,90 @@
+"""What a profile says about itself: who measured what, with which versions, and which work it was.
+
+Prompts, paths and host names stay out: a profile is made to be passed on. Two runs are the same work if their
+requests and the steps and passes they made are the same, whatever the seed and wherever the weights lay;
+`fingerprint` says so in 16 digits.
+
+    request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4"})      # {"width": 128}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from reslab.profiler._schema import SCHEMA_VERSION
+from reslab.stages import Kind
+
+Meta = dict[str, Any]
+
+_LIBRARIES = ("polars", "torch", "diffusers", "transformers")
+
+
+def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, Any]) -> Meta:
+    """Return the meta of a profile of `spans`: its versions, machine, requests and work, and the `facts` noted."""
+    distinct = [request for place, request in enumerate(requests) if request not in requests[:place]]
+    meta = {
+        "schema_version": SCHEMA_VERSION,
+        "versions": _versions(),
+        "device": {"kind": "cpu", "machine": platform.machine(), "logical_cpus": os.cpu_count()},
+        "requests": distinct,
+        "work": fingerprint(spans, distinct),
+        **facts,
+    }
+    return json.loads(json.dumps(meta))  # as it will be after loading: a tuple becomes a list now, not then
+
+
+def request_facts(request: Mapping[str, Any]) -> Meta:
+    """Return what of a request may be passed on: numbers, flags and words, but no prompt and no path.
+
+    >>> request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4", "image": object()})
+    {'width': 128, 'image': 'object'}
+
+    Args:
+        request: Inputs of a pipeline's run. Of what is neither number nor word only the type is kept.
+    """
+    return {name: _fact(value) for name, value in request.items() if not _private(name, value)}
+
+
+def fingerprint(spans: pl.DataFrame, requests: Sequence[Meta]) -> str:
+    """Return 16 hexadecimal digits that are equal for two profiles of the same work, however often it was repeated.
+
+    Work is the requests without their seeds, and per run the stages with their numbers of steps and of passes.
+
+    Args:
+        spans: A frame of `SPAN_SCHEMA`.
+        requests: As `request_facts` returns them.
+    """
+    counts = (
+        spans.filter(pl.col("kind").is_in([Kind.STAGE.value, Kind.STEP.value, Kind.PASS.value]))
+        .group_by("run", pl.col("registered_name", "kind").cast(pl.String))
+        .len()
+        .sort("run", "registered_name", "kind")
+    )
+    runs = {json.dumps(run.drop("run").rows()) for run in counts.partition_by("run")}
+    asked = {json.dumps({**request, "seed": None}, sort_keys=True) for request in requests}
+    return hashlib.sha256(json.dumps([sorted(asked), sorted(runs)]).encode()).hexdigest()[:16]
+
+
+def _private(name: str, value: Any) -> bool:
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and ("/" in value or "\\" in value))
+    return "prompt" in name or is_path
+
+
+def _fact(value: Any) -> Any:
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else type(value).__name__
+
+
+def _versions() -> dict[str, str]:
+    from reslab.profiler import __version__
+
+    loaded = {name: str(sys.modules[name].__version__) for name in _LIBRARIES if sys.modules.get(name)}
+    return {"reslab.profiler": __version__, "python": platform.python_version(), **loaded}

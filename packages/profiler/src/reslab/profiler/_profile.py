@@ -1,0 +1,130 @@
+"""A profile: one frame of spans, one of memory samples, and what they are about.
+
+    profile.stages()            # where the time went, by stage, with what no stage accounts for
+    profile.spans.filter(...)   # or ask the frame itself; its columns are in `_schema`
+    profile.save("run.parquet"); Profile.load("run.parquet") == profile
+
+It is frozen data: the tables (`_tables`), the chart (`_charts`) and the display (`_html`) are functions of its
+frames, and whether the spans were measured or predicted makes no difference to them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, check_frame, memory_frame
+from reslab.stages import Kind
+
+if TYPE_CHECKING:
+    from reslab.profiler._vega import Figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Profile:
+    """What happened, or is predicted to happen, in one or more runs.
+
+    >>> from reslab.profiler import spans_frame
+    >>> Profile(spans=spans_frame(span=[0], kind=["run"], name=["lab"], run=[0], start_ns=[0], host_ns=[9]))
+    Profile(runs=1, stages=0, spans=1)
+
+    Args:
+        spans: One row a span, as `spans_frame` builds it.
+        memory: Samples, as `memory_frame` builds them.
+        meta: Schema version, device, versions, request without prompt and paths, plan, fingerprint of the work.
+
+    Raises:
+        ValueError: If a frame does not have exactly the columns of its schema.
+    """
+
+    spans: pl.DataFrame
+    memory: pl.DataFrame = field(default_factory=memory_frame)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_frame(self.spans, SPAN_SCHEMA, "spans")
+        check_frame(self.memory, MEMORY_SCHEMA, "memory")
+
+    def stages(self) -> pl.DataFrame:
+        """Return where the time of the runs went: a row a stage in the order of running, then a row `unattributed`.
+
+        Stages filed under one profile name are one row, whose `registered_names` says so. Columns: pipeline, stage,
+        calls, host_ms (of all calls), mean_ms, share (of the pipeline's runs, 0 to 1), errors (calls that raised),
+        registered_names, allocated_peak_bytes.
+        """
+        from reslab.profiler._tables import stages
+
+        return stages(self.spans)
+
+    def steps(self) -> pl.DataFrame:
+        """Return a row a denoising step of a stage: pipeline, stage, step, calls, host_ms, mean_ms."""
+        from reslab.profiler._tables import steps
+
+        return steps(self.spans)
+
+    def passes(self) -> pl.DataFrame:
+        """Return a row a kind of guidance pass of a stage: pipeline, stage, guidance_pass, calls, host_ms, mean_ms."""
+        from reslab.profiler._tables import passes
+
+        return passes(self.spans)
+
+    def components(self) -> pl.DataFrame:
+        """Return a row a method called on a component in a stage: pipeline, stage, call, calls, host_ms, mean_ms."""
+        from reslab.profiler._tables import components
+
+        return components(self.spans)
+
+    def named(self) -> pl.DataFrame:
+        """Return a row a name given to `Profiler.span`: name, calls, host_ms, mean_ms, errors."""
+        from reslab.profiler._tables import named
+
+        return named(self.spans)
+
+    def bars(self) -> Figure:
+        """Return the chart of `stages()`: a bar a stage, in the order of running."""
+        from reslab.profiler._charts import stage_bars
+
+        return stage_bars(self.stages())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything into one Parquet file, which any reader of Parquet opens as the frame of spans.
+
+        Args:
+            path: Where to; an existing file is replaced.
+        """
+        from reslab.profiler._files import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Profile:
+        """Read what `save` wrote.
+
+        Args:
+            path: A file that `save` wrote.
+
+        Raises:
+            ProfileFileError: If it is something else, damaged, or of a newer version.
+        """
+        from reslab.profiler._files import load
+
+        return load(path)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Profile):
+            return NotImplemented
+        return self.spans.equals(other.spans) and self.memory.equals(other.memory) and self.meta == other.meta
+
+    def __repr__(self) -> str:
+        kinds = self.spans["kind"].cast(pl.String)
+        runs, stages = ((kinds == kind).sum() for kind in (Kind.RUN, Kind.STAGE))
+        return f"Profile(runs={runs}, stages={stages}, spans={self.spans.height})"
+
+    def _repr_html_(self) -> str:
+        from reslab.profiler._html import profile_html
+
+        return profile_html(self)

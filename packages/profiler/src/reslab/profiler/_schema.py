@@ -1,0 +1,122 @@
+"""What a profile's columns are called, what is in them, and in which type: said once, here.
+
+One row is one span: something that began, ended and lies inside its parent. A measured and a predicted run have the
+same columns, so comparing them is one join. Times are inclusive integer nanoseconds from the start of the record and
+are never rounded on their own; bytes are integers; text is Categorical (an Enum in pipeline order belongs to the
+views, because the Enums of two pipelines do not join). A column that nothing has filled is null.
+
+    frame = spans_frame(kind=["run"], name=["lab"], start_ns=[0], host_ns=[1_000])
+
+Coordinates (`run`, `stage`, `component`, `block`, `step`, `guidance_pass`) are inherited from the enclosing span, so
+a filter on one of them finds everything below it; the path of a span is computed from `parent`, not stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+from polars.datatypes import DataTypeClass
+
+from reslab.stages import Kind
+
+#: Raised when a column changes its name, type or meaning; files of a newer version are refused.
+SCHEMA_VERSION = 1
+
+#: The kind of a span that the user named with `Profiler.span`; all others are `reslab.stages.Kind`.
+SPAN = "span"
+
+#: Kinds at whose borders memory is read.
+BORDERS = frozenset({Kind.RUN.value, Kind.STAGE.value})
+
+#: Lanes: the thread that calls, the device's compute stream, the copies beside it.
+HOST, COMPUTE, COPY = "host", "compute", "copy"
+
+Schema = Mapping[str, DataTypeClass]
+
+SPAN_SCHEMA: Schema = {
+    "run": pl.Int64,  # number of the innermost run, in the order of beginning
+    "span": pl.Int64,  # number of this span
+    "parent": pl.Int64,  # number of the span around it, null at the top
+    "kind": pl.Categorical,
+    "lane": pl.Categorical,
+    "name": pl.Categorical,  # as told: pipeline, registered name, "component.method" …
+    "stage": pl.Categorical,  # the profile name, under which a stage is filed
+    "registered_name": pl.Categorical,  # unique in its pipeline
+    "stage_class": pl.Categorical,
+    "component": pl.Categorical,
+    "block": pl.Categorical,
+    "step": pl.Int64,  # denoising step from 0
+    "guidance_pass": pl.Categorical,
+    "start_ns": pl.Int64,
+    "host_ns": pl.Int64,
+    "device_start_ns": pl.Int64,
+    "device_ns": pl.Int64,
+    "moved_bytes": pl.Int64,  # transfers only
+    "stall_ns": pl.Int64,  # waits only
+    "allocated_before_bytes": pl.Int64,  # this and the next two: runs and stages only
+    "allocated_after_bytes": pl.Int64,
+    "allocated_peak_bytes": pl.Int64,
+    "error": pl.Categorical,  # class of what was raised, or "unfinished"; no message: it may hold a path or a prompt
+}
+
+MEMORY_SCHEMA: Schema = {
+    "at_ns": pl.Int64,
+    "pool": pl.Categorical,  # whose memory: host, device, pinned, pageable
+    "component": pl.Categorical,  # null: all of the pool
+    "allocated_bytes": pl.Int64,
+    "peak_bytes": pl.Int64,  # highest since the sample before
+}
+
+
+def spans_frame(**columns: Iterable[Any]) -> pl.DataFrame:
+    """Build a frame of spans from some of its columns; the others are null.
+
+    >>> frame = spans_frame(kind=["run"], name=["lab"], start_ns=[0], host_ns=[1_000])
+    >>> frame.select("name", "host_ns", "device_ns").rows()
+    [('lab', 1000, None)]
+
+    Args:
+        columns: Values by column of `SPAN_SCHEMA`, all equally many. Times in nanoseconds, sizes in bytes.
+
+    Raises:
+        ValueError: For a column that the schema does not have.
+    """
+    return _frame(columns, SPAN_SCHEMA)
+
+
+def memory_frame(**columns: Iterable[Any]) -> pl.DataFrame:
+    """Build a frame of memory samples from some of its columns; the others are null.
+
+    >>> memory_frame(at_ns=[0], pool=["device"], allocated_bytes=[4096]).shape
+    (1, 5)
+
+    Args:
+        columns: Values by column of `MEMORY_SCHEMA`, all equally many.
+
+    Raises:
+        ValueError: For a column that the schema does not have.
+    """
+    return _frame(columns, MEMORY_SCHEMA)
+
+
+def check_frame(frame: pl.DataFrame, schema: Schema, what: str) -> None:
+    """Raise ValueError unless `frame` has exactly the columns and types of `schema`, in its order."""
+    wrong = [
+        f"{name} is {frame.schema.get(name, 'missing')}, not {dtype}"
+        for name, dtype in schema.items()
+        if frame.schema.get(name) != dtype
+    ]
+    wrong += [f"{name} is not in the schema" for name in frame.columns if name not in schema]
+    if wrong or frame.columns != list(schema):
+        reason = "; ".join(wrong) or "the order of the columns differs"
+        raise ValueError(f"not a frame of {what}: {reason}. Build it with reslab.profiler.{what}_frame(...).")
+
+
+def _frame(columns: Mapping[str, Iterable[Any]], schema: Schema) -> pl.DataFrame:
+    if unknown := sorted(set(columns) - set(schema)):
+        raise ValueError(f"unknown columns {unknown}; the schema has {list(schema)}")
+    given = {name: pl.Series(name, values, dtype=schema[name]) for name, values in columns.items()}
+    height = len(next(iter(given.values()), ()))
+    return pl.DataFrame([given[n] if n in given else pl.Series(n, [None] * height, dtype=t) for n, t in schema.items()])

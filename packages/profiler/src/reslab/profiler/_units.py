@@ -1,0 +1,40 @@
+"""Nanoseconds, bytes and shares, written for people: three digits and the unit that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def format_ns(ns: float) -> str:
+    """Return a duration with three significant digits.
+
+    >>> [format_ns(ns) for ns in (0, 850, 12_340, 4_560_000, 98_700_000_000)]
+    ['0 ns', '850 ns', '12.3 µs', '4.56 ms', '98.7 s']
+    """
+    return _scaled(ns, 1000, ("ns", "µs", "ms", "s"))
+
+
+def format_bytes(nbytes: float) -> str:
+    """Return a size with three significant digits, in powers of 1024.
+
+    >>> [format_bytes(size) for size in (12, 1536, 737 * 2**20, 22.7 * 2**30)]
+    ['12 B', '1.5 KiB', '737 MiB', '22.7 GiB']
+    """
+    return _scaled(nbytes, 1024, ("B", "KiB", "MiB", "GiB"))
+
+
+def format_share(share: float) -> str:
+    """Return a share from 0 to 1 in per cent; what is there but under one per cent is not called nothing.
+
+    >>> [format_share(share) for share in (0, 0.004, 0.506, 1)]
+    ['0 %', '<1 %', '51 %', '100 %']
+    """
+    return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    unit = 0
+    while abs(value) >= base - 0.5 and unit < len(units) - 1:
+        value, unit = value / base, unit + 1
+    digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{digits} {units[unit]}"

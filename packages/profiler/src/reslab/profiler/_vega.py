@@ -1,0 +1,169 @@
+"""Charts that draw without a network: one small renderer for every chart of this project.
+
+Altair 6's own renderers load their script from the web, or speak a dialect that JupyterLab 4.6 does not. A `Figure`
+holds the plain Vega-Lite specification instead and shows it as the version that JupyterLab bundles, with a PNG beside
+it for viewers that draw nothing. So a chart stays within Vega-Lite 5.6. Its caption is one sentence that says what
+the picture shows: it stands below the chart and is its alternative text.
+
+    figure = Figure.from_altair(chart, caption="Refine takes twice as long as denoise.")
+    figure                                         # in a notebook: interactive, dark or light
+    figure.save("stages.pdf", look="paper")
+
+Colours are those of Okabe and Ito (2008), told apart by people with any kind of colour vision. In a notebook the
+background is transparent and the text a grey that reads on black and on white.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Spec = Mapping[str, Any]
+
+#: Eight hues, after Okabe and Ito, "Color Universal Design" (2008); grey stands in for their black.
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "vermilion": "#D55E00",
+    "yellow": "#F0E442",
+    "grey": "#999999",
+}
+
+_VERSION = "5.8"  # the oldest Vega-Lite that vl-convert has; JupyterLab 4.6 draws with 5.6
+_MIME = "application/vnd.vegalite.v5+json"
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.6.json"  # a name, never fetched
+_BELOW = {"orient": "bottom", "anchor": "start", "frame": "bounds"}
+_PNG_SCALE = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """How a figure is drawn where it is going to be seen."""
+
+    ink: str
+    background: str
+    font_px: int
+
+
+#: Where a figure is seen: a notebook in either theme, a printed page, a wall.
+LOOKS = {
+    "notebook": Look(ink="#7a7a7a", background="transparent", font_px=12),
+    "paper": Look(ink="#000000", background="white", font_px=11),
+    "slides": Look(ink="#000000", background="white", font_px=14),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A chart with its caption.
+
+    >>> Figure(spec={"mark": "bar"}, caption="One bar.")
+    Figure(caption='One bar.')
+
+    Args:
+        spec: A Vega-Lite 5 specification with its data inside, without title, background and fonts.
+        caption: One sentence that says what the picture shows.
+    """
+
+    spec: Spec
+    caption: str
+
+    @classmethod
+    def from_altair(cls, chart: alt.TopLevelMixin, *, caption: str) -> Figure:
+        """Take the specification from an Altair chart, whose data must be inline (`alt.Data(values=rows)`).
+
+        Args:
+            chart: The chart.
+            caption: One sentence that says what the picture shows.
+        """
+        spec = {key: value for key, value in chart.to_dict().items() if key not in ("$schema", "config")}
+        return cls(spec=spec, caption=caption)
+
+    def vega_lite(self, *, look: str = "notebook") -> dict[str, Any]:
+        """Return the complete specification: the chart, its caption, and the fonts and colours of a look.
+
+        Args:
+            look: "notebook", "paper" or "slides".
+
+        Raises:
+            ValueError: For another look.
+        """
+        if look not in LOOKS:
+            raise ValueError(f"unknown look {look!r}; choose one of {list(LOOKS)}")
+        style = LOOKS[look]
+        return {
+            **self.spec,
+            "$schema": _SCHEMA,
+            "background": style.background,
+            "description": self.caption,
+            "title": {"text": textwrap.wrap(self.caption, 96), **_BELOW},
+            "config": _config(style),
+            "usermeta": {"embedOptions": {"actions": False, "renderer": "svg"}},
+        }
+
+    def save(self, path: str | os.PathLike[str], *, look: str = "paper") -> None:
+        """Write the figure as an image.
+
+        Args:
+            path: Ends in .png, .svg or .pdf.
+            look: "paper", "slides" or "notebook" (transparent, grey text).
+
+        Raises:
+            ValueError: For another ending or look.
+        """
+        import vl_convert
+
+        spec = self.vega_lite(look=look)
+        suffix = Path(path).suffix
+        match suffix:
+            case ".png":
+                Path(path).write_bytes(_png(spec))
+            case ".svg":
+                Path(path).write_text(vl_convert.vegalite_to_svg(spec, vl_version=_VERSION), encoding="utf-8")
+            case ".pdf":
+                Path(path).write_bytes(vl_convert.vegalite_to_pdf(spec, vl_version=_VERSION))
+            case _:
+                raise ValueError(f"cannot write a figure as {suffix!r}; end the path in .png, .svg or .pdf")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        spec = self.vega_lite()
+        png = _png(spec)
+        width, height = (round(side / _PNG_SCALE) for side in struct.unpack(">II", png[16:24]))  # of its IHDR chunk
+        data = {_MIME: spec, "image/png": base64.b64encode(png).decode(), "text/plain": repr(self)}
+        return data, {"image/png": {"alt": self.caption, "width": width, "height": height}}
+
+    def __repr__(self) -> str:
+        return f"Figure(caption={self.caption!r})"
+
+
+def _png(spec: dict[str, Any]) -> bytes:
+    import vl_convert
+
+    return vl_convert.vegalite_to_png(spec, vl_version=_VERSION, scale=_PNG_SCALE)
+
+
+def _config(style: Look) -> dict[str, Any]:
+    ink, size = style.ink, style.font_px
+    text = {"labelColor": ink, "titleColor": ink, "labelFontSize": size, "titleFontSize": size}
+    return {
+        "font": "sans-serif",
+        "view": {"stroke": None},
+        "axis": {**text, "domainColor": ink, "tickColor": ink, "grid": False, "labelLimit": 400},
+        "legend": text,
+        "header": text,
+        "text": {"color": ink, "fontSize": size},
+        "rule": {"color": ink},
+        "title": {"color": ink, "fontSize": size, "fontWeight": "normal", "offset": 10},
+    }
