@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from reslab.stages._names import PipelineError
 from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 #: Blocks log every error with its whole traceback, once for each nesting; the stage raises the error itself.
@@ -40,8 +41,14 @@ class BlockStage(Stage):
         stage_class: str | None = None,
         check: Callable[[Mapping[str, Any], Mapping[str, Any]], None] | None = None,
     ) -> None:
-        self.blocks = blocks
-        self._stage_class = stage_class or (type(blocks[0]).__name__ if len(blocks) == 1 else type(self).__name__)
+        self.blocks = tuple(block() if isinstance(block, type) else block for block in blocks)
+        composed = [block for block in self.blocks if not is_leaf(block)]
+        if composed or not blocks:
+            got = type(composed[0]).__name__ + ", which is composed of blocks" if composed else "none"
+            raise PipelineError(
+                f"BlockStage wants leaf blocks or loops, got {got}; Pipeline.from_blocks finds the leaves"
+            )
+        self._stage_class = stage_class or (type(self.blocks[0]).__name__ if len(blocks) == 1 else type(self).__name__)
         self._check = check
 
     @property
@@ -65,7 +72,8 @@ class BlockStage(Stage):
                 if name not in writes and reads.get(name) is not REQUIRED:
                     reads[name] = default
             writes |= dict.fromkeys(output.name for output in block.intermediate_outputs)
-        return Signature(components=tuple(components), reads=reads, writes=tuple(writes))
+        gathers = any(each.kwargs_type and not each.name for block in self.blocks for each in block.inputs)
+        return Signature(components=tuple(components), reads=reads, writes=tuple(writes), gathers=gathers)
 
     def watched(self) -> tuple[Any, ...]:
         return tuple(block for block in self.blocks if hasattr(block, "loop_step"))
@@ -152,35 +160,32 @@ class State:
         self._inputs, self._outputs = declared
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value that the block calls `name`; None where it was not declared or is not there."""
+        """The value that the block calls `name`, or its declared default; `default` where it was not declared.
+
+        That the default comes from here keeps a block's filling it in from looking like a change.
+        """
         if name not in self._inputs:
             return default
-        if name in self._given:
-            return self._given[name]
-        return self._values.get(self._bind.value(name), default)
+        value = self._given[name] if name in self._given else self._values.get(self._bind.value(name))
+        declared = self._inputs[name]
+        return declared if value is None and declared is not REQUIRED else value
 
     def get_by_kwargs(self, kwargs_type: str) -> dict[str, Any]:
         """The values tagged `kwargs_type`, under the block's names; renamed-away ones stay hidden."""
-        own_names = {source: name for name, source in self._bind.values.items()}
-        tagged = self._values.tagged(kwargs_type)
-        seen = {own_names.get(name, name): value for name, value in tagged.items() if name not in self._bind.values}
-        return seen | {name: tagged[source] for name, source in self._bind.values.items() if source in tagged}
+        renamed, tagged = self._bind.values, self._values.tagged(kwargs_type)
+        own = {name: value for name, value in tagged.items() if name not in renamed and name not in renamed.values()}
+        return own | {name: tagged[source] for name, source in renamed.items() if source in tagged}
 
     def set(self, name: str, value: Any, kwargs_type: str | None = None) -> None:
-        """Take back a declared output, or a declared input that the block changed; a default filled in is neither."""
-        if not self._comes_back(name, value):
+        """Take back a declared output, or a declared input that the block changed."""
+        gathered = kwargs_type is not None and name in self.get_by_kwargs(kwargs_type)
+        if name not in self._outputs and name not in self._inputs and not gathered:
             return
         self._given.pop(name, None)
         target = self._bind.value(name)
         self._values[target] = value
         if kwargs_type is not None:
             self._values.tag(target, kwargs_type)
-
-    def _comes_back(self, name: str, value: Any) -> bool:
-        if name in self._outputs:
-            return True
-        handed = self.get(name)
-        return name in self._inputs and value is not (self._inputs[name] if handed is None else handed)
 
 
 def _inputs(block: Any) -> dict[str, Any]:
@@ -197,10 +202,17 @@ def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     A composition is resolved by which inputs the request gives; each leaf is named by its path, such as
     "denoise.prepare_latents".
     """
-    if not blocks.sub_blocks or hasattr(blocks, "loop_step"):
-        return {type(blocks).__name__: blocks}
-    given = {name: value for name, value in request.items() if value is not None}
-    return dict(blocks.get_execution_blocks(**given).sub_blocks)
+    if not is_leaf(blocks):
+        given = {name: value for name, value in request.items() if value is not None}
+        blocks = blocks.get_execution_blocks(**given)
+    if blocks is None:
+        raise PipelineError(f"no block runs for a request of {', '.join(request) or 'nothing'}")
+    return {type(blocks).__name__: blocks} if is_leaf(blocks) else dict(blocks.sub_blocks)
+
+
+def is_leaf(block: Any) -> bool:
+    """Whether a block runs as one stage: it has no blocks inside, or loops over them."""
+    return not block.sub_blocks or hasattr(block, "loop_step")
 
 
 def made_from_config(blocks: Any) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class Pipeline:
         self._version = 0
         self._program: Program | None = None
         self._running: Program | None = None
+        self._telling: Tell | None = None
 
     @classmethod
     def from_blocks(
@@ -171,11 +172,12 @@ class Pipeline:
         self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:
-                run_observed(self, program, values, Tell(tuple(self._observers.values())), self._conductor)
+                self._telling = self.tell
+                run_observed(self, program, values, self._telling, self._conductor)
             else:
                 run_unobserved(self, program, values)
         finally:
-            self._running, self.request, self.current_stage = None, {}, None
+            self._running, self._telling, self.request, self.current_stage = None, None, {}, None
         return values[self.result] if self.result is not None else values
 
     def observe(self, observer: Observer) -> Subscription:
@@ -201,6 +203,14 @@ class Pipeline:
                 self._conductor = None
 
         return Subscription(close)
+
+    @property
+    def tell(self) -> Tell:
+        """Where a conductor tells of its transfers and waits: all observers, in a run those that the run began with.
+
+        >>> Pipeline().tell.begin("transfer", "vae", nbytes=1024)
+        """
+        return self._telling or Tell(tuple(self._observers.values()))
 
     def filed_under(self, component: Any, stage: Stage | None = None) -> str:
         """Say which name a component's measurements are filed under.
