@@ -28,12 +28,12 @@ from safetensors.torch import save_file
 
 from reslab.ltx2._classes import library_name
 from reslab.ltx2._variants import Variant
+from reslab.ltx2._video import NOISE
 
 LORA_FILE = "distilled_lora.safetensors"  # of a folder that `write` made
 MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, and whether weights were ever trained
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
 RELEASED_PROMPT_LENGTH = 1024  # diffusers 0.42.1, LTX2TextEncoderStep
-_NOISE = "untrained weights: noise by design"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Checkpoint:
         return rows
 
     def __repr__(self) -> str:
-        note = f", {_NOISE}" if self.untrained else ""
+        note = f", {NOISE}" if self.untrained else ""
         return f"Checkpoint({self.variant.name!r} from {self.source!r}, {_mib(self.weight_bytes)}{note})"
 
     def _repr_html_(self) -> str:
@@ -163,4 +163,3 @@ def _index(checkpoint: Checkpoint) -> dict[str, Any]:
         if name != "latent_upsampler":
             index[name] = [library_name(type(part)), type(part).__name__]
     return index
-

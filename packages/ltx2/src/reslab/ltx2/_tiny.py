@@ -64,6 +64,8 @@ def _component(chosen: Variant, component: str, seed: int) -> Any:
     _fill(module, np.random.default_rng([seed, COMPONENTS.index(component)]))
     if component == "vocoder":
         _tame(module)
+    elif component == "vae":
+        _colour_patches(module)
     return module
 
 
@@ -101,6 +103,16 @@ def _tame(vocoder: torch.nn.Module) -> None:
             weight.zero_()
 
 
+@torch.no_grad()
+def _colour_patches(vae: Any) -> None:
+    """Give the pixels of a patch one colour: the noise then shows as a mosaic, not as grain, and makes a small file."""
+    weight = vae.decoder.conv_out.conv.weight
+    pixels = vae.config.patch_size**2
+    by_colour = weight.view(-1, pixels, *weight.shape[1:])
+    by_colour.copy_(by_colour[:, :1].clone())
+    vae.decoder.conv_out.conv.bias.zero_()
+
+
 def _normal(generator: np.random.Generator, shape: torch.Size) -> torch.Tensor:
     """Draw from NumPy, whose stream is the same on every processor; torch's depends on its vector width."""
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
@@ -117,7 +129,11 @@ def _fourier_basis(window: int) -> torch.Tensor:
 
 def _mel_basis(bins: int, frequencies: int) -> torch.Tensor:
     bank = mel_filter_bank(
-        num_frequency_bins=frequencies, num_mel_filters=bins, min_frequency=0.0, max_frequency=8000.0, sampling_rate=16000
+        num_frequency_bins=frequencies,
+        num_mel_filters=bins,
+        min_frequency=0.0,
+        max_frequency=8000.0,
+        sampling_rate=16000,
     )
     return torch.from_numpy(bank.T).float()
 
