@@ -7,6 +7,7 @@ written. The diagram has a column a stage and a row for each component (a dot wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,7 +38,7 @@ class Row(NamedTuple):
 
 
 def rows(pipeline: Pipeline) -> list[Row]:
-    """Describe every stage in order, in the pipeline's names; of what it could read, what is required or written before."""
+    """Describe every stage in order; of what it could read, what is required or written before."""
     described: list[Row] = []
     written: set[str] = set()
     for stage, bind in pipeline._bound:
@@ -122,23 +123,29 @@ def _cell(content: str) -> str:
 
 
 def diagram(described: list[Row]) -> str:
-    """An SVG with a column a stage and a row for each component and each value that stages hand on."""
-    components = list(dict.fromkeys(name for row in described for name in row.components))
-    lives = _lives(described)
-    height = HEAD + ROW * (len(components) + len(lives)) + 10
-    width = LABEL + COLUMN * len(described) + 10
-    caption = (
-        f"{len(described)} stages from left to right: a dot where a component is used, a bar while a value is kept"
-    )
-    marks = [_text(LABEL + COLUMN * (i + 0.5), 11, str(i + 1), "middle") for i in range(len(described))]
-    for line, name in enumerate(components):
-        y = HEAD + ROW * (line + 0.5)
-        marks.append(_text(LABEL - 8, y + 4, name, "end"))
-        marks += [_dot(column, y, row) for column, row in enumerate(described) if name in row.components]
-    for line, (name, (first, last)) in enumerate(lives.items(), start=len(components)):
-        y = HEAD + ROW * (line + 0.5) + 6
-        marks.append(_text(LABEL - 8, y + 4, name, "end"))
-        marks.append(_bar(name, first, last, y))
+    """A dot in each column where a stage names a component; folded below, a bar for as long as a value is kept."""
+    count, lives = len(described), _lives(described)
+    components = dict.fromkeys(name for row in described for name in row.components)
+    dots = {
+        name: [_dot(i, y, row) for i, row in enumerate(described) if name in row.components]
+        for name, y in _heights(components)
+    }
+    bars = {name: [_bar(name, *lives[name], y)] for name, y in _heights(lives)}
+    used = f"{count} stages from left to right: a dot where a stage names a component"
+    kept = f"{count} stages from left to right: a bar from the stage that writes a value to the last that reads it"
+    folded = f"<details><summary>{len(bars)} values that stages hand on</summary>{_svg(bars, count, kept)}</details>"
+    return (_svg(dots, count, used) if dots else "") + (folded if bars else "")
+
+
+def _heights(names: Iterable[str]) -> list[tuple[str, float]]:
+    return [(name, HEAD + ROW * (line + 0.5)) for line, name in enumerate(names)]
+
+
+def _svg(lines: Mapping[str, list[str]], count: int, caption: str) -> str:
+    width, height = LABEL + COLUMN * count + 10, HEAD + ROW * len(lines) + 6
+    marks = [_text(LABEL + COLUMN * (i + 0.5), 11, str(i + 1), "middle") for i in range(count)]
+    for name, y in _heights(lines):
+        marks += [_text(LABEL - 8, y + 4, name, "end"), *lines[name]]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{caption}" viewBox="0 0 {width} {height}" '
         f'width="{width}" style="max-width:100%;height:auto">{"".join(marks)}</svg><p><small>{caption}.</small></p>'

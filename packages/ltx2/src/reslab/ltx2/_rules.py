@@ -1,0 +1,178 @@
+"""The rules of LTX-2 that a request must keep, each with the nearest legal value.
+
+diffusers declares none of these and rounds, ignores or computes NaN in silence; `tests/ltx2/test_rules.py` shows what
+it would have done for each. They are checked by the first stage before anything runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reslab.ltx2._variants import Variant
+from reslab.stages import PipelineError
+
+FRAMES = 8  # video frames a latent frame, after the first: the VAE's temporal compression
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a composition allows.
+
+    Attributes:
+        variant: The model's variant.
+        multiple: What width and height divide by: 32 for one stage, 64 for two, since the first runs at half size.
+        registers: What the sequence length divides by: the connectors' learnable registers.
+        depth: Transformer blocks.
+        stg_blocks: Blocks that spatio-temporal guidance perturbs.
+    """
+
+    variant: Variant
+    multiple: int
+    registers: int
+    depth: int
+    stg_blocks: tuple[int, ...]
+
+    @classmethod
+    def of(cls, components: Mapping[str, Any], *, variant: Variant, multiple: int) -> Limits:
+        """Read from the components what the variant leaves open."""
+        guider = components["guider"]
+        return cls(
+            variant=variant,
+            multiple=multiple,
+            registers=components["connectors"].config.video_connector_num_learnable_registers,
+            depth=components["transformer"].config.num_layers,
+            stg_blocks=tuple(guider.spatio_temporal_guidance_blocks or ()) if guider.is_stg_enabled() else (),
+        )
+
+
+def check_request(values: Mapping[str, Any], limits: Limits) -> None:
+    """Raise one `PipelineError` naming every rule that the request breaks."""
+    problems = [problem for rule in RULES for problem in rule(values, limits)]
+    if problems:
+        raise PipelineError(
+            " ".join(problems) if len(problems) == 1 else "\n- ".join(["this request cannot run:", *problems])
+        )
+
+
+def nearest_multiple(number: float, of: int, offset: int = 0) -> int:
+    """Return the nearest legal size of the form k × of + offset.
+
+    >>> nearest_multiple(100, 64), nearest_multiple(10, 8, offset=1), nearest_multiple(1, 64)
+    (128, 9, 64)
+    """
+    k = max(math.floor((number - offset) / of + 0.5), 0 if offset else 1)
+    return k * of + offset
+
+
+def _sizes(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    for name in ("width", "height"):
+        size = values.get(name)
+        if size is not None and not (_is_count(size) and size % limits.multiple == 0):
+            why = " (the first stage runs at half size)" if limits.multiple == 64 else ""
+            yield f"{name}={size!r} is not a multiple of {limits.multiple}{why}{_nearest(size, limits.multiple)}."
+
+
+def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    frames = values.get("num_frames")
+    if frames is not None and not (_is_count(frames) and frames % FRAMES == 1):
+        yield f"num_frames={frames!r} is not 8k+1{_nearest(frames, FRAMES, 1)}."
+
+
+def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    steps, fixed = values.get("num_inference_steps"), limits.variant.sigmas
+    if steps is None:
+        return
+    if fixed is not None and steps != len(fixed):
+        yield f"num_inference_steps={steps!r}: {limits.variant.name} runs {len(fixed)} fixed steps; leave it out."
+    elif not (_is_count(steps) and steps >= 2):
+        why = "with one, the schedule divides 0 by 0"
+        yield f"num_inference_steps={steps!r}: at least 2 are needed ({why}); the nearest is 2."
+
+
+def _frame_rate(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    rate = values.get("frame_rate")
+    if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+        default = limits.variant.frame_rate
+        yield f"frame_rate={rate!r} is not a positive number of frames a second; the default is {default:g}."
+
+
+def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    length = values.get("max_sequence_length")
+    if length is not None and not (_is_count(length) and length % limits.registers == 0):
+        yield (
+            f"max_sequence_length={length!r} is not a multiple of the connectors' {limits.registers} registers"
+            f"{_nearest(length, limits.registers)}."
+        )
+
+
+def _stg(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    outside = [block for block in limits.stg_blocks if not 0 <= block < limits.depth]
+    if outside:
+        yield (
+            f"spatio-temporal guidance perturbs block {outside[0]}, but the transformer has {limits.depth} blocks "
+            f"(0 to {limits.depth - 1}); the nearest is {min(max(outside[0], 0), limits.depth - 1)}."
+        )
+
+
+def _prompts(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    for name in ("prompt", "negative_prompt"):
+        text = values.get(name)
+        if text is not None and not isinstance(text, str):
+            yield f"{name} is one text for one video, got {type(text).__name__}; run the pipeline once for each."
+
+
+def _image(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    image = values.get("image")
+    if image is not None and not is_image(image):
+        array = f" of shape {tuple(image.shape)} and {image.dtype}" if hasattr(image, "dtype") else ""
+        yield (
+            "image is a PIL image or a uint8 array of shape (height, width, 3), "
+            f"got {type(image).__name__}{array}; open a file with PIL.Image.open."
+        )
+    strength = values.get("image_strength")
+    if strength is not None and not (isinstance(strength, (int, float)) and 0 <= strength <= 1):
+        yield f"image_strength={strength!r} is not between 0 and 1."
+
+
+def _seeds(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    if values.get("seed") is not None and values.get("generator") is not None:
+        yield "seed and generator both say where the noise comes from; give one of them."
+    if values.get("seed") is not None and not (_is_whole(values["seed"]) and values["seed"] >= 0):
+        yield f"seed={values['seed']!r} is not a whole number from 0 up."
+
+
+RULES: tuple[Callable[[Mapping[str, Any], Limits], Iterator[str]], ...] = (
+    _prompts,
+    _sizes,
+    _frames,
+    _frame_rate,
+    _steps,
+    _sequence_length,
+    _stg,
+    _image,
+    _seeds,
+)
+
+
+def is_image(image: Any) -> bool:
+    """Whether this is one RGB image: a PIL image, or a uint8 array of shape (height, width, 3)."""
+    if hasattr(image, "convert") and hasattr(image, "size"):
+        return True
+    shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
+    return shape is not None and len(shape) == 3 and shape[-1] == 3 and dtype.endswith("uint8")
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _is_count(number: Any) -> bool:
+    return _is_whole(number) and number > 0
+
+
+def _nearest(number: Any, of: int, offset: int = 0) -> str:
+    known = isinstance(number, (int, float)) and math.isfinite(number)
+    return f"; the nearest is {nearest_multiple(number, of, offset)}" if known else ""

@@ -1,0 +1,103 @@
+"""How a composition is set, apart from the request; recorded with every run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from reslab.ltx2._variants import Guidance
+from reslab.stages import PipelineError
+
+#: The constant shift of the reference's schedule: Lightricks/LTX-2, `ltx_core/components/schedulers.py`, `max_shift`.
+REFERENCE_SHIFT = 2.05
+
+
+class SigmaSchedule(StrEnum):
+    """How evenly spaced sigmas are shifted towards high noise."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> SigmaSchedule:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+    DIFFUSERS = "diffusers", "The shift grows with the number of video tokens, as diffusers has it."
+    REFERENCE = "reference", "The shift is constant (2.05), as in Lightricks' pipelines."
+
+
+class DecodeAudio(StrEnum):
+    """Whose sound a two-stage video gets."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> DecodeAudio:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+    STAGE_1 = (
+        "stage 1",
+        "The sound that the first stage made: the second refines video only, as in Lightricks' pipeline.",
+    )
+    STAGE_2 = "stage 2", "The sound as the second stage refined it, as in diffusers' two-call recipe."
+
+
+class Tiling(StrEnum):
+    """When the video VAE decodes in tiles."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> Tiling:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+    AUTO = "auto", "Above the variant's `tile_above_pixels`; below, as the VAE is set."
+    ON = "on", "Always."
+    OFF = "off", "As the VAE is set."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a composition is set.
+
+    Attributes:
+        variant: The variant's name.
+        stages: "one" or "two".
+        video_guidance: Guidance of the video in the first stage; the second is unguided.
+        audio_guidance: Guidance of the sound in the first stage.
+        sigma_schedule: A `SigmaSchedule`.
+        decode_audio: A `DecodeAudio`.
+        tiling: A `Tiling`.
+    """
+
+    variant: str
+    stages: str
+    video_guidance: Guidance
+    audio_guidance: Guidance
+    sigma_schedule: SigmaSchedule
+    decode_audio: DecodeAudio
+    tiling: Tiling
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return asdict(self)
+
+
+def choose(kind: type[StrEnum], argument: str, value: str) -> Any:
+    """Return the member of `kind` that `value` names.
+
+    >>> choose(Tiling, "tiling", "on").doc
+    'Always.'
+
+    Raises:
+        PipelineError: There is none; it says what there is.
+    """
+    if value not in list(kind):
+        raise PipelineError(f"{argument} is one of {', '.join(repr(str(member)) for member in kind)}; got {value!r}")
+    return kind(value)
