@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 # Imported by a dependency only when it is there, and needed then.
 NEEDED_BY_OTHERS = {
     "accelerate": "diffusers loads large weights through it",
+    "ipywidgets": "tqdm draws its bars in a notebook through it",
     "sentencepiece": "transformers reads Gemma's tokenizer through it",
     "vl-convert-python": "altair draws PNG, SVG and PDF through it",
     "transformers": "diffusers imports the text encoder from it",
