@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-# Written with character classes so that this file does not name what it looks for; "me" is nobody, and fit for an example.
+# Written with character classes so that this file does not name what it looks for. An example may speak of "me".
 HOME = re.compile(r"(?<![\w.])/(?:home|Users|root)/(?!me\b)[\w.-]+|[A-Z]:\\[U]sers\\")
 HOST = re.compile(r"[p]ypi\.org|[p]ythonhosted\.org|[r]egistry\.npmjs|[d]eb\.debian|--(?:extra-)?index-[u]rl")
 
