@@ -103,6 +103,17 @@ def test_the_table_escapes_what_a_user_named(told, prof):
     assert "2 ms" in html
 
 
+def test_the_table_shows_registered_names_only_where_they_differ():
+    def html(profile_name):
+        columns = {"span": [0, 1], "run": [0, 0], "kind": ["run", "stage"], "name": ["lab", "refine"]}
+        columns |= {"stage": [None, profile_name], "registered_name": [None, "refine"]}
+        spans = spans_frame(**columns, lane=["host"] * 2, start_ns=[0, 0], host_ns=[9, 9], parent=[None, 0])
+        return Profile(spans=spans)._repr_html_()
+
+    assert "registered as" not in html("refine")
+    assert "registered as" in html("Denoise")
+
+
 def test_the_table_of_an_empty_profile_says_so():
     assert "Nothing was recorded" in Profile(spans=spans_frame(), memory=memory_frame())._repr_html_()
 

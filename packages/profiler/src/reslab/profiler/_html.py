@@ -6,7 +6,7 @@ light theme, and it stays a table where a viewer drops styles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -22,38 +22,52 @@ _BAR_PX = 120
 
 
 def profile_html(profile: Profile) -> str:
-    """Return the table of stages, or of named spans where there was no run."""
-    stages, named = profile.stages(), profile.named()
-    tables = []
-    if not stages.is_empty():
-        head = ("stage", "registered as", "calls", "host", "share", "peak memory")
-        tables.append(_table(head, (_stage(row) for row in stages.rows(named=True))))
-    if not named.is_empty():
-        tables.append(_table(("span", "calls", "host"), (_named(row) for row in named.rows(named=True))))
+    """Return the table of stages, and of named spans, as far as there are any."""
+    stages, named = profile.stages().rows(named=True), profile.named().rows(named=True)
+    tables = [_stages(stages)] if stages else []
+    if named:
+        tables.append(_table(("span", "calls", "host"), (_named(row) for row in named)))
     return "".join(tables) or "<p>Nothing was recorded.</p>"
 
 
-def _stage(row: Row) -> Iterable[str]:
-    names = row["registered_names"]
-    failed = f" ({row['errors']} failed)" if row["errors"] else ""
+def _stages(rows: Sequence[Row]) -> str:
+    """Return the table of stages; registered names are a column of it only where one differs from the stage's."""
+    renamed = any(name != row["stage"] for row in rows for name in row["registered_names"])
+    aside = {"registered as": _registered} if renamed else {}
+    columns = {"stage": _name, **aside, "calls": _calls, "host": _host, "share": _share, "peak memory": _peak}
+    return _table(columns, ((cell(row) for cell in columns.values()) for row in rows))
+
+
+def _name(row: Row) -> str:
+    return escape(row["stage"])
+
+
+def _registered(row: Row) -> str:
+    return escape(", ".join(row["registered_names"]))
+
+
+def _calls(row: Row) -> str:
+    return f"{row['calls']} ({row['errors']} failed)" if row["errors"] else f"{row['calls']}"
+
+
+def _host(row: Row) -> str:
+    return format_ns(row["host_ms"] * 1e6)
+
+
+def _share(row: Row) -> str:
+    style = f"display:inline-block;height:0.7em;width:{row['share'] * _BAR_PX:.0f}px;background-color:{bar_color(row)}"
+    return f'<span style="{style}"></span> {format_share(row["share"])}'
+
+
+def _peak(row: Row) -> str:
     peak = row["allocated_peak_bytes"]
-    yield escape(row["stage"])
-    yield escape(", ".join(names)) if names != [row["stage"]] else ""
-    yield f"{row['calls']}{failed}"
-    yield format_ns(row["host_ms"] * 1e6)
-    yield f"{_bar(row)} {format_share(row['share'])}"
-    yield format_bytes(peak) if peak is not None else ""
+    return format_bytes(peak) if peak is not None else ""
 
 
 def _named(row: Row) -> Iterable[str]:
     yield escape(row["name"])
     yield str(row["calls"])
-    yield format_ns(row["host_ms"] * 1e6)
-
-
-def _bar(row: Row) -> str:
-    style = f"display:inline-block;height:0.7em;width:{row['share'] * _BAR_PX:.0f}px;background-color:{bar_color(row)}"
-    return f'<span style="{style}"></span>'
+    yield _host(row)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
