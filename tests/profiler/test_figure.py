@@ -38,7 +38,15 @@ def test_bars_stand_in_the_order_of_running_and_carry_their_labels(profile):
 
 
 def test_the_caption_says_what_took_longest_and_what_is_outside(profile):
-    assert profile.bars().caption == "Of 100 ms in lab, denoise took 60 %; 10 % was spent outside any stage."
+    assert profile.bars().caption == "denoise took 60 % of the 100 ms of 'lab'; 10 % was spent outside any stage."
+
+
+def test_the_caption_of_several_runs_says_how_many(told, prof):
+    for _ in range(2):
+        with told("run", "lab", ns=1), told("stage", "encode", ns=199):
+            pass
+    caption = "encode took 100 % of the 400 ns in 2 runs of 'lab'; under 1 % was spent outside any stage."
+    assert prof.profile.bars().caption == caption
 
 
 def test_merged_stages_and_repeats_are_remarked_on():
@@ -94,7 +102,7 @@ def test_a_figure_is_saved_in_each_format_and_look(profile, tmp_path, suffix, ma
 def test_a_saved_figure_holds_every_label_and_the_caption(profile, tmp_path):
     profile.bars().save(tmp_path / "stages.svg")
     svg = (tmp_path / "stages.svg").read_text(encoding="utf-8")
-    for text in ("encode", "60 ms · 60 % · 1 failed", "unattributed", "Of 100 ms in lab"):
+    for text in ("encode", "60 ms · 60 % · 1 failed", "unattributed", "denoise took 60 % of the 100 ms"):
         assert text in svg
 
 

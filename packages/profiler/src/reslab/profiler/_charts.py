@@ -86,7 +86,8 @@ def _caption(stages: pl.DataFrame) -> str:
     pipeline = stages["pipeline"][0]
     own = stages.filter(pl.col("pipeline") == pipeline)
     outside, inside = own.row(-1, named=True), own[:-1].sort("host_ms", descending=True, maintain_order=True)
-    runs = f"{outside['calls']} runs of {pipeline}" if outside["calls"] > 1 else pipeline
     total = format_ns(float(own["host_ms"].sum()) * 1e6)
-    longest = f"{inside['stage'][0]} took {format_share(inside['share'][0])}" if inside.height else "no stage ran"
-    return f"Of {total} in {runs}, {longest}; {format_share(outside['share'])} was spent outside any stage."
+    runs = f"{total} in {outside['calls']} runs of" if outside["calls"] > 1 else f"{total} of"
+    longest = f"{inside['stage'][0]} took {format_share(inside['share'][0])}" if inside.height else "Stages took 0 %"
+    rest = format_share(outside["share"]).replace("<", "under ")
+    return f"{longest} of the {runs} {pipeline!r}; {rest} was spent outside any stage."

@@ -108,7 +108,7 @@ class Figure:
             "$schema": _SCHEMA,
             "background": style.background,
             "description": self.caption,
-            "title": {"text": textwrap.wrap(self.caption, 96), **_BELOW},
+            "title": {"text": textwrap.wrap(self.caption, 104), **_BELOW},
             "config": _config(style),
             "usermeta": {"embedOptions": {"actions": False, "renderer": "svg"}},
         }
