@@ -14,6 +14,7 @@ it.
 
 from reslab.ltx2._checkpoint import Checkpoint, write
 from reslab.ltx2._compose import one_stage, two_stage
+from reslab.ltx2._device import default_device
 from reslab.ltx2._load import load
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
@@ -28,6 +29,7 @@ __all__ = [
     "Variant",
     "Video",
     "VideoShape",
+    "default_device",
     "load",
     "one_stage",
     "two_stage",

@@ -9,7 +9,6 @@ never with a number written down, and returns a `Verdict`.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -66,10 +65,14 @@ def check_number(answer: int | float | EllipsisType, *, truth: int | float, what
     """
     if isinstance(answer, EllipsisType):
         return Verdict(right=None, says=f"put {what} in place of the dots.")
-    figure = _bars([("your answer", float(answer)), ("what happens", float(truth))], what)
     if answer == truth:
-        return Verdict(right=True, says=f"{what} is {truth:,}: {why}.", figure=figure)
-    return Verdict(right=False, says=f"{what} is {'larger' if truth > answer else 'smaller'} than {answer:,}.")
+        both = [("your answer", answer, f"{answer:,}"), ("what happens", truth, f"{truth:,}")]
+        return Verdict(right=True, says=f"{what} is {truth:,}: {why}.", figure=_bars(both, f"Both are {truth:,}."))
+    off = "small" if truth > answer else "large"
+    figure = _bars([("your answer", answer, f"{answer:,}: too {off}")], f"Your answer is too {off}.")
+    return Verdict(
+        right=False, says=f"{what} is {'larger' if off == 'small' else 'smaller'} than {answer:,}.", figure=figure
+    )
 
 
 def check_choice(answer: Any, *, truth: Any, options: Sequence[Any], what: str, why: str) -> Verdict:
@@ -94,20 +97,18 @@ def check_choice(answer: Any, *, truth: Any, options: Sequence[Any], what: str, 
     return Verdict(right=False, says=f"{answer} {kind}; there are {listed}.")
 
 
-def _bars(rows: Sequence[tuple[str, float]], what: str) -> Figure:
+def _bars(rows: Sequence[tuple[str, float, str]], caption: str) -> Figure:
     import altair as alt  # takes two seconds
 
-    values = [{"label": label, "value": value, "text": f"{value:,.10g}"} for label, value in rows]
+    values = [{"label": label, "value": value, "text": text} for label, value, text in rows]
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("label:N", sort=None, title=None, axis={"ticks": False, "domain": False}),
         x=alt.X("value:Q", axis=None),
     )
     layers = base.mark_bar(height=14, color=PALETTE["green"]), base.mark_text(align="left", dx=5).encode(text="text:N")
-    return Figure.from_altair(alt.layer(*layers).properties(width=260, height=alt.Step(22)), caption=f"Here {what}.")
+    return Figure.from_altair(alt.layer(*layers).properties(width=260, height=alt.Step(22)), caption=caption)
 
 
 def _picture(figure: Figure) -> str:
     data, _metadata = figure._repr_mimebundle_()
-    encoded = data["image/png"]
-    base64.b64decode(encoded, validate=True)
-    return f'<img alt="{escape(figure.caption)}" width="420" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="{escape(figure.caption)}" width="420" src="data:image/png;base64,{data["image/png"]}">'
