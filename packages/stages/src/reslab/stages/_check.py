@@ -87,7 +87,7 @@ def cannot_run(found: Sequence[str]) -> PipelineError:
     return PipelineError("\n- ".join(["this cannot run:", *found]) if len(found) > 1 else found[0])
 
 
-def check_names(stage: Stage, bind: Binding) -> None:
+def check_names(stage: Stage, name: str, bind: Binding) -> None:
     """Raise where a renaming or a fixed value names something that the stage does not have."""
     full, bare = signatures(stage)
     values = {*full.reads, *bare.reads, *(full.writes or ()), *(bare.writes or ())}
@@ -97,10 +97,10 @@ def check_names(stage: Stage, bind: Binding) -> None:
         ("given", bind.given, {*full.reads, *bare.reads}),
         ("components", bind.components, {*full.components, *bare.components, *full.reads, *bare.reads}),
     ):
-        wrong = [name for name in names if known is not None and name not in known]
+        wrong = [own for own in names if known is not None and own not in known]
         if wrong:
             raise PipelineError(
-                f"{what} of the stage {stage.registered_name!r} names {wrong[0]!r}, which {stage.stage_class} "
+                f"{what} of the stage {name!r} names {wrong[0]!r}, which {stage.stage_class} "
                 f"does not have; {nearest(wrong[0], known or ())}"
             )
 

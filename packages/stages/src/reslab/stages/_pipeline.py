@@ -126,11 +126,12 @@ class Pipeline:
             pipeline=self, components=dict(components or {}), values=dict(values or {}), given=dict(given or {})
         )
         others = [other._names() for other in self.stages]
-        _names.check_registered(name or stage.registered_name, others)
+        registered_name = name or stage.registered_name
+        _names.check_registered(registered_name, others)
         _names.check_class(stage.stage_class, others)
         if stage._explicit_profile_name is not None:
             _names.check_explicit(stage._explicit_profile_name, others)
-        _check.check_names(stage, bind)
+        _check.check_names(stage, registered_name, bind)
         place = len(self._bound) if before is None else self._place(before)
         stage._registered_name, stage._pipeline = name or stage._registered_name, self
         self._bound.insert(place, (stage, bind))

@@ -100,7 +100,8 @@ def describe(value: Any) -> str:
     """
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
-        return f"{type(value).__name__}({'×'.join(str(side) for side in shape)}, {str(dtype).removeprefix('torch.')})"
+        sides = "×".join(str(side) for side in shape) + (", " if len(shape) else "")
+        return f"{type(value).__name__}({sides}{str(dtype).removeprefix('torch.')})"
     if value is None or isinstance(value, (bool, int, float)):
         return repr(value)
     if isinstance(value, str):
