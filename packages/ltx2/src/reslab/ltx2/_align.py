@@ -1,8 +1,9 @@
 """Weights in aligned memory, so that where a weight lies never changes a result.
 
-Vectorised kernels take other paths for addresses that are not aligned, and round differently there: the same weights at another
-address gave other float32 results. Files that are mapped into memory start anywhere. So weights are copied once, when they are
-loaded, to addresses that divide by 64 bytes on the CPU and 256 on an accelerator, and every later move keeps that.
+Vectorised kernels take other paths for addresses that are not aligned, and round differently there: the same weights
+at another address gave other float32 results. Files that are mapped into memory start anywhere. So weights are copied
+once, when they are loaded, to addresses that divide by 64 bytes on the CPU and 256 on an accelerator, and every later
+move keeps that.
 
     align(transformer)                # each parameter and buffer in memory of its own, same Parameter objects
     is_aligned(transformer)           # True
@@ -68,9 +69,9 @@ def align(
 ) -> torch.nn.Module:
     """Copy every parameter and buffer once into aligned memory of `device` and return the module.
 
-    Parameter objects and sharing are kept: tied weights stay tied. One tensor is copied at a time, so memory peaks at the
-    weights and the largest tensor. `dtype` converts, on the way, the floating-point weights that a checkpoint stores;
-    tables that a module computes for itself keep the precision it gave them.
+    Parameter objects and sharing are kept: tied weights stay tied. One tensor is copied at a time, so memory peaks at
+    the weights and the largest tensor. `dtype` converts, on the way, the floating-point weights that a checkpoint
+    stores; tables that a module computes for itself keep the precision it gave them.
     """
     stored = {tensor.data_ptr() for tensor in module.state_dict().values()}
     for tensor in tensors(module):

@@ -26,7 +26,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
-from reslab.ltx2._classes import library_name
+from reslab.ltx2._classes import library_name, quiet_transformers
 from reslab.ltx2._variants import Variant
 from reslab.ltx2._video import NOISE
 
@@ -136,7 +136,8 @@ def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
         if getattr(part, "peft_config", None):
             _write_without_adapters(part, folder / name)
         else:
-            part.save_pretrained(folder / name)
+            with quiet_transformers():
+                part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps(_index(checkpoint), indent=2), encoding="utf-8")
     mark = {"variant": checkpoint.variant.name, "untrained": checkpoint.untrained}
     (folder / MARK_FILE).write_text(json.dumps(mark, indent=2), encoding="utf-8")
@@ -157,7 +158,7 @@ def _write_without_adapters(module: Any, folder: Path) -> None:
 
 
 def _index(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return model_index.json as `LTX2Pipeline.save_pretrained` writes it; the upsampler is no part of that pipeline."""
+    """Return model_index.json as `LTX2Pipeline.save_pretrained` writes it; that pipeline has no upsampler."""
     index: dict[str, Any] = {"_class_name": "LTX2Pipeline", "_diffusers_version": diffusers.__version__}
     for name, part in sorted(checkpoint.components.items()):
         if name != "latent_upsampler":

@@ -1,7 +1,7 @@
 """The released layer sizes, read from one JSON file that ships with the package.
 
-The constructors' defaults of diffusers are not the released configurations (`rope_type` is "split" in the release, for one),
-so they are kept as data, with their source: `configs/ltx2.json`.
+The constructors' defaults of diffusers are not the released configurations (`rope_type` is "split" in the release,
+for one), so they are kept as data, with their source: `configs/ltx2.json`.
 
     config("LTX-2.3", "transformer")["num_layers"]     # 48
     class_name("LTX-2", "vocoder")                     # 'LTX2Vocoder'
@@ -30,8 +30,8 @@ COMPONENTS = (
     "latent_upsampler",
 )
 
-# diffusers/LTX-2.3-Distilled-Diffusers at 432e0d3, scheduler/scheduler_config.json: its eight sigmas are used as they are.
-# Every other file of that repository is configured as LTX-2.3's.
+# scheduler/scheduler_config.json of diffusers/LTX-2.3-Distilled-Diffusers at 432e0d3: its eight sigmas are used as they
+# are. Every other component there is configured as LTX-2.3's.
 _DISTILLED_SCHEDULER = {"use_dynamic_shifting": False, "shift_terminal": None}
 
 

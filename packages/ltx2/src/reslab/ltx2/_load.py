@@ -1,17 +1,118 @@
-"""Load a checkpoint: tiny, from a folder, or from the Hub."""
+"""Load a checkpoint: tiny and in memory, from a folder, or from the Hugging Face Hub.
+
+    load("tiny", variant="LTX-2.3")                          # random weights, 6 MiB, no files
+    load("folder")                                           # diffusers layout; the variant is read from it
+    load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
+
+One loader reads the tiny checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
+see `_align`. What is missing or damaged is named before anything is used.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._configs import COMPONENTS
+from reslab.ltx2._detect import check_variant, detect
+from reslab.ltx2._hub import Hub, HuggingFaceHub, fetch, is_hub_id
+from reslab.ltx2._layout import Layout, find_layout, read_config
+from reslab.ltx2._lora import check_lora, read_lora
+from reslab.ltx2._read import Wanted, read_component
 from reslab.ltx2._tiny import tiny
+from reslab.ltx2._variants import variants
 
 
-def load(source: str | os.PathLike[str], *, variant: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:
-    """Load a checkpoint."""
+def load(
+    source: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    device: torch.device | str | None = None,
+    latent_upsampler: str | os.PathLike[str] | None = None,
+    lora: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    hub: Hub | None = None,
+) -> Checkpoint:
+    """Load a checkpoint and check that it is whole.
+
+    >>> load("tiny", variant="LTX-2")
+    Checkpoint('LTX-2' from 'tiny', 3.08 MiB, untrained weights: noise by design)
+
+    `source` is "tiny", a folder, or a Hub id such as "Lightricks/LTX-2". `variant` is read from the configurations
+    where it is left out; for "tiny" it is "LTX-2.3" then. `dtype` is bfloat16 for released weights and float32 for
+    untrained ones, unless given. `revision` is a branch, tag or commit on the Hub. `device` is where the weights come
+    to lie, the CPU by default. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace those of the
+    checkpoint; without an upsampler it runs one stage only. `hub` replaces the Hub's client.
+
+    A ValueError names what is wrong: an unknown source or variant, a contradiction between the configurations and
+    `variant`, a missing component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no
+    layer, or too little disk or memory for a download.
+    """
+    wanted = Wanted(
+        variant=variant,
+        dtype=dtype,
+        device=device,
+        latent_upsampler=_path(latent_upsampler),
+        lora=_path(lora),
+        progress=progress,
+    )
     if source == "tiny":
-        return tiny(variant or "LTX-2.3", dtype=dtype or torch.float32)
-    raise NotImplementedError
+        return _tiny(wanted, revision)
+    if Path(source).is_dir():
+        return _local(Path(source), wanted, revision)
+    if not is_hub_id(str(source)):
+        raise ValueError(_unknown(str(source)))
+    fetched = fetch(hub or HuggingFaceHub(), str(source), revision, wanted)
+    return _read(fetched.layout, str(source), fetched.commit, wanted)
+
+
+def _tiny(wanted: Wanted, revision: str | None) -> Checkpoint:
+    if revision is not None or wanted.latent_upsampler is not None or wanted.lora is not None:
+        raise ValueError('load("tiny") builds everything in memory: leave out revision, latent_upsampler and lora.')
+    return tiny(wanted.variant or "LTX-2.3", dtype=wanted.dtype or torch.float32, device=wanted.device)
+
+
+def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:
+    if revision is not None:
+        raise ValueError(f"revision={revision!r} is for the Hub, but {str(folder)!r} is a folder; leave it out.")
+    layout = find_layout(folder, latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
+    return _read(layout, str(folder), None, wanted)
+
+
+def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Checkpoint:
+    mark = layout.mark or {}
+    found = detect(read_config(layout.parts["transformer"]), read_config(layout.parts["scheduler"]))
+    check_variant(found, asked=wanted.variant, marked=mark.get("variant"))
+    untrained = bool(mark.get("untrained", False))
+    dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
+    parts: dict[str, Any] = {}
+    for name in (bar := tqdm([each for each in COMPONENTS if each in layout.parts], disable=not wanted.progress)):
+        bar.set_description(f"load {name}")
+        parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
+    state = None
+    if layout.lora is not None and not found.is_distilled:
+        state = read_lora(layout.lora, dtype=dtype)
+        check_lora(parts["transformer"], state)
+    return Checkpoint(
+        variant=found, components=parts, distilled_lora=state, source=source, revision=commit, untrained=untrained
+    )
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _unknown(source: str) -> str:
+    named = next((each for each in variants() if each.name.casefold() == source.casefold()), None)
+    hint = f"; {named.name} is published as {named.hub_id!r}" if named else ""
+    return (
+        f'{source!r} is no folder here and no Hub id such as "Lightricks/LTX-2"{hint}. '
+        'For untrained weights use load("tiny", variant="LTX-2.3").'
+    )

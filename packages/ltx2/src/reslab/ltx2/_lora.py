@@ -1,21 +1,24 @@
 """The distilled LoRA, added to the transformer on the fly for refining.
 
-A LoRA is a pair of thin matrices for each layer it reaches: A (rank, in) and B (out, rank), whose product times a strength is
-added to the layer's output. Base weights are never written: diffusers' PEFT integration computes base and update side by side,
-and at strength 0 the base layer alone, bit for bit.
+A LoRA is a pair of thin matrices for each layer it reaches: A (rank, in) and B (out, rank), whose product times a
+strength is added to the layer's output. Base weights are never written: diffusers' PEFT integration computes base and
+update side by side, and at strength 0 the base layer alone, bit for bit.
 
     add_lora(transformer, checkpoint.distilled_lora)
     set_strength(transformer, 1.0)      # for refining
     set_strength(transformer, 0.0)      # the base model again
 
-A key that fits no layer is an error before anything is changed: a LoRA of another model would otherwise do nothing, silently.
+A key that fits no layer is an error before anything is changed: a LoRA of another model would otherwise do nothing,
+silently.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Mapping
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,17 +40,19 @@ _added: WeakKeyDictionary[torch.nn.Module, dict[str, Mapping[str, torch.Tensor]]
 def read_lora(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Read a LoRA file into aligned memory, with keys as diffusers names them: `transformer.<layer>.lora_A.weight`.
 
-    Keys of the original repository (`diffusion_model.…`) are renamed by diffusers. Updates of the connectors are left out: the
-    prompt is encoded once, before the LoRA is switched on, as the reference does.
+    Keys of the original repository (`diffusion_model.…`) are renamed by diffusers. Updates of the connectors are left
+    out: the prompt is encoded once, before the LoRA is switched on, as the reference does.
     """
     state = LTX2LoraLoaderMixin.lora_state_dict(load_file(path))
     kept = {key: tensor for key, tensor in state.items() if not key.startswith("connectors.")}
     if len(kept) < len(state):
-        _log.info("left out %d tensors of the connectors: the prompt is encoded without the LoRA", len(state) - len(kept))
+        _log.info(
+            "left out %d tensors of the connectors: the prompt is encoded without the LoRA", len(state) - len(kept)
+        )
     return {key: aligned_copy(tensor, dtype=dtype) for key, tensor in kept.items()}
 
 
-def check_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def check_lora(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
     """Check that every pair of a LoRA fits a layer of the transformer, by name and by shape.
 
     A ValueError names the first few that do not fit, and what the transformer has instead.
@@ -62,9 +67,9 @@ def check_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor]) 
         shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         example = next(iter(layers))
         raise ValueError(
-            f"This LoRA does not fit the transformer: {len(problems)} of its {len(state)} tensors belong to no layer ({shown}). "
-            f"The transformer has {len(layers)} linear layers such as {example!r} {tuple(layers[example].weight.shape)}; "
-            "use the LoRA that was made for this variant."
+            f"This LoRA does not fit the transformer: {len(problems)} of its {len(state)} tensors belong to no layer "
+            f"({shown}). The transformer has {len(layers)} linear layers such as {example!r} "
+            f"{tuple(layers[example].weight.shape)}; use the LoRA that was made for this variant."
         )
     if not state:
         raise ValueError("This LoRA is empty: it has no tensor for any layer of the transformer.")
@@ -89,11 +94,11 @@ def _misfit(
     return None if tuple(tensor.shape) == wanted else f"{name!r} needs {wanted}, got {tuple(tensor.shape)}"
 
 
-def add_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor], *, name: str = ADAPTER) -> None:
+def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str = ADAPTER) -> None:
     """Add a LoRA to the transformer, switched off; adding the same one again changes nothing.
 
-    The adapter shares the tensors of `state` where device and dtype agree with the transformer's. A ValueError tells which
-    keys fit no layer, or that another LoRA has the name already.
+    The adapter shares the tensors of `state` where device and dtype agree with the transformer's. A ValueError tells
+    which keys fit no layer, or that another LoRA has the name already.
     """
     added = _added.setdefault(transformer, {})
     if added.get(name) is state:
@@ -103,12 +108,15 @@ def add_lora(transformer: torch.nn.Module, state: Mapping[str, torch.Tensor], *,
     check_lora(transformer, state)
     weight = next(transformer.parameters())
     placed = {key: tensor.to(device=weight.device, dtype=weight.dtype) for key, tensor in state.items()}
-    transformer.load_lora_adapter(placed, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
+    with warnings.catch_warnings():
+        # peft 0.21 warns of every second adapter; several are meant here
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute", category=UserWarning)
+        transformer.load_lora_adapter(placed, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
     added[name] = state
     set_strength(transformer, 0.0, name=name)
 
 
-def set_strength(transformer: torch.nn.Module, strength: float, *, name: str = ADAPTER) -> None:
+def set_strength(transformer: Any, strength: float, *, name: str = ADAPTER) -> None:
     """Set how strongly a LoRA is added; 0 computes the base layers alone. Other adapters stay as they are.
 
     A ValueError tells that there is no such LoRA to switch on.

@@ -1,7 +1,8 @@
 """Show a video in a notebook: a player, and a still picture for those who read the notebook where video is dropped.
 
-Web viewers and printed pages drop the player, so a strip of frames over the waveform stands under it. What is compared when a
-notebook is tested is the text: pictures and sound differ between processors, and their payloads are left out.
+Web viewers and printed pages drop the player, so a strip of frames over the waveform stands under it. What is
+compared when a notebook is tested is the text: pictures and sound differ between processors, and their payloads are
+left out.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Sizes of video and sound, in pixels and samples, as latents and as tokens.
 
-The video VAE turns 8 frames of 32×32 pixels into one latent position, the first frame alone into one as well; the audio VAE
-makes 25 latents a second. The transformer reads one token a latent position.
+The video VAE turns 8 frames of 32×32 pixels into one latent position, the first frame alone into one as well; the
+audio VAE makes 25 latents a second. The transformer reads one token a latent position.
 
     VideoShape.from_pixel_shape(width=768, height=512, num_frames=121).token_count      # 6144
     AudioShape.from_video(num_frames=121, frame_rate=24.0).token_count                  # 126
 
-Axes: C channels, F latent frames, H and W latent rows and columns, L audio latents, M latent mel bins.
-Sources: `_configs` (vae_scale_factors, sample_rate, mel_hop_length) and LTX2_AUDIO latent downsampling of diffusers 0.42.1.
+Axes: C channels, F latent frames, H and W latent rows and columns, L audio latents, M latent mel bins. Sources:
+`_configs` (vae_scale_factors, sample_rate, mel_hop_length) and LTX2_AUDIO latent downsampling of diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class VideoShape(NamedTuple):
         for name, pixels in (("width", width), ("height", height)):
             if pixels <= 0 or pixels % SPATIAL_COMPRESSION:
                 nearest = max(1, round(pixels / SPATIAL_COMPRESSION)) * SPATIAL_COMPRESSION
-                raise ValueError(f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}; the nearest is {nearest}.")
+                raise ValueError(
+                    f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}; the nearest is {nearest}."
+                )
         if num_frames <= 0 or num_frames % TEMPORAL_COMPRESSION != 1:
             nearest = max(0, round((num_frames - 1) / TEMPORAL_COMPRESSION)) * TEMPORAL_COMPRESSION + 1
             raise ValueError(f"num_frames={num_frames} is not 8k+1; the nearest is {nearest}.")

@@ -1,9 +1,9 @@
 """Tiny LTX-2 models with the true geometry, built in memory in a fraction of a second.
 
-The weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones. They are
-never trained: what comes out is noise by design, but noise that varies in space, time and pitch. Both VAEs have latent
-statistics that are not 0 and 1, and a scaling factor that is not 1: with the constructors' values a forgotten normalisation
-would be invisible.
+The weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones.
+They are never trained: what comes out is noise by design, but noise that varies in space, time and pitch. Both VAEs
+have latent statistics that are not 0 and 1, and a scaling factor that is not 1: with the constructors' values a
+forgotten normalisation would be invisible.
 
     checkpoint = tiny("LTX-2.3")
     checkpoint.components["transformer"].config.num_layers     # 4
@@ -35,7 +35,9 @@ _LORA_RANK = 4
 _RESIDUAL_GAIN = 0.1
 
 
-def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def tiny(
+    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> Checkpoint:
     """Build the tiny checkpoint of a variant; equal seeds give equal weights.
 
     >>> tiny("LTX-2.3 distilled")
@@ -45,7 +47,7 @@ def tiny(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Che
     parts = {component: _component(chosen, component, seed) for component in COMPONENTS}
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
-            align(part.eval(), dtype=dtype)
+            align(part.eval(), dtype=dtype, device=device)
     lora = None if chosen.is_distilled else tiny_lora(parts["transformer"], seed=seed)
     return Checkpoint(variant=chosen, components=parts, distilled_lora=lora, source="tiny", untrained=True)
 
@@ -83,7 +85,7 @@ def _fill(module: torch.nn.Module, generator: np.random.Generator) -> None:
         if name == "latents_mean":
             buffer.copy_(0.5 * _normal(generator, buffer.shape))
         elif name == "latents_std":
-            buffer.copy_(torch.from_numpy(generator.uniform(0.75, 1.25, buffer.shape)))
+            buffer.copy_(torch.from_numpy(generator.uniform(0.6, 1.4, buffer.shape)))
         elif name.endswith(("forward_basis", "inverse_basis")):
             buffer.copy_(_fourier_basis(buffer.shape[-1]))
         elif name.endswith("mel_basis"):
@@ -139,7 +141,7 @@ def _mel_basis(bins: int, frequencies: int) -> torch.Tensor:
 
 
 def lora_layers(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
-    """Return the layers that the distilled LoRA reaches: every linear layer of the transformer but its two in- and outputs."""
+    """Return the layers that the distilled LoRA reaches: every linear layer but the in- and output projections."""
     outer = ("proj_in", "audio_proj_in", "proj_out", "audio_proj_out")
     layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, torch.nn.Linear)}
     return {name: layer for name, layer in layers.items() if name not in outer}

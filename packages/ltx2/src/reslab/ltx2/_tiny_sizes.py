@@ -1,14 +1,14 @@
 """The widths and depths of the tiny models: what is shrunk, and nothing else.
 
-A tiny configuration is a released one with the entries below replaced. Flags, rope, padding, compression, patch sizes, register
-counts and the schedule stay as released, so a tiny pipeline takes every path that the real one takes.
+A tiny configuration is a released one with the entries below replaced. Flags, rope, padding, compression, patch
+sizes, register counts and the schedule stay as released, so a tiny pipeline takes every path that the real one takes.
 
     tiny_config("LTX-2.3", "transformer")["num_layers"]        # 4 instead of 48
     tiny_config("LTX-2.3", "transformer")["cross_attn_mod"]    # True, as released
 
-What the widths have to obey: the upsampler's divide by 32 (GroupNorm), LTX-2's decoder widths by 8 (residual upsampling),
-base_channels = latent_channels × mel_bins / 4 in the audio VAE, as many video heads as audio heads in the transformer, and the
-vocoder halves its width at each of its five or six upsamplings.
+What the widths have to obey: the upsampler's divide by 32 (GroupNorm), LTX-2's decoder widths by 8 (residual
+upsampling), base_channels = latent_channels × mel_bins / 4 in the audio VAE, as many video heads as audio heads in
+the transformer, and the vocoder halves its width at each of its five or six upsamplings.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _RESNETS = {"resnet_kernel_sizes": [3], "resnet_dilations": [[1, 3, 5]]}
 _VAE = {"latent_channels": _LATENTS, "block_out_channels": [8, 8, 16, 16], "layers_per_block": [1, 1, 1, 1, 1]}
 _UPSAMPLER = {"in_channels": _LATENTS, "mid_channels": 32, "num_blocks_per_stage": 1}
 
-_SHARED = {
+_SHARED: dict[str, dict[str, Any]] = {
     "transformer": _TRANSFORMER,
     "text_encoder": _TEXT_ENCODER,
     "audio_vae": _AUDIO_VAE,
@@ -133,7 +133,7 @@ def tiny_config(variant_name: str, component: str) -> dict[str, Any]:
     ([True, True, True], 8)
     """
     own = _OWN[variant(variant_name).name.removesuffix(" distilled")]
-    smaller: dict[str, Any] = {**_SHARED, **own}[component]
+    smaller = {**_SHARED, **own}[component]
     released = config(variant_name, component)
     nested = {key: {**released[key], **value} for key, value in smaller.items() if isinstance(value, dict)}
     return {**released, **smaller, **nested}

@@ -1,7 +1,7 @@
 """A real Gemma tokenizer of 261 entries, for models that were never trained.
 
-Gemma's tokenizer falls back to bytes where its vocabulary has no entry. One that has nothing but the five special tokens and
-the 256 bytes therefore encodes every text, without a file and without a download.
+Gemma's tokenizer falls back to bytes where its vocabulary has no entry. One that has nothing but the five special
+tokens and the 256 bytes therefore encodes every text, without a file and without a download.
 
     tokenizer = byte_tokenizer()
     tokenizer("weir").input_ids       # four bytes

@@ -1,7 +1,7 @@
 """The variants of LTX-2 as data: sizes, steps, guidance, sigmas, and where their weights are published.
 
-A variant is what a person means by "LTX-2.3 distilled": the numbers its authors run it with and the places its files lie. It
-holds no code and no weights; `_configs` has the layer sizes, `_load` the weights.
+A variant is what a person means by "LTX-2.3 distilled": the numbers its authors run it with and the places its files
+lie. It holds no code and no weights; `_configs` has the layer sizes, `_load` the weights.
 
     from reslab import ltx2
     ltx2.variant("LTX-2.3").video.cfg            # 3.0
@@ -28,9 +28,9 @@ _STAGE_2_SIGMAS = (0.909375, 0.725, 0.421875)
 class Guidance:
     """Hold the strengths of the four kinds of guidance for one modality; the defaults turn all of them off.
 
-    `cfg` weighs the prompt against the negative prompt (off at 1), `stg` the model against itself with perturbed blocks
-    (off at 0), `modality` the joint model against video and sound apart (off at 1); `rescale` pulls the result's standard
-    deviation back to the unguided one's (off at 0).
+    `cfg` weighs the prompt against the negative prompt (off at 1), `stg` the model against itself with perturbed
+    blocks (off at 0), `modality` the joint model against video and sound apart (off at 1); `rescale` pulls the
+    result's standard deviation back to the unguided one's (off at 0).
     """
 
     cfg: float = 1.0
@@ -155,9 +155,9 @@ def variant(name: str) -> Variant:
 
     >>> variant("LTX-2.3").num_inference_steps
     30
-    >>> variant("LTX-2.3 distiled")
+    >>> variant("LTX-2.4")
     Traceback (most recent call last):
-    ValueError: There is no variant 'LTX-2.3 distiled'. The nearest is 'LTX-2.3 distilled'; there are also 'LTX-2.3', 'LTX-2'.
+    ValueError: There is no variant 'LTX-2.4'. The nearest is 'LTX-2.3'; there are also 'LTX-2', 'LTX-2.3 distilled'.
 
     A ValueError names the nearest variant where there is none of this name.
     """

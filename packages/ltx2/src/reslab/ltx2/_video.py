@@ -4,7 +4,8 @@
     result.show()                 # plays in the notebook, sound muted at first
     result.save("heron.mp4")      # H.264 with AAC sound
 
-Frames are uint8 (frames, height, width, 3), sound is float32 in ±1 (samples, channels). `_mp4` encodes, `_player` shows.
+Frames are uint8 (frames, height, width, 3), sound is float32 in ±1 (samples, channels). `_mp4` encodes, `_player`
+shows.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Video:
         return len(self.frames) / self.frame_rate
 
     def show(self) -> Player:
-        """Return a player for the notebook: the video, sound muted at first, over a strip of frames and the waveform."""
+        """Return a player for the notebook: sound muted at first, a strip of frames and the waveform below."""
         from reslab.ltx2._player import Player
 
         return Player(self)
@@ -52,8 +53,8 @@ class Video:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an mp4 with H.264 video and AAC sound, and return its path.
 
-        A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels. A ValueError
-        tells of another suffix than .mp4 or of a folder that does not exist.
+        A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels. A
+        ValueError tells of another suffix than .mp4 or of a folder that does not exist.
         """
         from reslab.ltx2._mp4 import encode
 

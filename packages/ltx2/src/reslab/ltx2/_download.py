@@ -1,0 +1,114 @@
+"""What a download will cost, and whether it can work: data that is printed before a byte is fetched.
+
+plan = DownloadPlan(source=…, files=…, …)
+plan               # one line; in a notebook a table
+plan.check()       # raises where disk or memory do not suffice
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+# Of a control group (version 2), which is how a container is limited; Linux only.
+_GROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedFile:
+    """Describe one file to fetch."""
+
+    repo: str
+    commit: str
+    path: str
+    nbytes: int
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadPlan:
+    """Hold what will be fetched and what is there to hold it; all sizes in bytes."""
+
+    source: str
+    commit: str
+    variant: str
+    files: tuple[FetchedFile, ...] = field(repr=False)
+    free_disk_bytes: int  # where downloads go
+    host_memory_bytes: int  # of the weights once loaded; on an accelerator, of the largest component
+    free_host_bytes: int
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Return the bytes that are not on this machine yet."""
+        return sum(file.nbytes for file in self.files if not file.cached)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Return the bytes that are here already."""
+        return sum(file.nbytes for file in self.files if file.cached)
+
+    def problems(self) -> list[str]:
+        """Say in a sentence each what cannot work."""
+        found = []
+        if self.fetch_bytes > self.free_disk_bytes:
+            need, free = gib(self.fetch_bytes), gib(self.free_disk_bytes)
+            found.append(f"The disk does not suffice: {need} to fetch, {free} free.")
+        if self.host_memory_bytes > self.free_host_bytes:
+            need, free = gib(self.host_memory_bytes), gib(self.free_host_bytes)
+            found.append(f"Host memory does not suffice: {need} after loading, {free} free.")
+        return found
+
+    def check(self) -> None:
+        """Raise a ValueError that names what cannot work, before anything is fetched."""
+        if problems := self.problems():
+            reasons = " ".join(problems)
+            raise ValueError(f"{reasons} Nothing was fetched of {self.source!r}; free some, or load elsewhere.")
+
+    def text(self) -> str:
+        """Return the plan as lines of text."""
+        return "\n".join([repr(self), *(f"  {name:<24}{value}" for name, value in self._rows())])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        return [
+            ("to fetch", gib(self.fetch_bytes)),
+            ("cached", gib(self.cached_bytes)),
+            ("free disk", gib(self.free_disk_bytes)),
+            ("host memory after loading", gib(self.host_memory_bytes)),
+            ("free host memory", gib(self.free_host_bytes)),
+        ]
+
+    def __repr__(self) -> str:
+        commit = self.commit[:7]
+        return f"DownloadPlan({self.variant} from {self.source!r} at {commit}: {gib(self.fetch_bytes)} to fetch)"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in self._rows())
+        return f"<table><caption>{html.escape(repr(self))}</caption><tbody>{rows}</tbody></table>"
+
+
+def gib(nbytes: int) -> str:
+    """Write bytes as GiB.
+
+    >>> gib(3 * 2**29)
+    '1.50 GiB'
+    """
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is on, or will be on."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def free_host_bytes() -> int:
+    """Return the host memory that this process can still take: what is available, within its container's limit."""
+    available = psutil.virtual_memory().available
+    limit, used = _GROUP / "memory.max", _GROUP / "memory.current"
+    if limit.is_file() and limit.read_text().strip() != "max":
+        return min(available, max(0, int(limit.read_text()) - int(used.read_text())))
+    return available

@@ -1,0 +1,134 @@
+"""Read one component from its folder: weights checked before, loaded by its own library, aligned after.
+
+diffusers and transformers load the weights; what they leave silent is checked around them. Missing and unexpected
+keys and wrong shapes are found in the files' headers against a model on the meta device, so that a checkpoint saved
+from a model with PEFT wrappers (`*.base_layer.*` keys) is refused, instead of leaving its parameters on the meta
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GemmaTokenizer
+
+from reslab.ltx2._align import align
+from reslab.ltx2._classes import find_class, quiet_transformers
+from reslab.ltx2._layout import REQUIRED, WITHOUT_WEIGHTS, Stored, headers, read_config
+from reslab.ltx2._variants import Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Hold what a caller asks of a checkpoint; see `load`."""
+
+    variant: str | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    latent_upsampler: Path | None = None
+    lora: Path | None = None
+    progress: bool = True
+
+
+def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch.device | str | None = None) -> Any:
+    """Read a component, its weights in `dtype` and in aligned memory of `device`.
+
+    A ValueError names what is missing, damaged or unexpected.
+    """
+    if name == "tokenizer":
+        return GemmaTokenizer.from_pretrained(folder, local_files_only=True)
+    if name == "scheduler":
+        return find_class(read_config(folder)["_class_name"]).from_pretrained(folder)  # type: ignore[attr-defined]
+    module = _read_text_encoder(folder, dtype) if name == "text_encoder" else _read_diffusers(name, folder, dtype)
+    absent = [key for key, parameter in module.named_parameters() if parameter.is_meta]
+    if absent:
+        raise ValueError(f"{name}: no weights came for {_some(absent)}; download the checkpoint again.")
+    return align(module.eval(), device=device)
+
+
+def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    kind, stored = _class_of(folder), headers(folder)
+    check_weights(name, expected_shapes(folder), stored)
+    return kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+
+
+def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Read the text encoder; transformers renames keys between releases, so it tells what fitted."""
+    headers(folder)
+    kind: Any = find_class(read_config(folder)["architectures"][0])
+    try:
+        with quiet_transformers():
+            module, told = kind.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except RuntimeError as error:
+        raise ValueError(f"text_encoder: {error}") from None
+    for trouble in ("missing_keys", "mismatched_keys"):
+        if told[trouble]:
+            found = _some(sorted(map(str, told[trouble])))
+            raise ValueError(f"text_encoder: {trouble.replace('_', ' ')}: {found}; download the checkpoint again.")
+    return module
+
+
+def _class_of(folder: Path) -> Any:
+    return find_class(read_config(folder)["_class_name"])
+
+
+def meta_module(folder: Path) -> torch.nn.Module:
+    """Build a diffusers component from its configuration on the meta device: shapes, no memory."""
+    kind = _class_of(folder)
+    with torch.device("meta"):
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+
+
+def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every weight and buffer that a diffusers component stores."""
+    return {key: tuple(tensor.shape) for key, tensor in meta_module(folder).state_dict().items()}
+
+
+def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, Stored]) -> None:
+    """Check that stored weights are those expected, by name and shape; one ValueError names what is not."""
+    problems = []
+    if unexpected := sorted(stored.keys() - expected.keys()):
+        wrapped = any(".base_layer." in key for key in unexpected)
+        why = " (saved from a model with PEFT adapters: save it without them)" if wrapped else ""
+        problems.append(f"{len(unexpected)} unexpected keys{why}: {_some(unexpected)}")
+    if missing := sorted(expected.keys() - stored.keys()):
+        problems.append(f"{len(missing)} missing keys: {_some(missing)}")
+    for key in sorted(expected.keys() & stored.keys()):
+        if expected[key] != stored[key].shape:
+            problems.append(f"{key} has shape {stored[key].shape} in {stored[key].file.name}, not {expected[key]}")
+    if problems:
+        raise ValueError(f"{name} does not fit its configuration: {'; '.join(problems[:4])}.")
+
+
+def _some(names: Iterable[str], count: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+
+
+def memory_bytes(root: Path, found: Variant, wanted: Wanted) -> int:
+    """Return the host memory that the components of a folder take once loaded, from their configurations alone.
+
+    On an accelerator it is that of the largest component, which passes through the host. The LoRA is not counted.
+    """
+    dtype = wanted.dtype or getattr(torch, found.dtype)
+    sizes = [_module_bytes(root / name, dtype) for name in REQUIRED if name not in WITHOUT_WEIGHTS]
+    on_host = wanted.device is None or torch.device(wanted.device).type == "cpu"
+    return sum(sizes) if on_host else max(sizes)
+
+
+def _module_bytes(folder: Path, dtype: torch.dtype) -> int:
+    module = _meta_text_encoder(folder) if folder.name == "text_encoder" else meta_module(folder)
+    return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+
+
+def _meta_text_encoder(folder: Path) -> torch.nn.Module:
+    settings = read_config(folder)
+    kind: Any = find_class(settings["architectures"][0])
+    with torch.device("meta"):
+        return kind(kind.config_class.from_dict(settings))
