@@ -56,21 +56,16 @@ def log():
     return Log()
 
 
+@pytest.fixture(scope="session")
+def new_log():
+    return Log
+
+
 @pytest.fixture
 def doubler():
     return Doubler()
 
 
 @pytest.fixture
-def new_doubler():
-    return Doubler
-
-
-@pytest.fixture
 def conductor():
     return Sure()
-
-
-@pytest.fixture
-def new_conductor():
-    return Sure
