@@ -124,9 +124,7 @@ def test_given_hides_the_value_of_that_name():
     def start(components, state):
         state.set("latents", "fresh" if state.get("latents") is None else "continued")
 
-    values = run(
-        start, reads=("latents",), writes=("latents",), given={"latents": None}, renamed={"latents": "z"}, **{}
-    )
+    values = run(start, reads=("latents",), writes=("latents",), given={"latents": None}, renamed={"latents": "z"})
     assert values.z == "fresh"
 
 

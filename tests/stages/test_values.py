@@ -78,7 +78,7 @@ def test_values_survive_the_copy_module():
         (SimpleNamespace(shape=(), dtype="torch.float32"), "SimpleNamespace(float32)"),
         (object(), "object"),
     ],
-    ids=str,
+    ids=["none", "bool", "float", "long text", "tuple", "dict", "tensor", "scalar", "object"],
 )
 def test_value_is_described_without_its_numbers(value, text):
     assert describe(value) == text
