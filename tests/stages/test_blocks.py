@@ -349,4 +349,4 @@ def test_progress_bar_names_the_stage(transformer, progress):
     loop = Loop()
     pipeline = Pipeline({"transformer": transformer}, progress=progress)
     pipeline.add(Choice("image", absent=BlockStage(loop)), name="denoise").run()
-    assert loop.bars == [{"desc": "denoise", "leave": False, "disable": not progress}]
+    assert loop.bars == [{"desc": "denoise", "leave": False} | ({} if progress else {"disable": True})]
