@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from reslab import ltx2
 from reslab.stages import PipelineError, stage
@@ -234,13 +235,19 @@ def test_a_failing_stage_is_named_and_the_pipeline_stays_usable():
     assert two_stage().run(**REQUEST, num_inference_steps=2).frames.shape == (9, 64, 128, 3)
 
 
-def test_progress_bars_name_their_stage(capsys):
+@pytest.mark.parametrize("progress", [True, False])
+def test_progress_bars_name_their_stage(monkeypatch, progress):
+    shown = []
+
+    def bar(*args, **kwargs):
+        shown.append((kwargs["desc"], kwargs["total"], kwargs.get("disable", False)))
+        return tqdm(*args, **kwargs)
+
+    monkeypatch.setattr("diffusers.modular_pipelines.modular_pipeline.tqdm", bar)
     pipe = two_stage()
-    pipe.progress = True
+    pipe.progress = progress
     pipe.run(**REQUEST, num_inference_steps=2)
-    shown = capsys.readouterr().err
-    assert "LTX2AVDenoisingStage" in shown
-    assert "LTX2RefinementStage" in shown
+    assert shown == [("LTX2AVDenoisingStage", 2, not progress), ("LTX2RefinementStage", 3, not progress)]
 
 
 def test_the_checkpoint_keeps_its_own_scheduler_untouched():

@@ -96,14 +96,15 @@ def html(pipeline: Pipeline) -> str:
 def table(described: list[Row]) -> str:
     """An HTML table with a row a stage, under its group's heading."""
     renamed = any(row.profile_name != row.registered_name for row in described)
-    titles = ["", "stage", *(["profile name"] if renamed else []), "class", "components", "reads", "writes"]
+    titles = ["", "stage", *(["profile name"] if renamed else []), "of class", "components", "reads", "writes"]
     lines: list[str] = []
     numbered = enumerate(described, start=1)
     for group, members in groupby(numbered, key=lambda item: item[1].group):
         if group:
             lines.append(f'<tr><th colspan="{len(titles)}" style="text-align:left">{escape(group)}</th></tr>')
         for place, row in members:
-            names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), row.stage_class]
+            own_class = row.stage_class if row.stage_class != row.registered_name else ""
+            names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), own_class]
             listed = (row.components, row.reads, row.writes)
             cells = [_cell(escape(name)) for name in names] + [_cell(_short(values)) for values in listed]
             lines.append("<tr>" + "".join(cells) + "</tr>")
@@ -119,7 +120,7 @@ def _short(names: list[str]) -> str:
 
 
 def _cell(content: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top">{content}</td>'
+    return f'<td style="text-align:left;vertical-align:top;overflow-wrap:anywhere">{content}</td>'
 
 
 def diagram(described: list[Row]) -> str:
