@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from reslab.ltx2._align import align, aligned_copy, is_aligned
+from reslab.ltx2._align import align, aligned_copy, aligned_empty, is_aligned
 
 
 def misaligned(tensor: torch.Tensor) -> torch.Tensor:
@@ -57,3 +57,9 @@ def test_strided_tensors_become_contiguous_values():
     turned = torch.arange(6.0).view(2, 3).T
     assert torch.equal(aligned_copy(turned), turned)
     assert aligned_copy(turned).is_contiguous()
+
+
+@pytest.mark.parametrize("boundary", [64, 256, 4096])
+def test_memory_starts_at_the_boundary_even_where_the_allocator_does_not(boundary):
+    empty = aligned_empty(torch.zeros(3, 5, dtype=torch.bfloat16), device="cpu", boundary=boundary)
+    assert (empty.data_ptr() % boundary, empty.shape, empty.dtype) == (0, (3, 5), torch.bfloat16)

@@ -77,7 +77,9 @@ def test_every_weight_is_finite_and_every_layer_differs(checkpoint):
 
 def test_the_tiny_lora_reaches_attention_and_feed_forward_and_changes_the_output(tiny_ltx23):
     layers = lora_layers(tiny("LTX-2.3").components["transformer"])
-    assert {f"transformer_blocks.3.{part}" for part in ("attn1.to_q", "audio_to_video_attn.to_out.0", "ff.net.2")} <= set(layers)
+    assert {
+        f"transformer_blocks.3.{part}" for part in ("attn1.to_q", "audio_to_video_attn.to_out.0", "ff.net.2")
+    } <= set(layers)
     ups = [value for key, value in tiny_ltx23.distilled_lora.items() if "lora_B" in key]
     assert len(ups) == len(layers)
     assert all(up.abs().max() > 0 for up in ups)

@@ -92,7 +92,9 @@ def test_trained_weights_are_not_called_noise():
 
 
 def test_what_is_compared_between_machines_is_only_text():
-    first, second = (re.sub(r"base64,[A-Za-z0-9+/=]+", "", v._repr_mimebundle_()["text/html"]) for v in (moving(), moving()))
+    first, second = (
+        re.sub(r"base64,[A-Za-z0-9+/=]+", "", v._repr_mimebundle_()["text/html"]) for v in (moving(), moving())
+    )
     assert first == second
     assert "0x" not in first
 

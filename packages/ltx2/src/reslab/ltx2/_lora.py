@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -106,14 +106,14 @@ def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str =
     if name in getattr(transformer, "peft_config", {}):
         raise ValueError(f"The transformer has another LoRA named {name!r}; unload it first, or choose another name.")
     check_lora(transformer, state)
-    weight = next(transformer.parameters())
+    weight, others = next(transformer.parameters()), _active(transformer)
     placed = {key: tensor.to(device=weight.device, dtype=weight.dtype) for key, tensor in state.items()}
     with warnings.catch_warnings():
         # peft 0.21 warns of every second adapter; several are meant here
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute", category=UserWarning)
         transformer.load_lora_adapter(placed, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
     added[name] = state
-    set_strength(transformer, 0.0, name=name)
+    _activate(transformer, others)
 
 
 def set_strength(transformer: Any, strength: float, *, name: str = ADAPTER) -> None:
@@ -125,12 +125,26 @@ def set_strength(transformer: Any, strength: float, *, name: str = ADAPTER) -> N
         if strength == 0:
             return
         raise ValueError(f"The transformer has no LoRA named {name!r}; add it with add_lora first.")
-    others = [other for other in transformer.active_adapters() if other != name]
-    if strength == 0 and not others:
+    for layer in _adapted(transformer):
+        layer.set_scale(name, strength)
+    others = [other for other in _active(transformer) if other != name]
+    _activate(transformer, others if strength == 0 else [*others, name])
+
+
+def _adapted(transformer: torch.nn.Module) -> Iterator[BaseTunerLayer]:
+    return (layer for layer in transformer.modules() if isinstance(layer, BaseTunerLayer))
+
+
+def _active(transformer: torch.nn.Module) -> list[str]:
+    """Name the adapters that are computed now."""
+    layer = next(_adapted(transformer), None)
+    return [] if layer is None or layer.disable_adapters else list(layer.active_adapters)
+
+
+def _activate(transformer: Any, names: list[str]) -> None:
+    """Compute these adapters and no others; of none, the base layers alone."""
+    if names:
+        transformer.set_adapter(names)
+        transformer.enable_lora()
+    else:
         transformer.disable_lora()
-        return
-    for layer in transformer.modules():
-        if isinstance(layer, BaseTunerLayer):
-            layer.set_scale(name, strength)
-    transformer.set_adapter(others if strength == 0 else [*others, name])
-    transformer.enable_lora()

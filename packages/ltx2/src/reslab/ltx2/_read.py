@@ -53,7 +53,7 @@ def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch
 def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     kind, stored = _class_of(folder), headers(folder)
     check_weights(name, expected_shapes(folder), stored)
-    return kind.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
 
 
 def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:

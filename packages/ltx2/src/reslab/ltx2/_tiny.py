@@ -41,7 +41,7 @@ def tiny(
     """Build the tiny checkpoint of a variant; equal seeds give equal weights.
 
     >>> tiny("LTX-2.3 distilled")
-    Checkpoint('LTX-2.3 distilled' from 'tiny', 4.89 MiB, untrained weights: noise by design)
+    Checkpoint('LTX-2.3 distilled' from 'tiny', 5.57 MiB, untrained weights: noise by design)
     """
     chosen = variant(name)
     parts = {component: _component(chosen, component, seed) for component in COMPONENTS}

@@ -1,0 +1,166 @@
+"""Downloads: only what is needed, said beforehand, and not begun where they cannot work. The Hub here is a folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from reslab.ltx2 import _hub
+from reslab.ltx2._checkpoint import write
+from reslab.ltx2._download import DownloadPlan, FetchedFile
+from reslab.ltx2._hub import Listing
+from reslab.ltx2._load import load
+
+REPO = "someone/LTX-2.3-tiny"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class FolderHub:
+    """A Hub of repositories that are folders; downloads copy."""
+
+    def __init__(self, cache: Path, repos: dict[str, Path]) -> None:
+        self.cache, self.repos, self.fetched = cache, repos, []
+
+    def listing(self, repo, revision):
+        if repo not in self.repos:
+            raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.")
+        root = self.repos[repo]
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return Listing(COMMIT, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
+
+    def is_cached(self, repo, commit, path):
+        return (self.cache / repo / path).is_file()
+
+    def download(self, repo, commit, paths):
+        for path in paths:
+            if not self.is_cached(repo, commit, path):
+                (self.cache / repo / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(self.repos[repo] / path, self.cache / repo / path)
+                self.fetched.append(f"{repo}/{path}")
+        return self.cache / repo
+
+    def cache_folder(self):
+        return self.cache
+
+
+@pytest.fixture
+def hub(tmp_path, tiny_ltx23):
+    root = write(tiny_ltx23, tmp_path / "published")
+    (root / "distilled_lora.safetensors").rename(root / "ltx-2.3-22b-distilled-lora-384.safetensors")
+    (root / "ltx-2.3-22b-dev.safetensors").write_bytes(b"a whole model in another layout")
+    (root / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"another precision")
+    (root / "text_encoder" / "pytorch_model.bin").write_bytes(b"pickled")
+    return FolderHub(tmp_path / "cache", {REPO: root, "Lightricks/LTX-2.3": root})
+
+
+def test_a_released_checkpoint_is_loaded_from_the_hub(hub, tiny_ltx23):
+    loaded = load(REPO, hub=hub, progress=False)
+    assert (loaded.source, loaded.revision, loaded.variant.name) == (REPO, COMMIT, "LTX-2.3")
+    mine, theirs = (each.components["vae"].state_dict() for each in (tiny_ltx23, loaded))
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+    assert loaded.distilled_lora.keys() == tiny_ltx23.distilled_lora.keys()
+
+
+def test_only_the_files_that_are_needed_are_fetched(hub):
+    load(REPO, hub=hub, progress=False)
+    assert not [path for path in hub.fetched if path.endswith(("-dev.safetensors", ".fp16.safetensors", ".bin"))]
+    assert "Lightricks/LTX-2.3/ltx-2.3-22b-distilled-lora-384.safetensors" in hub.fetched
+    assert len(hub.fetched) == len(set(hub.fetched))
+
+
+def test_what_is_cached_is_not_fetched_again(hub):
+    load(REPO, hub=hub, progress=False)
+    hub.fetched.clear()
+    load(REPO, hub=hub, progress=False)
+    assert hub.fetched == []
+
+
+def test_the_plan_is_printed_before_weights_are_fetched(hub, capsys):
+    load(REPO, hub=hub)
+    said = capsys.readouterr().out
+    assert f"DownloadPlan(LTX-2.3 from {REPO!r} at 0123456: 0.01 GiB to fetch)" in said
+    for row in ("to fetch", "cached", "free disk", "host memory after loading", "free host memory"):
+        assert row in said
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("free_disk_bytes", r"The disk does not suffice: 0.01 GiB to fetch, 0.00 GiB free. Nothing was fetched"),
+        (
+            "free_host_bytes",
+            r"Host memory does not suffice: 0.00 GiB after loading, 0.00 GiB free. Nothing was fetched",
+        ),
+    ],
+)
+def test_a_download_that_cannot_work_is_not_begun(hub, monkeypatch, what, message):
+    monkeypatch.setattr(_hub, what, lambda *args: 1000)
+    with pytest.raises(ValueError, match=message):
+        load(REPO, hub=hub, progress=False)
+    assert not [path for path in hub.fetched if path.endswith(".safetensors")]
+
+
+def test_host_memory_is_that_of_the_loaded_weights(hub, monkeypatch):
+    plans = []
+    monkeypatch.setattr(_hub, "_announce", lambda plan, progress: plans.append(plan))
+    loaded = load(REPO, hub=hub, dtype=torch.float16, progress=False)
+    assert plans[0].host_memory_bytes == sum(
+        p.nbytes
+        for module in loaded.modules.values()
+        for p in module.parameters()
+        if module is not loaded.components["latent_upsampler"]
+    )
+
+
+def test_the_upsampler_of_the_variant_is_fetched_where_the_repository_has_none(hub, tmp_path):
+    published = hub.repos[REPO]
+    shutil.copytree(published / "latent_upsampler", tmp_path / "upsampler" / "latent_upsampler")
+    shutil.rmtree(published / "latent_upsampler")
+    hub.repos["dg845/LTX-2.3-Spatial-Upsampler-Diffusers"] = tmp_path / "upsampler"
+    assert "latent_upsampler" in load(REPO, hub=hub, progress=False).components
+    assert [path for path in hub.fetched if path.startswith("dg845/")]
+
+
+def test_an_unknown_repository_or_layout_is_named(hub, tmp_path):
+    with pytest.raises(ValueError, match=r"There is no 'nobody/nothing' on the Hub"):
+        load("nobody/nothing", hub=hub)
+    hub.repos["Lightricks/LTX-2.3"] = tmp_path / "upsampler"
+    (tmp_path / "upsampler").mkdir()
+    with pytest.raises(
+        ValueError, match=r"has no model_index.json: .* Published in that layout are 'Lightricks/LTX-2'"
+    ):
+        load("Lightricks/LTX-2.3", hub=hub)
+
+
+def test_a_shard_that_the_repository_lacks_is_named_before_fetching(hub):
+    (hub.repos[REPO] / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="no safetensors for vae"):
+        load(REPO, hub=hub, progress=False)
+    assert not [path for path in hub.fetched if path.endswith(".safetensors")]
+
+
+def test_the_variant_asked_for_must_be_the_one_published(hub):
+    with pytest.raises(ValueError, match=r"those of LTX-2.3, but you asked for LTX-2.3 distilled"):
+        load(REPO, variant="LTX-2.3 distilled", hub=hub, progress=False)
+
+
+def test_the_plan_adds_up():
+    files = tuple(
+        FetchedFile(repo=REPO, commit=COMMIT, path=f"{size}", nbytes=size * 2**30, cached=cached)
+        for size, cached in ((5, False), (7, True), (2, False))
+    )
+    given = {"source": REPO, "commit": COMMIT, "variant": "LTX-2.3", "files": files}
+    plan = DownloadPlan(**given, free_disk_bytes=8 * 2**30, host_memory_bytes=66 * 2**30, free_host_bytes=64 * 2**30)
+    assert (plan.fetch_bytes, plan.cached_bytes) == (7 * 2**30, 7 * 2**30)
+    assert plan.problems() == ["Host memory does not suffice: 66.00 GiB after loading, 64.00 GiB free."]
+    assert "<td>free host memory</td><td>64.00 GiB</td>" in plan._repr_html_()
+
+
+def test_without_a_network_the_hub_says_so(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    with pytest.raises(ValueError, match=r"The Hub cannot be reached for 'Lightricks/LTX-2' \(no route to host\)"):
+        load("Lightricks/LTX-2")
