@@ -7,7 +7,8 @@ written. The diagram has a column a stage and a row for each component (a dot wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sized
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,7 +88,7 @@ def html(pipeline: Pipeline) -> str:
     described = rows(pipeline)
     asks = ", ".join(needed(pipeline)) or "nothing"
     head = (
-        f"<p><b>{escape(pipeline.name)}</b>: {len(described)} stages, {len(pipeline.components)} components; "
+        f"<p><b>{escape(pipeline.name)}</b>: {_count(described, 'stage')}, {_count(pipeline.components, 'component')}; "
         f"needs {escape(asks)}; returns {escape(pipeline.result or 'all values')}</p>"
     )
     return f"<div>{head}{table(described)}{diagram(described)}</div>"
@@ -106,7 +107,7 @@ def table(described: list[Row]) -> str:
             own_class = row.stage_class if row.stage_class != row.registered_name else ""
             names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), own_class]
             listed = (row.components, row.reads, row.writes)
-            cells = [_cell(escape(name)) for name in names] + [_cell(_short(values)) for values in listed]
+            cells = [_cell(_breakable(name)) for name in names] + [_cell(_short(values)) for values in listed]
             lines.append("<tr>" + "".join(cells) + "</tr>")
     titled = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
     return f"<table><thead><tr>{titled}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
@@ -119,8 +120,13 @@ def _short(names: list[str]) -> str:
     return f'<span title="{escape(", ".join(names))}">{shown}{more}</span>' if names else ""
 
 
+def _breakable(name: str) -> str:
+    """A name that may be broken after an underscore and before a capital, and nowhere else."""
+    return re.sub(r"(?<=_)|(?<=[a-z0-9])(?=[A-Z])", "<wbr>", escape(name))
+
+
 def _cell(content: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top;overflow-wrap:anywhere">{content}</td>'
+    return f'<td style="text-align:left;vertical-align:top">{content}</td>'
 
 
 def diagram(described: list[Row]) -> str:
@@ -132,10 +138,17 @@ def diagram(described: list[Row]) -> str:
         for name, y in _heights(components)
     }
     bars = {name: [_bar(name, *lives[name], y)] for name, y in _heights(lives)}
-    used = f"{count} stages from left to right: a dot where a stage names a component"
-    kept = f"{count} stages from left to right: a bar from the stage that writes a value to the last that reads it"
-    folded = f"<details><summary>{len(bars)} values that stages hand on</summary>{_svg(bars, count, kept)}</details>"
+    used = "Stages from left to right: a dot where a stage names a component"
+    kept = "Stages from left to right: a bar from the stage that writes a value to the last that reads it"
+    folded = (
+        f"<details><summary>{_count(bars, 'value')} handed from stage to stage</summary>"
+        f"{_svg(bars, count, kept)}</details>"
+    )
     return (_svg(dots, count, used) if dots else "") + (folded if bars else "")
+
+
+def _count(things: Sized, what: str) -> str:
+    return f"{len(things)} {what}{'s' if len(things) != 1 else ''}"
 
 
 def _heights(names: Iterable[str]) -> list[tuple[str, float]]:
