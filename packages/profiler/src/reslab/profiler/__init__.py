@@ -13,8 +13,9 @@ charts are views of that frame, and what no stage accounts for is a row too.
 Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables` (the views).
 """
 
-from reslab.profiler._clock import Clock, MemoryReader, Reading, process_memory
+from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
 from reslab.profiler._files import ProfileFileError
+from reslab.profiler._memory import process_memory
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
@@ -27,6 +28,8 @@ __all__ = [
     "PALETTE",
     "SPAN_SCHEMA",
     "Clock",
+    "Counters",
+    "DeviceTimer",
     "Figure",
     "MemoryReader",
     "Profile",

@@ -1,20 +1,17 @@
-"""Time and memory as arguments: with a fake clock and a described memory, every number in a test is exact.
+"""Time, memory and device as arguments: with a fake clock and a described device, every number in a test is exact.
 
     Profiler(clock=FakeClock(), memory=FakeMemory())      # from reslab.profiler.testing
 
-A clock is called and returns integer nanoseconds; `time.perf_counter_ns` is one. A memory reader says how much is
-allocated now and what the most was since it was last asked: a device's allocator knows its true peak, a process's
-resident size is only sampled.
+What the profiler asks of the world, and nothing more: a clock, readers of memory, a manager's books, and a device on
+whose queues points can be marked. `_memory` reads this process, `_torch` an accelerator, `testing` has fakes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from importlib.util import find_spec
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-#: Returns integer nanoseconds that never decrease.
+#: Returns integer nanoseconds that never decrease; `time.perf_counter_ns` is one.
 Clock = Callable[[], int]
 
 
@@ -28,57 +25,37 @@ class Reading(NamedTuple):
 class MemoryReader(Protocol):
     """Says how much memory is allocated; asked at the borders of runs and stages, so it should take microseconds."""
 
-    #: Whose memory it reads: "host", "device" …
+    #: Whose memory it reads: "host", "device", "device reserved" …
     pool: str
 
     def read(self) -> Reading:
         """Return bytes allocated now, and the most since the last call (at least the bytes allocated now)."""
 
 
-class StatmMemory:
-    """Resident bytes of this process, read from Linux's /proc (about 4 µs); its peak is what was sampled."""
+class Counters(Protocol):
+    """What a manager of memory knows of its own: its counters are read where memory is."""
 
-    pool = "host"
-
-    def __init__(self) -> None:
-        self._page_bytes = os.sysconf("SC_PAGE_SIZE")
-
-    def read(self) -> Reading:
-        """Return the resident bytes now, as both values."""
-        with open("/proc/self/statm", "rb", buffering=0) as statm:
-            resident = int(statm.read().split(b" ", 2)[1]) * self._page_bytes
-        return Reading(resident, resident)
-
-    def __repr__(self) -> str:
-        return "process_memory()"
+    def counters(self) -> Mapping[str, int]:
+        """Return bytes by name: a pool ("pinned") or the part of it that a component has ("device/transformer")."""
 
 
-class PsutilMemory:
-    """Resident bytes of this process on systems without /proc, by psutil (about 12 µs)."""
+class DeviceTimer(Protocol):
+    """Times a device that works while the host goes on: points marked in its queues, asked for when it has finished.
 
-    pool = "host"
-
-    def __init__(self) -> None:
-        import psutil  # type: ignore[import-untyped]  # no dependency: asked for only where it is installed
-
-        self._process = psutil.Process()
-
-    def read(self) -> Reading:
-        """Return the resident bytes now, as both values."""
-        resident = self._process.memory_info().rss
-        return Reading(resident, resident)
-
-    def __repr__(self) -> str:
-        return "process_memory()"
-
-
-def process_memory() -> MemoryReader | None:
-    """Return the cheapest reader of this process's resident bytes, or None where there is no way to ask.
-
-    >>> memory = process_memory()
-    >>> memory is None or memory.read().allocated_bytes > 0
-    True
+    A point is whatever `record` returns, for torch an event. Recording takes microseconds and waits for nothing.
     """
-    if os.path.exists("/proc/self/statm"):
-        return StatmMemory()
-    return PsutilMemory() if find_spec("psutil") else None
+
+    #: What the device is called in a profile's meta.
+    name: str
+
+    def record(self) -> Any:
+        """Mark the point that the queue in use has got to, and return it at once."""
+
+    def lane_of(self, mark: Any) -> str:
+        """Return "compute" or "copy": which of the device's lanes a point is on."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has reached every point; called when recording starts and when it is read."""
+
+    def elapsed_ns(self, first: Any, second: Any) -> int:
+        """Return the nanoseconds from one point to another; both have been reached."""

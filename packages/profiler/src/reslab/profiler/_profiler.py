@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
 
-from reslab.profiler._clock import Clock, MemoryReader, process_memory
+from reslab.profiler._clock import Clock, MemoryReader
 from reslab.profiler._decode import decode
+from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import describe, request_facts
 from reslab.profiler._profile import Profile
 from reslab.profiler._record import NameTable, Recorder, StageNames

@@ -1,16 +1,30 @@
-"""A clock and a memory that do as they are told, so that every number in a test is exact.
+"""A clock, a memory and a device that do as they are told, so that every number in a test is exact.
 
-clock, memory = FakeClock(), FakeMemory()
-with Profiler(clock=clock, memory=memory) as prof, prof.span("load"):
-    clock.advance(1_500)
-    memory.allocate(4096)
+    clock, memory = FakeClock(), FakeMemory()
+    with Profiler(clock=clock, memory=memory) as prof, prof.span("load"):
+        clock.advance(1_500)
+        memory.allocate(4096)
+
+The device is asynchronous, as accelerators are: the host hands it work and goes on at once, each of its lanes works
+its own queue off in order, and only who waits for it knows that it has finished. So a test, or a notebook, can show
+exactly what a clock of the host does not see.
+
+    device = SimulatedDevice(clock)
+    with Profiler(clock=clock, device=device) as prof:
+        ...
+        device.launch(5_000_000)       # 5 ms of work on the compute lane; on the host no time has passed
 """
 
 from __future__ import annotations
 
-from reslab.profiler._clock import Reading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
-__all__ = ["FakeClock", "FakeMemory"]
+from reslab.profiler._clock import Reading
+from reslab.profiler._schema import COMPUTE
+
+__all__ = ["FakeClock", "FakeMemory", "Point", "SimulatedDevice"]
 
 
 class FakeClock:
@@ -76,3 +90,86 @@ class FakeMemory:
 
     def __repr__(self) -> str:
         return f"FakeMemory(pool={self.pool!r}, allocated_bytes={self.allocated_bytes})"
+
+
+class Point(NamedTuple):
+    """A point in a lane's queue, and when the lane gets there; `SimulatedDevice.record` makes it."""
+
+    lane: str
+    at_ns: int
+
+
+class SimulatedDevice:
+    """A device with lanes: each works its own queue off in order, while the host goes on.
+
+    >>> clock = FakeClock()
+    >>> device = SimulatedDevice(clock)
+    >>> with device.lane("copy"):
+    ...     device.launch(700)
+    ...     copied = device.record()
+    >>> device.launch(400); device.wait(copied); device.launch(400)      # the compute lane stands still for 300 ns
+    >>> clock()
+    0
+    >>> device.synchronize(); clock()
+    1100
+
+    It is a `DeviceTimer`. Work starts when the host has launched it and the lane has finished what came before.
+
+    Args:
+        clock: The host's; launching and synchronising advance it.
+        name: What the device is called in a profile's meta.
+        launch_ns: What one launch costs the host.
+    """
+
+    def __init__(self, clock: FakeClock, *, name: str = "simulated", launch_ns: int = 0) -> None:
+        self.name = name
+        self.launch_ns = launch_ns
+        #: How often somebody waited for the whole device.
+        self.synchronizations = 0
+        self._clock = clock
+        self._lane = COMPUTE
+        self._free_ns: dict[str, int] = {}
+
+    def launch(self, ns: int) -> None:
+        """Hand `ns` nanoseconds of work to the current lane and go on."""
+        self._clock.advance(self.launch_ns)
+        self._free_ns[self._lane] = self._reached_ns() + ns
+
+    @contextmanager
+    def lane(self, name: str) -> Iterator[None]:
+        """Let `name` ("compute" or "copy") be the current lane within the block."""
+        before, self._lane = self._lane, name
+        try:
+            yield
+        finally:
+            self._lane = before
+
+    def wait(self, mark: Point) -> None:
+        """Let the current lane, and not the host, stand still until another has reached `mark`."""
+        self._free_ns[self._lane] = max(self._reached_ns(), mark.at_ns)
+
+    def record(self) -> Point:
+        """Return the point that the current lane's queue has got to."""
+        return Point(self._lane, self._reached_ns())
+
+    def lane_of(self, mark: Point) -> str:
+        """Return the lane in whose queue `mark` is."""
+        return mark.lane
+
+    def synchronize(self) -> None:
+        """Let the host stand still until every lane has finished."""
+        self.synchronizations += 1
+        self._clock.advance(max([0, *(free_ns - self._clock.now_ns for free_ns in self._free_ns.values())]))
+
+    def elapsed_ns(self, first: Point, second: Point) -> int:
+        """Return the time from one point to another; ValueError if the device has not got there."""
+        if (ahead := max(first.at_ns, second.at_ns) - self._clock.now_ns) > 0:
+            raise ValueError(f"the device gets there in {ahead} ns; call synchronize() before elapsed_ns()")
+        return second.at_ns - first.at_ns
+
+    def _reached_ns(self) -> int:
+        """Return when the current lane could begin what is launched now."""
+        return max(self._clock.now_ns, self._free_ns.get(self._lane, 0))
+
+    def __repr__(self) -> str:
+        return f"SimulatedDevice(name={self.name!r}, lanes={sorted(self._free_ns)})"
