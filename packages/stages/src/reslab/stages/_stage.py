@@ -154,10 +154,10 @@ class Stage:
 
     def _caller(self, bind: Binding, fixed: dict[str, Any], read: list[tuple[str, str, Any]]) -> Callable[[Any], None]:
         def call(values: Any) -> None:
-            kwargs = dict(fixed)
+            kwargs, there = dict(fixed), values._values  # a plain dict: half the price of five values
             for name, source, default in read:
-                if source in values:
-                    kwargs[name] = values[source]
+                if source in there:
+                    kwargs[name] = there[source]
                 elif default is REQUIRED:
                     self._raise_missing(name, source)
             written = self.run(**kwargs)
