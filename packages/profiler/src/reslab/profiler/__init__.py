@@ -14,12 +14,15 @@ Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables
 """
 
 from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
+from reslab.profiler._compare import compare
+from reslab.profiler._comparison import Change, Comparison
 from reslab.profiler._files import ProfileFileError
 from reslab.profiler._memory import process_memory
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
 from reslab.profiler._vega import PALETTE, Figure
+from reslab.profiler._work import UnequalWorkError
 
 __version__ = "0.1.0"
 
@@ -27,7 +30,9 @@ __all__ = [
     "MEMORY_SCHEMA",
     "PALETTE",
     "SPAN_SCHEMA",
+    "Change",
     "Clock",
+    "Comparison",
     "Counters",
     "DeviceTimer",
     "Figure",
@@ -36,6 +41,8 @@ __all__ = [
     "ProfileFileError",
     "Profiler",
     "Reading",
+    "UnequalWorkError",
+    "compare",
     "memory_frame",
     "process_memory",
     "spans_frame",

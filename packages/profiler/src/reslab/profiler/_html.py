@@ -26,7 +26,7 @@ def profile_html(profile: Profile) -> str:
     stages, named = profile.stages().rows(named=True), profile.named().rows(named=True)
     tables = [_stages(stages)] if stages else []
     if named:
-        tables.append(_table(("span", "calls", "host"), (_named(row) for row in named)))
+        tables.append(table(("span", "calls", "host"), (_named(row) for row in named)))
     return "".join(tables) or "<p>Nothing was recorded.</p>"
 
 
@@ -35,7 +35,7 @@ def _stages(rows: Sequence[Row]) -> str:
     renamed = any(name != row["stage"] for row in rows for name in row["registered_names"])
     aside = {"registered as": _registered} if renamed else {}
     columns = {"stage": _name, **aside, "calls": _calls, "host": _host, "share": _share, "peak memory": _peak}
-    return _table(columns, ((cell(row) for cell in columns.values()) for row in rows))
+    return table(columns, ((cell(row) for cell in columns.values()) for row in rows))
 
 
 def _name(row: Row) -> str:
@@ -70,7 +70,8 @@ def _named(row: Row) -> Iterable[str]:
     yield _host(row)
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table of cells that are escaped already."""
     return f"<table><thead>{_row(head, 'th')}</thead><tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
 
 

@@ -1,0 +1,150 @@
+"""Compare two profiles, or two sets of repeats: which stage changed, by how much, and whether that is more than noise.
+
+    compare(before, after)                                  # profiles of one or more runs each
+    compare([run_1, run_2, run_3, run_4], [run_5, …])       # or sets of them
+    compare(Profile.load("baseline.parquet"), today)        # a saved set of repeats is a baseline
+
+A stage's time is the sum over its calls in one run, so each run gives one number a stage. The medians of both sides
+are compared; the noise band around their difference holds the true shift with a probability of 95 % (`_shift`). A
+stage is called slower or faster only where the band leaves zero out and the difference exceeds both the tolerance and
+a thousandth of the run: with enough repeats even a difference that nobody cares about is sure. Both directions count,
+because a stage that became twice as fast overnight did perhaps not do its work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+from typing import Any
+
+import polars as pl
+
+from reslab.profiler._comparison import COMPARISON, Change, Comparison
+from reslab.profiler._consistent import inconsistencies
+from reslab.profiler._profile import Profile
+from reslab.profiler._repeats import TIMES, failed_runs, repeats
+from reslab.profiler._shift import Interval, shift_interval
+from reslab.profiler._work import Labels, Profiles, UnequalWorkError, differences
+
+CONFIDENCE = 0.95
+NEGLIGIBLE = 0.001  # of the whole run: a stage may double there without being called slower
+
+Row = dict[str, Any]
+
+
+def compare(
+    a: Profile | Sequence[Profile],
+    b: Profile | Sequence[Profile],
+    *,
+    time: str = "host_ns",
+    tolerance: float = 0.05,
+    labels: tuple[str, str] = ("a", "b"),
+    unequal_work: bool = False,
+) -> Comparison:
+    """Compare two profiles, or two sets of repeats, stage by stage.
+
+    >>> from reslab.profiler import Profiler
+    >>> from reslab.profiler.testing import FakeClock
+    >>> def repeats(*times_ns):
+    ...     with Profiler(clock=(clock := FakeClock()), memory=None) as prof:
+    ...         for ns in times_ns:
+    ...             prof.begin("run", "lab"), prof.begin("stage", "decode"), clock.advance(ns), prof.end(), prof.end()
+    ...     return prof.profile
+    >>> compare(repeats(100, 101, 102, 103), repeats(120, 121, 122, 123))
+    Comparison(a → b: slower=1, same=1)
+
+    Args:
+        a: The first side, often the baseline: one profile, which may hold several runs, or several profiles.
+        b: The second side.
+        time: "host_ns", or "device_ns" for what events measured on the device.
+        tolerance: Relative difference below which a stage is the same, whatever the noise.
+        labels: What to call the two sides.
+        unequal_work: Compare although the runs did not do the same work; in which respect is said in the remarks.
+
+    Returns:
+        A `Comparison`. Runs that raised an error are left out, and that is said.
+
+    Raises:
+        UnequalWorkError: If the two sides did not do the same work.
+        ValueError: If a side has no finished run, or no times of this sort.
+    """
+    sides = [[a] if isinstance(a, Profile) else list(a), [b] if isinstance(b, Profile) else list(b)]
+    if time not in TIMES:
+        raise ValueError(f"cannot compare {time!r}; choose one of {list(TIMES)}")
+    reasons = differences(*sides, labels=labels)
+    if reasons and not unequal_work:
+        told = "; ".join(reasons)
+        raise UnequalWorkError(f"not the same work: {told}. Repeat one of them, or compare with unequal_work=True.")
+    joined = _joined(*(repeats(side, time=time, label=label) for side, label in zip(sides, labels, strict=True)))
+    whole = {row["pipeline"]: median(row["ns"] or row["ns_b"]) for row in joined if row["stage"] is None}
+    table = _table([_compared(row, whole[row["pipeline"]], tolerance) for row in joined])
+    return Comparison(
+        stages=table.filter(pl.col("stage").is_not_null()),
+        runs=table.filter(pl.col("stage").is_null()),
+        labels=labels,
+        remarks=tuple(dict.fromkeys(_remarks(sides, labels, reasons))),
+        tolerance=tolerance,
+    )
+
+
+def _joined(a: pl.DataFrame, b: pl.DataFrame) -> list[Row]:
+    """Return one row a stage of either side, in the order of running."""
+    if a["pipeline"].n_unique() == b["pipeline"].n_unique() == 1:  # then its name may differ
+        b = b.with_columns(pipeline=pl.lit(a["pipeline"][0]))
+    keys = ["pipeline", "stage"]
+    both = a.join(b, on=keys, how="full", coalesce=True, nulls_equal=True, suffix="_b", maintain_order="left_right")
+    return both.rows(named=True)
+
+
+def _compared(row: Row, whole_ns: float, tolerance: float) -> Row:
+    a, b = row["ns"] or [], row["ns_b"] or []
+    a_ns, b_ns = (median(side) if side else None for side in (a, b))
+    band = shift_interval(a, b, confidence=CONFIDENCE) if a and b else None
+    difference = (b_ns or 0) - (a_ns or 0)
+    least = max(tolerance * (a_ns or 0), NEGLIGIBLE * whole_ns)
+    return {
+        "pipeline": row["pipeline"],
+        "stage": row["stage"],
+        "change": Change.NEW if not a else Change.GONE if not b else _change(difference, band, least),
+        "a_ms": _ms(a_ns),
+        "b_ms": _ms(b_ns),
+        "difference_ms": _ms(difference),
+        "relative": difference / a_ns if a_ns and b else None,
+        "low_ms": _ms(band and band.low),
+        "high_ms": _ms(band and band.high),
+        "coverage": band and band.coverage,
+        "a_runs": len(a),
+        "b_runs": len(b),
+        "a_peak_bytes": row["allocated_peak_bytes"],
+        "b_peak_bytes": row["allocated_peak_bytes_b"],
+    }
+
+
+def _change(difference_ns: float, band: Interval | None, least_ns: float) -> Change:
+    if band is None or band.coverage < CONFIDENCE:
+        return Change.UNSURE
+    if band.low <= 0 <= band.high or abs(difference_ns) <= least_ns:
+        return Change.SAME
+    return Change.SLOWER if difference_ns > 0 else Change.FASTER
+
+
+def _ms(ns: float | None) -> float | None:
+    return None if ns is None else ns / 1e6
+
+
+def _table(rows: Sequence[Row]) -> pl.DataFrame:
+    """Return the rows as a frame of `COMPARISON`, the largest difference first."""
+    changes = pl.Enum([change.value for change in Change])
+    worst_first = sorted(rows, key=lambda row: -abs(row["difference_ms"]))
+    return pl.DataFrame(worst_first, schema=COMPARISON, schema_overrides={"change": changes})
+
+
+def _remarks(sides: Sequence[Profiles], labels: Labels, reasons: Sequence[str]) -> Iterator[str]:
+    """Yield what must be said beside the numbers."""
+    if reasons:
+        yield f"not the same work: {'; '.join(reasons)}"
+    for profiles, label in zip(sides, labels, strict=True):
+        if failed := failed_runs(profiles):
+            yield f"{failed} of the runs of {label} raised an error and are left out"
+        for profile in profiles:
+            yield from (f"{label} does not add up: {sentence}" for sentence in inconsistencies(profile.spans))

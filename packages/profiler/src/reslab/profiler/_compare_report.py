@@ -1,0 +1,130 @@
+"""A comparison for the eye: its table and its chart, the worst stage on top.
+
+    comparison_html(comparison)
+    difference_bars(comparison).save("regression.pdf")
+
+A bar is as long as the difference and points to the side it is on: right is slower. The thin line across its end is
+the noise band. Only what is beyond noise has a colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from html import escape
+from typing import Any
+
+from reslab.profiler._comparison import Change, Comparison
+from reslab.profiler._html import table
+from reslab.profiler._units import format_ns, format_share
+from reslab.profiler._vega import PALETTE, Figure
+
+Row = dict[str, Any]
+
+WHOLE = "whole run"
+
+_COLORS = {Change.SLOWER: "vermilion", Change.FASTER: "green", Change.NEW: "sky", Change.GONE: "sky"}
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """Return the table of stages, then whole runs, then the remarks."""
+    head = ("stage", *map(escape, comparison.labels), "difference", "", "noise band", "")
+    body = table(head, map(_cells, _rows(comparison)))
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)
+    return body + (f"<ul>{remarks}</ul>" if remarks else "")
+
+
+def difference_bars(comparison: Comparison) -> Figure:
+    """Draw a bar a stage as long as its difference, with its noise band."""
+    import altair as alt  # takes two seconds
+
+    rows = [_bar(row) for row in _rows(comparison)]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y("label:N", sort=None, title=None, axis={"ticks": False, "domain": False, "labelPadding": 8})
+    )
+    x = partial(alt.X, axis=None, scale=alt.Scale(padding=24))
+    color, tips = alt.Color("color:N", scale=None), ["label:N", "change:N", "meaning:N", "times:N", "band:N"]
+    bars = base.mark_bar(height=14).encode(x=x("difference_ms:Q"), color=color, tooltip=tips)
+    bands = base.mark_rule(size=1.5).encode(x=x("low_ms:Q"), x2="high_ms:Q")
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(size=0.5).encode(x=x("zero:Q"))
+    labels = base.mark_text(align="left", dx=6).encode(x=x("text_ms:Q"), text="text:N")
+    chart = alt.layer(zero, bars, bands, labels).properties(width=420, height=alt.Step(22))
+    return Figure.from_altair(chart, caption=_caption(comparison))
+
+
+def _rows(comparison: Comparison) -> Iterator[Row]:
+    several = comparison.runs.height > 1
+    for frame in (comparison.stages, comparison.runs):
+        for row in frame.iter_rows(named=True):
+            name = row["stage"] or WHOLE
+            yield {**row, "label": f"{row['pipeline']}: {name}" if several else name}
+
+
+def _cells(row: Row) -> Iterator[str]:
+    strong = row["stage"] is None
+    texts = (row["label"], _time(row["a_ms"]), _time(row["b_ms"]), _signed(row["difference_ms"]), _relative(row))
+    for text in (*texts, _band(row)):
+        yield f"<b>{escape(text)}</b>" if strong else escape(text)
+    change = Change[row["change"].upper()]
+    color = PALETTE[_COLORS.get(change, "grey")]
+    yield f'<b style="color:{color}" title="{escape(change.doc)}">{change}</b>'
+
+
+def _bar(row: Row) -> Row:
+    difference, change = row["difference_ms"], Change[row["change"].upper()]
+    band = {"low_ms": round(row["low_ms"], 6), "high_ms": round(row["high_ms"], 6)} if row["coverage"] else {}
+    facts = [f"{_time(row['a_ms'])} → {_time(row['b_ms'])}", _relative(row), change.value]
+    return {
+        "label": row["label"],
+        "difference_ms": round(difference, 6),
+        **band,
+        "text_ms": round(max(difference, row["high_ms"] or 0, 0), 6),
+        "text": " · ".join(filter(None, facts)),
+        "times": facts[0],
+        "band": _band(row),
+        "change": change.value,
+        "meaning": change.doc,
+        "color": PALETTE[_COLORS.get(change, "grey")],
+    }
+
+
+def _time(ms: float | None) -> str:
+    return "—" if ms is None else format_ns(ms * 1e6)
+
+
+def _signed(ms: float) -> str:
+    return f"{_sign(ms)}{format_ns(abs(ms) * 1e6)}"
+
+
+def _sign(value: float) -> str:
+    return "+" if value > 0 else "−" if value < 0 else ""
+
+
+def _relative(row: Row) -> str:
+    share = row["relative"]
+    if share is None:
+        return ""
+    return f"{_sign(share) if abs(share) >= 0.01 else ''}{format_share(abs(share))}"
+
+
+def _band(row: Row) -> str:
+    """Write the noise band; where it can be wrong more often than it should, how often it is right."""
+    if not row["coverage"]:
+        return ""
+    sure = f" (in {format_share(row['coverage'])} of cases)" if row["change"] == Change.UNSURE else ""
+    return f"{_signed(row['low_ms'])} to {_signed(row['high_ms'])}{sure}"
+
+
+def _caption(comparison: Comparison) -> str:
+    """Say in one sentence what happened to the whole run and which stage changed most."""
+    first, second = comparison.labels
+    run = comparison.runs.row(0, named=True)
+    whole = f"{_time(run['a_ms'])} in {first}, {_time(run['b_ms'])} in {second}"
+    told = [row for row in comparison.stages.rows(named=True) if row["change"] not in (Change.SAME, Change.UNSURE)]
+    if told:
+        worst = f"most of it in {told[0]['stage']} ({_signed(told[0]['difference_ms'])})"
+    elif Change.UNSURE.value in comparison.stages["change"]:
+        worst = "with too few repeats to tell a difference from noise"
+    else:
+        worst = "no stage differs beyond noise and the tolerance"
+    return f"A run took {whole}; {worst}."
