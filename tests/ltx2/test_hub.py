@@ -3,14 +3,16 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
+from huggingface_hub import errors
 
-from reslab.ltx2 import _hub
-from reslab.ltx2._checkpoint import write
+from reslab.ltx2 import _fetch
 from reslab.ltx2._download import DownloadPlan, FetchedFile
-from reslab.ltx2._hub import Listing
+from reslab.ltx2._hub import HuggingFaceHub, Listing
 from reslab.ltx2._load import load
+from reslab.ltx2._write import write
 
 REPO = "someone/LTX-2.3-tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -95,7 +97,7 @@ def test_the_plan_is_printed_before_weights_are_fetched(hub, capsys):
     ],
 )
 def test_a_download_that_cannot_work_is_not_begun(hub, monkeypatch, what, message):
-    monkeypatch.setattr(_hub, what, lambda *args: 1000)
+    monkeypatch.setattr(_fetch, what, lambda *args: 1000)
     with pytest.raises(ValueError, match=message):
         load(REPO, hub=hub, progress=False)
     assert not [path for path in hub.fetched if path.endswith(".safetensors")]
@@ -103,7 +105,7 @@ def test_a_download_that_cannot_work_is_not_begun(hub, monkeypatch, what, messag
 
 def test_host_memory_is_that_of_the_loaded_weights(hub, monkeypatch):
     plans = []
-    monkeypatch.setattr(_hub, "_announce", lambda plan, progress: plans.append(plan))
+    monkeypatch.setattr(_fetch, "_announce", lambda plan, progress: plans.append(plan))
     loaded = load(REPO, hub=hub, dtype=torch.float16, progress=False)
     assert plans[0].host_memory_bytes == sum(
         p.nbytes
@@ -157,10 +159,60 @@ def test_the_plan_adds_up():
     assert "<td>free host memory</td><td>64.00 GiB</td>" in plan._repr_html_()
 
 
-def test_without_a_network_the_hub_says_so(monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise OSError("no route to host")
+def unreachable(*args, **kwargs):
+    raise OSError("no route to host")
 
+
+def test_without_a_network_the_hub_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
-    with pytest.raises(ValueError, match=r"The Hub cannot be reached for 'Lightricks/LTX-2' \(no route to host\)"):
+    with pytest.raises(
+        ValueError, match=r"cannot be reached for 'Lightricks/LTX-2' \(no route to host\), and it is not cached"
+    ):
         load("Lightricks/LTX-2")
+
+
+def test_without_a_network_a_cached_checkpoint_is_loaded(hub, monkeypatch, tmp_path):
+    """Through `huggingface_hub` itself, with a cache as it lays one out."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    cached = tmp_path / "hf" / "models--someone--LTX-2.3-tiny"
+    shutil.copytree(hub.repos[REPO], cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(COMMIT)
+    loaded = load(REPO, two_stage=False, progress=False)
+    assert (loaded.revision, loaded.variant.name, loaded.untrained) == (COMMIT, "LTX-2.3", True)
+
+
+def test_for_one_stage_neither_upsampler_nor_lora_is_fetched(hub):
+    load(REPO, two_stage=False, hub=hub, progress=False)
+    assert not [
+        path for path in hub.fetched if path.endswith(".safetensors") and ("lora" in path or "upsampler" in path)
+    ]
+
+
+def test_what_the_hub_answers_is_told(monkeypatch):
+    class Answer:
+        sha = COMMIT
+        siblings = ()
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: Answer)
+    assert HuggingFaceHub().listing(REPO, None) == Listing(COMMIT, {})
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("RepositoryNotFoundError", "There is no 'a/b' on the Hub"),
+        ("RevisionNotFoundError", "'a/b' has no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_named(monkeypatch, error, message):
+    response = httpx.Response(404, request=httpx.Request("GET", "https://example.org"))
+
+    def refuse(*args, **kwargs):
+        raise getattr(errors, error)("not found", response=response)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(ValueError, match=message):
+        load("a/b", revision="v9")

@@ -9,17 +9,22 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
 from reslab.ltx2._align import is_aligned
-from reslab.ltx2._checkpoint import write
 from reslab.ltx2._load import load
 from reslab.ltx2._lora import add_lora, set_strength
+from reslab.ltx2._write import write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, tiny_ltx23):
+def original():
+    return load("tiny", variant="LTX-2.3")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, original):
     """The tiny LTX-2.3 as `write` writes it; not to be changed."""
-    return write(tiny_ltx23, tmp_path_factory.mktemp("checkpoints") / "written")
+    return write(original, tmp_path_factory.mktemp("checkpoints") / "written")
 
 
 @pytest.fixture
@@ -48,7 +53,9 @@ def buffers(module, theirs):
     yield dict(module.named_buffers()), dict(theirs.named_buffers())
 
 
-def test_what_is_written_is_loaded_bit_for_bit(checkpoint, tmp_path):
+@pytest.mark.parametrize("name", ["LTX-2", "LTX-2.3", "LTX-2.3 distilled"])
+def test_what_is_written_is_loaded_bit_for_bit(name, tmp_path):
+    checkpoint = load("tiny", variant=name)
     loaded = load(write(checkpoint, tmp_path / "folder"), progress=False)
     assert_equal_weights(checkpoint, loaded)
     assert (loaded.variant, loaded.untrained, loaded.stg_blocks) == (checkpoint.variant, True, checkpoint.stg_blocks)
@@ -96,13 +103,13 @@ def test_released_weights_are_bfloat16_by_default(folder):
     assert next(loaded.components["transformer"].parameters()).dtype == torch.bfloat16
 
 
-def test_shards_are_read_by_their_index(folder, tiny_ltx23):
+def test_shards_are_read_by_their_index(folder, original):
     state = load_file(folder / "transformer" / WEIGHTS)
     (folder / "transformer" / WEIGHTS).unlink()
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
     save_torch_state_dict(state, folder / "transformer", filename_pattern=pattern, max_shard_size="200KB")
     assert len(list((folder / "transformer").glob("*-of-*.safetensors"))) > 2
-    assert_equal_weights(tiny_ltx23, load(folder, progress=False))
+    assert_equal_weights(original, load(folder, progress=False))
     next((folder / "transformer").glob("*-00002-of-*.safetensors")).unlink()
     with pytest.raises(ValueError, match=r"transformer: 1 of \d shards are missing: diffusion_pytorch_model-00002-of"):
         load(folder, progress=False)
@@ -126,6 +133,21 @@ def test_without_the_upsampler_and_the_lora_it_loads_and_both_may_lie_elsewhere(
     assert whole.distilled_lora
     with pytest.raises(ValueError, match="latent_upsampler: there is no"):
         load(folder, latent_upsampler=tmp_path / "nowhere", progress=False)
+
+
+def test_for_one_stage_the_upsampler_and_the_lora_are_left_out(written):
+    checkpoint = load(written, two_stage=False, progress=False)
+    assert "latent_upsampler" not in checkpoint.components
+    assert checkpoint.distilled_lora is None
+
+
+def test_weights_are_those_named_as_the_library_of_the_component_names_them(folder, original):
+    """A repository may hold a component under several names; transformers reads model.safetensors."""
+    shutil.copy(folder / "vae" / WEIGHTS, folder / "text_encoder" / WEIGHTS)
+    assert_equal_weights(original, load(folder, progress=False))
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"text_encoder has no weights: .* holds no model.safetensors"):
+        load(folder, progress=False)
 
 
 @pytest.mark.parametrize("component", ["transformer", "text_encoder"])
@@ -193,11 +215,11 @@ def test_a_checkpoint_with_peft_leftovers_is_refused(folder):
         load(folder, progress=False)
 
 
-def test_a_checkpoint_with_a_lora_switched_on_is_written_without_it(tmp_path, tiny_ltx23):
+def test_a_checkpoint_with_a_lora_switched_on_is_written_without_it(tmp_path, original):
     switched = load("tiny", variant="LTX-2.3")
     add_lora(switched.components["transformer"], switched.distilled_lora)
     set_strength(switched.components["transformer"], 1.0)
-    assert_equal_weights(tiny_ltx23, load(write(switched, tmp_path / "folder"), progress=False))
+    assert_equal_weights(original, load(write(switched, tmp_path / "folder"), progress=False))
 
 
 def test_a_lora_of_another_variant_is_refused(folder, tiny_ltx2):
@@ -257,29 +279,31 @@ def test_revision_belongs_to_the_hub(written):
         load("tiny", revision="main")
 
 
-def test_writing_leaves_a_full_folder_alone_and_no_half_one_behind(tiny_ltx23, folder, tmp_path, monkeypatch):
+def test_writing_leaves_a_full_folder_alone_and_no_half_one_behind(original, folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is not empty; choose a new folder"):
-        write(tiny_ltx23, folder)
+        write(original, folder)
 
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("reslab.ltx2._checkpoint.save_file", fail)
+    monkeypatch.setattr("reslab.ltx2._write.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        write(tiny_ltx23, tmp_path / "new")
+        write(original, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_diffusers_reads_what_is_written(written, tiny_ltx23):
+def test_diffusers_reads_what_is_written(written, original):
     from diffusers import LTX2Pipeline
 
     pipe = LTX2Pipeline.from_pretrained(written, dtype=torch.float32, local_files_only=True)
-    theirs, mine = pipe.transformer.state_dict(), tiny_ltx23.components["transformer"].state_dict()
+    theirs, mine = pipe.transformer.state_dict(), original.components["transformer"].state_dict()
     assert all(torch.equal(theirs[key], mine[key]) for key in mine)
 
 
-def test_a_checkpoint_displays_as_one_line_and_as_a_table(tiny_ltx23):
-    assert repr(tiny_ltx23) == "Checkpoint('LTX-2.3' from 'tiny', 5.57 MiB, untrained weights: noise by design)"
-    page = tiny_ltx23._repr_html_()
+def test_a_checkpoint_displays_as_one_line_and_as_a_table(original):
+    assert repr(original) == "Checkpoint('LTX-2.3' from 'tiny', 5.57 MiB, untrained weights: noise by design)"
+    page = original._repr_html_()
     assert page.count("<tr>") == 10
+    add_lora(original.components["transformer"], original.distilled_lora)
+    assert original._repr_html_() == page
     assert "<td>transformer</td><td>LTX2VideoTransformer3DModel</td><td style='text-align:right'>179,408</td>" in page

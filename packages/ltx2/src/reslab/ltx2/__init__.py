@@ -12,13 +12,14 @@ Read on in `_variants` (what there is), `_tiny` and `_load` (where weights come 
 it.
 """
 
-from reslab.ltx2._checkpoint import Checkpoint, write
+from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._compose import one_stage, two_stage
 from reslab.ltx2._device import default_device
 from reslab.ltx2._load import load
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
 from reslab.ltx2._video import Video
+from reslab.ltx2._write import write
 
 __version__ = "0.1.0"
 

@@ -4,7 +4,7 @@ A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for
 safetensors, in one file or in shards with an index. Nothing is read but names, headers and sizes.
 
     layout = find_layout("folder")
-    headers(layout.parts["transformer"])["proj_in.weight"]      # Stored(shape=(4096, 128), dtype='BF16', file=…)
+    headers("vae", layout.parts["vae"])["latents_mean"]      # Stored(shape=(128,), dtype='BF16', file=…)
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ class Layout:
     mark: Mapping[str, Any] | None
 
 
-def find_layout(root: Path, *, latent_upsampler: Path | None = None, lora: Path | None = None) -> Layout:
-    """Find the components in a folder; the upsampler and the LoRA may lie elsewhere, or be absent.
+def find_layout(
+    root: Path, *, latent_upsampler: Path | None = None, lora: Path | None = None, two_stage: bool = True
+) -> Layout:
+    """Find the components in a folder; the upsampler and the LoRA may lie elsewhere, be absent, or be left out.
 
     A ValueError names every component that is missing.
     """
@@ -60,13 +62,13 @@ def find_layout(root: Path, *, latent_upsampler: Path | None = None, lora: Path 
             raise ValueError(f"{meaning}: there is no {str(given)!r}.")
     parts = {name: root / name for name in REQUIRED}
     upsampler = latent_upsampler or root / UPSAMPLER
-    if upsampler.is_dir():
+    if two_stage and upsampler.is_dir():
         parts[UPSAMPLER] = upsampler
     mark = root / MARK_FILE
     return Layout(
         root=root,
         parts=parts,
-        lora=lora or _lora_file(root),
+        lora=(lora or _lora_file(root)) if two_stage else None,
         mark=json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None,
     )
 
@@ -76,37 +78,46 @@ def _lora_file(root: Path) -> Path | None:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def weight_files(folder: Path) -> list[Path]:
+def weight_stem(component: str) -> str:
+    """Return how the weight files of a component are named: as its own library does, whatever else lies there.
+
+    >>> weight_stem("text_encoder"), weight_stem("vae")
+    ('model', 'diffusion_pytorch_model')
+    """
+    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
+
+
+def weight_files(component: str, folder: Path) -> list[Path]:
     """List the safetensors files of one component: those that its index names, or the one there is.
 
     A ValueError names shards that are missing, or says that there are weights in another format only.
     """
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
-    if indexes:
-        names = sorted(set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()))
+    single = folder / f"{weight_stem(component)}.safetensors"
+    index = folder / f"{single.name}.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"{folder.name}: {len(missing)} of {len(names)} shards are missing: {_some(missing)}.")
+            raise ValueError(f"{component}: {len(missing)} of {len(names)} shards are missing: {_some(missing)}.")
         return [folder / name for name in names]
-    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):
-        if (folder / name).is_file():
-            return [folder / name]
+    if single.is_file():
+        return [single]
     others = sorted(path.name for path in folder.glob("*.bin"))
     if others:
         raise ValueError(
-            f"{folder.name} has {_some(others)} but no safetensors: pickled weights can run code and are not loaded; "
+            f"{component} has {_some(others)} but no safetensors: pickled weights can run code and are not loaded; "
             "convert them to safetensors, or load a repository that has them."
         )
-    raise ValueError(f"{folder.name} has no weights: {str(folder)!r} holds no safetensors file.")
+    raise ValueError(f"{component} has no weights: {str(folder)!r} holds no {single.name}.")
 
 
-def headers(folder: Path) -> dict[str, Stored]:
+def headers(component: str, folder: Path) -> dict[str, Stored]:
     """Read names, shapes and dtypes of all weights of one component, without the weights.
 
     A ValueError names a file that is truncated or damaged, with its size.
     """
     found: dict[str, Stored] = {}
-    for file in weight_files(folder):
+    for file in weight_files(component, folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (no mapping: it has no __iter__)
@@ -115,7 +126,7 @@ def headers(folder: Path) -> dict[str, Stored]:
         except SafetensorError as error:
             size = f"{file.stat().st_size:,} bytes"
             raise ValueError(
-                f"{folder.name}/{file.name} is truncated or damaged ({size}: {error}); download it again."
+                f"{component}/{file.name} is truncated or damaged ({size}: {error}); download it again."
             ) from None
     return found
 

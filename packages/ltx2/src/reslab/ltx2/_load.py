@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
-from reslab.ltx2._hub import Hub, HuggingFaceHub, fetch, is_hub_id
+from reslab.ltx2._fetch import fetch
+from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
 from reslab.ltx2._layout import Layout, find_layout, read_config
 from reslab.ltx2._lora import check_lora, read_lora
 from reslab.ltx2._read import Wanted, read_component
@@ -37,6 +38,7 @@ def load(
     device: torch.device | str | None = None,
     latent_upsampler: str | os.PathLike[str] | None = None,
     lora: str | os.PathLike[str] | None = None,
+    two_stage: bool = True,
     progress: bool = True,
     hub: Hub | None = None,
 ) -> Checkpoint:
@@ -49,7 +51,8 @@ def load(
     where it is left out; for "tiny" it is "LTX-2.3" then. `dtype` is bfloat16 for released weights and float32 for
     untrained ones, unless given. `revision` is a branch, tag or commit on the Hub. `device` is where the weights come
     to lie, the CPU by default. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace those of the
-    checkpoint; without an upsampler it runs one stage only. `hub` replaces the Hub's client.
+    checkpoint; without an upsampler it runs one stage only. `two_stage=False` leaves out both, which one stage
+    has no use for. `hub` replaces the Hub's client.
 
     A ValueError names what is wrong: an unknown source or variant, a contradiction between the configurations and
     `variant`, a missing component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no
@@ -61,6 +64,7 @@ def load(
         device=device,
         latent_upsampler=_path(latent_upsampler),
         lora=_path(lora),
+        two_stage=two_stage,
         progress=progress,
     )
     if source == "tiny":
@@ -82,7 +86,7 @@ def _tiny(wanted: Wanted, revision: str | None) -> Checkpoint:
 def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:
     if revision is not None:
         raise ValueError(f"revision={revision!r} is for the Hub, but {str(folder)!r} is a folder; leave it out.")
-    layout = find_layout(folder, latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
+    layout = find_layout(folder, latent_upsampler=wanted.latent_upsampler, lora=wanted.lora, two_stage=wanted.two_stage)
     return _read(layout, str(folder), None, wanted)
 
 

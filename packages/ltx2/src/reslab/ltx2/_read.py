@@ -31,6 +31,7 @@ class Wanted:
     device: torch.device | str | None = None
     latent_upsampler: Path | None = None
     lora: Path | None = None
+    two_stage: bool = True
     progress: bool = True
 
 
@@ -51,14 +52,14 @@ def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch
 
 
 def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    kind, stored = _class_of(folder), headers(folder)
+    kind, stored = _class_of(folder), headers(name, folder)
     check_weights(name, expected_shapes(folder), stored)
     return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
 
 
 def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """Read the text encoder; transformers renames keys between releases, so it tells what fitted."""
-    headers(folder)
+    headers("text_encoder", folder)  # a damaged file is named here
     kind: Any = find_class(read_config(folder)["architectures"][0])
     try:
         with quiet_transformers():

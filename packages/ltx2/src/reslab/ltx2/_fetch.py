@@ -1,0 +1,160 @@
+"""Fetch a checkpoint from the Hugging Face Hub: only the files it needs, and only if it can work.
+
+First come the configurations, a few kilobytes. They tell the variant and how large every component will be. From these
+and from the list of files comes a `DownloadPlan`, which is printed and checked; only then are weights fetched.
+
+    fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, Wanted())
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from reslab.ltx2._checkpoint import MARK_FILE
+from reslab.ltx2._detect import check_variant, detect
+from reslab.ltx2._download import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
+from reslab.ltx2._hub import Hub, Listing
+from reslab.ltx2._layout import (
+    INDEX,
+    REQUIRED,
+    UPSAMPLER,
+    WITHOUT_WEIGHTS,
+    Layout,
+    find_layout,
+    read_config,
+    weight_stem,
+)
+from reslab.ltx2._read import Wanted, memory_bytes
+from reslab.ltx2._variants import HubFile, Variant, variants
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Say where a fetched checkpoint lies, and which commit it is."""
+
+    layout: Layout
+    commit: str
+
+
+def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
+    """Fetch a checkpoint, and the upsampler and the LoRA of its variant unless these two are given.
+
+    A ValueError names what the repository lacks, or why the download cannot work.
+    """
+    listing = hub.listing(repo, revision)
+    root = _fetch_configs(hub, repo, listing)
+    found = detect(read_config(root / "transformer"), read_config(root / "scheduler"))
+    check_variant(found, asked=wanted.variant, marked=None)
+    upsampler, lora = _extra_files(hub, found, repo, listing, wanted)
+    files = (*_component_files(hub, repo, listing, root), *upsampler, *lora)
+    plan = DownloadPlan(
+        source=repo,
+        commit=listing.commit,
+        variant=found.name,
+        files=files,
+        free_disk_bytes=free_disk_bytes(hub.cache_folder()),
+        host_memory_bytes=memory_bytes(root, found, wanted),
+        free_host_bytes=free_host_bytes(),
+    )
+    _announce(plan, wanted.progress)
+    folders = _download(hub, files)
+    layout = find_layout(
+        root,
+        latent_upsampler=wanted.latent_upsampler or next(((folders[f.repo] / f.path).parent for f in upsampler), None),
+        lora=wanted.lora or next((folders[f.repo] / f.path for f in lora), None),
+        two_stage=wanted.two_stage,
+    )
+    return Fetched(layout=layout, commit=listing.commit)
+
+
+def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
+    if INDEX not in listing.sizes:
+        raise ValueError(f"{repo!r} has no {INDEX}: it is not in diffusers' layout. {_published()}")
+    missing = [name for name in REQUIRED if not any(path.startswith(f"{name}/") for path in listing.sizes)]
+    if missing:
+        raise ValueError(f"{repo!r} has no folder for {', '.join(missing)}. {_published()}")
+    folders = (*REQUIRED, UPSAMPLER)
+    configs = [path for path in listing.sizes if path.endswith(".json") and path.split("/")[0] in folders]
+    marks = [path for path in (INDEX, MARK_FILE) if path in listing.sizes]
+    return hub.download(repo, listing.commit, [*marks, *configs])
+
+
+def _published() -> str:
+    return f"Published in that layout are {', '.join(repr(each.hub_id) for each in variants())}."
+
+
+def _component_files(hub: Hub, repo: str, listing: Listing, root: Path) -> list[FetchedFile]:
+    """List the weights of each component that the repository has, and the tokenizer's files."""
+    paths = [path for path in listing.sizes if path.startswith("tokenizer/")]
+    for name in REQUIRED:
+        if name not in WITHOUT_WEIGHTS:
+            paths += weight_paths(name, listing.sizes, root)
+    return [_file(hub, repo, listing, path) for path in paths]
+
+
+def weight_paths(component: str, sizes: Container[str], root: Path) -> list[str]:
+    """Name the safetensors files of one component: those of its index, or the single one.
+
+    A ValueError tells that the repository has none.
+    """
+    single = f"{component}/{weight_stem(component)}.safetensors"
+    index = f"{single}.index.json"
+    if index in sizes:
+        names = json.loads((root / index).read_text(encoding="utf-8"))["weight_map"].values()
+        return [f"{component}/{name}" for name in sorted(set(names))]
+    if single in sizes:
+        return [single]
+    raise ValueError(f"The repository has no safetensors for {component}, and pickled weights are not loaded.")
+
+
+def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: Listing) -> list[FetchedFile]:
+    """List the upsampler's files: in the repository itself, or else where the variant's is published."""
+    inside = any(path.startswith(f"{UPSAMPLER}/") for path in listing.sizes)
+    place = HubFile(repo=repo, path=UPSAMPLER) if inside else found.latent_upsampler
+    theirs = listing if place.repo == repo else hub.listing(place.repo, None)
+    paths = [path for path in theirs.sizes if path.startswith(f"{place.path}/") and not path.endswith(".bin")]
+    return [_file(hub, place.repo, theirs, path) for path in paths]
+
+
+def _extra_files(
+    hub: Hub, found: Variant, repo: str, listing: Listing, wanted: Wanted
+) -> tuple[list[FetchedFile], list[FetchedFile]]:
+    """List the files of the upsampler and of the LoRA, where two stages are wanted and they are not given."""
+    if not wanted.two_stage:
+        return [], []
+    upsampler = [] if wanted.latent_upsampler else _upsampler_files(hub, found, repo, listing)
+    place = found.distilled_lora
+    if wanted.lora or place is None:
+        return upsampler, []
+    theirs = listing if place.repo == repo else hub.listing(place.repo, None)
+    return upsampler, [_file(hub, place.repo, theirs, place.path)]
+
+
+def _file(hub: Hub, repo: str, listing: Listing, path: str) -> FetchedFile:
+    if path not in listing.sizes:
+        raise ValueError(f"{repo!r} lacks {path!r} at {listing.commit[:7]}; it was left incomplete, or renamed.")
+    cached = hub.is_cached(repo, listing.commit, path)
+    return FetchedFile(repo=repo, commit=listing.commit, path=path, nbytes=listing.sizes[path], cached=cached)
+
+
+def _announce(plan: DownloadPlan, progress: bool) -> None:
+    _log.info("%s", plan)
+    if progress and plan.fetch_bytes:
+        tqdm.write(plan.text())
+    plan.check()
+
+
+def _download(hub: Hub, wanted: Iterable[FetchedFile]) -> dict[str, Path]:
+    """Fetch all files, repository by repository; return each one's folder."""
+    by_repo: dict[tuple[str, str], list[str]] = {}
+    for file in wanted:
+        by_repo.setdefault((file.repo, file.commit), []).append(file.path)
+    return {repo: hub.download(repo, commit, paths) for (repo, commit), paths in by_repo.items()}
