@@ -1,4 +1,4 @@
-"""Compare composed LTX-2.3 with diffusers' own modular pipeline on the same tiny model: does composing cost anything?
+"""Compare composed LTX-2.3 with diffusers' own modular pipeline on the same tiny model.
 
 Whole runs vary by several per cent here, so runs are interleaved (diffusers, ours, …) and each is compared with
 the one before it; diffusers against itself stands beside it (A/A). Claim: not distinguishable from A/A, at most 1.03.
