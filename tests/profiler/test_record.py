@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reslab.profiler import Profiler
+from reslab.profiler import Profiler, Reading
 from reslab.profiler.testing import FakeClock
 
 
@@ -89,7 +89,7 @@ def test_a_stage_that_raises_is_a_row_with_its_error_and_keeps_no_frames(told, p
         ("lab", 1, None),
         ("denoise", 1, None),
     ]
-    assert not [slot for log in prof._logs for slot in log if isinstance(slot, BaseException)]
+    assert not [slot for log, _kinds in prof._tracks for slot in log if isinstance(slot, BaseException)]
 
 
 def test_what_is_open_when_recording_stops_is_closed_there_and_said_to_be_unfinished(prof, clock):
@@ -162,7 +162,7 @@ def test_reading_memory_is_not_part_of_a_stage():
 
         def read(self):
             clock.advance(1_000)
-            return 1, 1
+            return Reading(1, 1)
 
     prof = Profiler(clock=clock, memory=Slow()).start()
     prof.begin("run", "lab")

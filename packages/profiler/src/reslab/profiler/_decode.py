@@ -5,149 +5,191 @@ repaired rather than refused, because the record of a run that went wrong is wor
 (recording started inside a span) is passed over, and what is still open at the end is closed there with the error
 "unfinished".
 
-The first log is that of the thread recorded first, the host lane. Transfers and waits that another thread tells of
-are the copy lane: they hang under the run that was under way and belong to the stage that was.
+The first log is that of the thread recorded first, the host lane. The copy lane is what is told of transfers and
+waits by another thread, or while a queue of the device is in use that is not the compute lane's: it hangs under the
+run that was under way, and belongs to the stage that its name says it serves, else to the one that was under way.
 
-    spans, memory = decode(logs, origin_ns=0, until_ns=clock(), pool="host")
+    spans, memory = decode(logs, origin_ns=0, until_ns=clock(), pools=["host"])
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 import polars as pl
 
-from reslab.profiler._record import Log, Mark, NameTable, StageNames, entries
-from reslab.profiler._schema import COPY, HOST, memory_frame
-from reslab.profiler._spans import Place, Span, place_within, to_frame
+from reslab.profiler._clock import Reading
+from reslab.profiler._device import Reached
+from reslab.profiler._record import DEVICE, END, UNFINISHED, WIDTH, Log, Mark, NameTable
+from reslab.profiler._schema import BORDERS, COPY, HOST, memory_frame
+from reslab.profiler._spans import Border, Place, Spans, place_within
 from reslab.stages import Kind
 
-UNFINISHED = "unfinished"
+#: When, whose memory, of which component, bytes allocated, and the most since the sample before.
+Sample = tuple[int, str, str | None, int, int | None]
 
-Sample = tuple[int, int, int]
 
-
-def decode(logs: Sequence[Log], *, origin_ns: int, until_ns: int, pool: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+def decode(
+    logs: Sequence[Log], *, origin_ns: int, until_ns: int, pools: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the spans and the memory samples that the logs tell of.
 
     Args:
         logs: One a thread, the host lane's first.
         origin_ns: The clock when the record started; times are counted from there.
         until_ns: The clock when it ended; what is still open is closed there.
-        pool: Whose memory was read.
+        pools: Whose memory each reading of a sample is.
     """
-    spans: list[Span] = []
-    samples: list[Sample] = []
-    runs = count()
-    host = None
+    record = _Record(pools)
     for log in logs:
-        _Decoder(spans, samples, runs, host=host).read(log, until_ns)
-        host = host or spans[:]
-    samples.sort(key=itemgetter(0))  # by time; the threads' samples interleave
+        _Reader(record).read(log, until_ns)
+        record.host_rows = record.host_rows or [s for s, lane in enumerate(record.spans.lanes) if lane == HOST]
+    record.samples.sort(key=itemgetter(0))  # by time; the threads' samples interleave
+    at_ns, pool, component, allocated, peak = zip(*record.samples, strict=True) if record.samples else [()] * 5
     memory = memory_frame(
-        at_ns=[now - origin_ns for now, _, _ in samples],
-        pool=[pool] * len(samples),
-        allocated_bytes=[allocated for _, allocated, _ in samples],
-        peak_bytes=[peak for _, _, peak in samples],
+        at_ns=[now - origin_ns for now in at_ns],
+        pool=pool,
+        component=component,
+        allocated_bytes=allocated,
+        peak_bytes=peak,
     )
-    return to_frame(spans, origin_ns=origin_ns), memory
+    return record.spans.to_frame(origin_ns=origin_ns), memory
 
 
-class _Decoder:
-    """Reads one thread's log; spans and samples of all threads gather in the same lists."""
+class _Record:
+    """What the logs of all threads have told so far."""
 
-    def __init__(
-        self, spans: list[Span], samples: list[Sample], runs: Iterator[int], *, host: Sequence[Span] | None
-    ) -> None:
-        self.spans = spans
-        self.samples = samples
-        self.runs = runs
-        self.host = host
-        self.open: list[Span] = []
-        self.tables: list[NameTable] = []
-        self.next_table: NameTable = {}
-        self.before: int | None = None
-        self.ended: Span | None = None
+    def __init__(self, pools: Sequence[str]) -> None:
+        self.pools = pools
+        self.spans = Spans()
+        self.samples: list[Sample] = []
+        self.names: list[NameTable] = []  # by run
+        self.place_rows: dict[tuple[int, str, str, int], int] = {}
+        self.host_rows: list[int] = []  # rows of the host lane's own spans, once its log has been read
+
+    def begin_run(self, names: NameTable) -> int:
+        """Return the row of the place of a new run."""
+        self.names.append(names)
+        self.spans.places.append(Place(run=len(self.names) - 1))
+        return len(self.spans.places) - 1
+
+    def place_row(self, outer_row: int, kind: str, name: str, index: int) -> int:
+        """Return the row of the place of a span; looked up, because most spans share theirs with others."""
+        key = (outer_row, kind, name, index if kind == Kind.STEP else -1)
+        if (row := self.place_rows.get(key)) is None:
+            row = self.place_rows[key] = len(self.spans.places)
+            outer = self.spans.places[outer_row]
+            names = self.names[outer.run] if outer.run is not None else {}
+            self.spans.places.append(place_within(outer, kind, name, index=index, names=names))
+        return row
+
+    def under_way(self, now: int) -> int | None:
+        """Return the innermost span that was open at `now` on the host lane."""
+        begun = bisect_right(self.host_rows, now, key=self.spans.start_ns.__getitem__)
+        span = self.host_rows[begun - 1] if begun else None
+        while span is not None and self.spans.end_ns[span] < now:
+            span = self.spans.parents[span]
+        return span
+
+    def run_around(self, span: int | None) -> int | None:
+        """Return the innermost run that `span` is, or lies in."""
+        while span is not None and self.spans.kinds[span] != Kind.RUN:
+            span = self.spans.parents[span]
+        return span
+
+
+class _Reader:
+    """Reads one thread's log."""
+
+    def __init__(self, record: _Record) -> None:
+        self.record = record
+        self.spans = record.spans
+        self.open: list[int] = []
+        self.ended: int | None = None
+        self.next_names: NameTable = {}
+        self.next_memory: Reading | None = None
+        self.next_device: Reached | None = None
 
     def read(self, log: Log, until_ns: int) -> None:
-        for entry in entries(log):
-            match entry:
-                case (Mark.END, error, now):
-                    self.end(error, now)
-                case (Mark.BEFORE, now, allocated, peak):
-                    self.sample_before(now, allocated, peak)
-                case (Mark.AFTER, now, allocated, peak):
-                    self.sample_after(now, allocated, peak)
-                case (Mark.NAMES, table):
-                    self.next_table = table
-                case (kind, name, index, nbytes, now):
-                    self.begin(str(kind), str(name), index, nbytes, now)
-        while self.open:
-            self.end(UNFINISHED, until_ns)
+        log = log[:]  # whole, whatever another thread adds meanwhile
+        for head, what, detail, now in zip(*(log[slot::WIDTH] for slot in range(WIDTH)), strict=True):
+            if head is END:
+                self.end(what, now)
+            elif not isinstance(head, Mark):
+                self.begin(str(head), what, detail, now)
+            elif head is DEVICE:
+                self.reached(what)
+            elif head is Mark.NAMES:
+                self.next_names = what
+            elif head is Mark.CLOSE:
+                self.close(now)
+            else:
+                self.sample(head, what, detail, now)
+        self.close(until_ns)
 
-    def begin(self, kind: str, name: str, index: int, nbytes: int, now: int) -> None:
-        parent, lane, outer = self.around(kind, now)
+    def begin(self, kind: str, name: str, detail: int, now: int) -> None:
+        lane, parent, around = self.around(kind, now)
         if kind == Kind.RUN:
-            outer = Place(run=next(self.runs))
-            self.tables.append(self.next_table)
-        names = self.tables[-1].get(name, StageNames()) if self.tables else StageNames()
-        place = place_within(outer, kind, name, index=index, names=names)
-        span = Span(span=len(self.spans), parent=parent, kind=kind, lane=lane, name=name, place=place, start_ns=now)
-        span.nbytes = nbytes
-        if span.is_border:
-            span.allocated_before_bytes = span.allocated_peak_bytes = self.before
-        self.spans.append(span)
+            place_row = self.record.begin_run(self.next_names)
+        else:
+            outer_row = 0 if around is None else self.spans.place_rows[around]
+            place_row = self.record.place_row(outer_row, kind, name, detail)
+        span = self.spans.add(kind, name, detail, lane, parent, place_row, now)
         self.open.append(span)
+        self.ended = None
+        if self.next_device is not None:
+            self.spans.device_start_ns[span] = self.next_device.at_ns
+            self.next_device = None
+        if kind in BORDERS and self.next_memory is not None:
+            allocated = self.next_memory.allocated_bytes
+            self.spans.borders[span] = Border(before=allocated, peak=allocated)
+
+    def around(self, kind: str, now: int) -> tuple[str, int | None, int | None]:
+        """Return lane and parent of a span that begins now, and the span whose place it is in."""
+        innermost = self.open[-1] if self.open else None
+        if kind in (Kind.TRANSFER, Kind.WAIT):
+            if self.next_device is not None and self.next_device.lane == COPY:
+                return COPY, self.record.run_around(innermost), innermost
+            if innermost is None and self.record.host_rows:
+                innermost = self.record.under_way(now)
+                return COPY, self.record.run_around(innermost), innermost
+        return HOST if innermost is None else self.spans.lanes[innermost], innermost, innermost
 
     def end(self, error: str | None, now: int) -> None:
         self.ended = self.open.pop() if self.open else None
         if self.ended is not None:
-            self.ended.end_ns, self.ended.error = now, error
-            if self.ended.kind == Kind.RUN:
-                self.tables.pop()
+            self.spans.end_ns[self.ended] = now
+            if error is not None:
+                self.spans.errors[self.ended] = error
 
-    def around(self, kind: str, now: int) -> tuple[int | None, str, Place]:
-        """Return parent, lane and place for a span that begins now."""
-        if self.open:
-            return self.open[-1].span, self.open[-1].lane, self.open[-1].place
-        if self.host is not None and kind in (Kind.TRANSFER, Kind.WAIT):
-            run, place = _under_way(self.host, now)
-            return run, COPY, place
-        return None, HOST, Place()
+    def close(self, now: int) -> None:
+        while self.open:
+            self.end(UNFINISHED, now)
+        self.ended = None
 
-    def sample_before(self, now: int, allocated: int, peak: int) -> None:
-        self.samples.append((now, allocated, peak))
-        self.before = allocated
-        self.raise_peak(peak)
+    def reached(self, point: Reached) -> None:
+        """Where the device was: when the span that ended just before did, or when the next one begins."""
+        if self.ended in self.spans.device_start_ns and self.ended not in self.spans.device_end_ns:
+            self.spans.device_end_ns[self.ended] = point.at_ns
+        else:
+            self.next_device = point
 
-    def sample_after(self, now: int, allocated: int, peak: int) -> None:
-        self.samples.append((now, allocated, peak))
-        if self.ended is not None and self.ended.is_border:
-            self.ended.allocated_after_bytes = allocated
-            self.ended.raise_peak(peak)
-            self.raise_peak(self.ended.allocated_peak_bytes or 0)
+    def sample(self, mark: Mark, readings: Sequence[Reading], counters: Mapping[str, int], now: int) -> None:
+        own = [(now, pool, None, *reading) for pool, reading in zip(self.record.pools, readings, strict=True)]
+        books = [(*name.partition("/")[::2], nbytes) for name, nbytes in counters.items()]
+        self.record.samples += own + [(now, pool, component or None, nbytes, None) for pool, component, nbytes in books]
+        border = self.spans.borders.get(self.ended) if mark is Mark.AFTER and self.ended is not None else None
+        for allocated, peak in readings[:1]:
+            self.next_memory = readings[0]
+            if border is not None:
+                border.after, border.peak = allocated, max(border.peak, peak)
+            self.raise_peak(border.peak if border is not None else peak)
 
     def raise_peak(self, peak: int) -> None:
         """Let the innermost open run or stage know of a peak; when it ends, it tells the one around it."""
         for span in reversed(self.open):
-            if span.is_border:
-                return span.raise_peak(peak)
-
-
-def _under_way(host: Sequence[Span], now: int) -> tuple[int | None, Place]:
-    """Return the run under way at `now` on the host lane, and the place of the innermost span that was."""
-    begun = bisect_right(host, now, key=lambda span: span.start_ns)
-    span = host[begun - 1] if begun else None
-    while span is not None and span.end_ns < now:
-        span = _around(host, span)
-    place = span.place if span is not None else Place()
-    while span is not None and span.kind != Kind.RUN:
-        span = _around(host, span)
-    return (None if span is None else span.span), place
-
-
-def _around(host: Sequence[Span], span: Span) -> Span | None:
-    return None if span.parent is None else host[span.parent]
+            if (border := self.spans.borders.get(span)) is not None:
+                border.peak = max(border.peak, peak)
+                return

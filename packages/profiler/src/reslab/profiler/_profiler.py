@@ -15,15 +15,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
-from reslab.profiler._clock import Clock, MemoryReader
+from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.profiler._decode import decode
+from reslab.profiler._device import Base, resolve
 from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import describe, request_facts
 from reslab.profiler._profile import Profile
 from reslab.profiler._record import NameTable, Recorder, StageNames
 from reslab.profiler._schema import SPAN
+from reslab.profiler._torch import accelerator
 from reslab.stages import Observer
 
 
@@ -51,7 +53,6 @@ class Observable(Protocol):
 
 
 _OFF = nullcontext()
-_PROCESS_MEMORY = process_memory()
 
 
 class Profiler(Recorder):
@@ -68,7 +69,12 @@ class Profiler(Recorder):
         pipeline: The pipeline to listen to between `start` and `stop`. A pipeline that runs inside one of its stages is
             heard too with `with inner.observe(prof)`.
         clock: Returns integer nanoseconds.
-        memory: Read at the borders of runs and stages; by default the resident bytes of this process, None for nothing.
+        memory: Read at the borders of runs and stages; the first one's readings are the columns of the spans, all are
+            samples. By default the memory of torch's accelerator, if there is one, and the resident bytes of this
+            process; None for nothing.
+        counters: A manager's books, read where memory is.
+        device: Times what is asynchronous. By default torch's accelerator, if torch is loaded and there is one; with a
+            clock other than the default, which no real device runs by, and with None there is none.
     """
 
     def __init__(
@@ -76,14 +82,24 @@ class Profiler(Recorder):
         pipeline: Observable | None = None,
         *,
         clock: Clock = time.perf_counter_ns,
-        memory: MemoryReader | None = _PROCESS_MEMORY,
+        memory: MemoryReader | Sequence[MemoryReader] | Literal["auto"] | None = "auto",
+        counters: Counters | None = None,
+        device: DeviceTimer | Literal["auto"] | None = "auto",
     ) -> None:
-        super().__init__(clock, memory)
+        real = clock is time.perf_counter_ns
+        timer, readers = accelerator() if real and "auto" in (device, memory) else (None, ())
+        super().__init__(
+            clock,
+            [*readers, *_readers(process_memory())] if memory == "auto" else _readers(memory),
+            counters,
+            timer if device == "auto" else device,
+        )
         self._pipeline = pipeline
         self._facts: dict[str, Any] = {}
         self._requests: list[dict[str, Any]] = []
         self._origin_ns: int | None = None
         self._until_ns = 0
+        self._base: Base | None = None
         self._listening: AbstractContextManager[Any] | None = None
         self._profile: Profile | None = None
 
@@ -101,6 +117,8 @@ class Profiler(Recorder):
         if self.recording:
             raise ValueError("this profiler is recording already; call stop() before start()")
         self._profile = None
+        if self._device is not None:
+            self._base = Base.of(self._device, self._clock)
         if self._origin_ns is None:
             self._origin_ns = self._clock()
         self._listening = self._pipeline.observe(self) if self._pipeline is not None else _OFF
@@ -112,6 +130,7 @@ class Profiler(Recorder):
             self._listening.__exit__(None, None, None)
             self._listening = None
             self._until_ns = self._clock()
+            self.close()
         return self.profile
 
     def span(self, name: str) -> AbstractContextManager[None]:
@@ -139,13 +158,18 @@ class Profiler(Recorder):
         return self._profile
 
     def _read(self) -> Profile:
+        until_ns = self._clock() if self.recording else self._until_ns
+        logs = [log for log, _kinds in self._tracks if log]
+        if self._device is not None and self._base is not None:
+            resolve(logs, self._device, self._base)
         spans, memory = decode(
-            [log for log in self._logs if log],
+            logs,
             origin_ns=self._origin_ns or 0,
-            until_ns=self._clock() if self.recording else self._until_ns,
-            pool=self._memory.pool if self._memory is not None else "",
+            until_ns=until_ns,
+            pools=[reader.pool for reader in self._memory],
         )
-        return Profile(spans=spans, memory=memory, meta=describe(spans, self._requests, self._facts))
+        facts = {"device": {"kind": self._device.name}} if self._device is not None else {}
+        return Profile(spans=spans, memory=memory, meta=describe(spans, self._requests, facts | self._facts))
 
     def _run_begins(self, pipeline_name: str) -> NameTable:
         if self._pipeline is None or self._pipeline.name != pipeline_name:
@@ -179,3 +203,9 @@ class _SpanBlock:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._profiler.end(error)
+
+
+def _readers(memory: MemoryReader | Sequence[MemoryReader] | None) -> list[MemoryReader]:
+    if memory is None:
+        return []
+    return list(memory) if isinstance(memory, Sequence) else [memory]

@@ -1,24 +1,25 @@
-"""One span in the making, where it lies, and how many of them become a frame.
+"""Spans in the making, column by column, where each lies, and how they become a frame.
 
 A span takes its `Place` from the span around it and adds its own coordinate, so that a filter on one coordinate finds
 everything below it:
 
-    inside = place_within(Place(run=0, stage="denoise"), Kind.STEP, "step", index=3, names=StageNames())
+    inside = place_within(Place(run=0, stage="denoise"), Kind.STEP, "step", index=3, names={})
     inside.stage, inside.step      # ("denoise", 3)
 
-A run starts afresh: a pipeline that runs inside another's stage has stages of its own.
+A run starts afresh: a pipeline that runs inside another's stage has stages of its own. Many spans share a place, so
+places are a table of their own, and a span keeps the number of its row there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from reslab.profiler._record import StageNames
-from reslab.profiler._schema import BORDERS, spans_frame
+from reslab.profiler._record import NameTable, StageNames
+from reslab.profiler._schema import HOST, spans_frame
 from reslab.stages import Kind
 
 
@@ -35,89 +36,114 @@ class Place(NamedTuple):
     guidance_pass: str | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Span:
-    """One row in the making; filled from its beginning to its end."""
-
-    span: int
-    parent: int | None
-    kind: str
-    lane: str
-    name: str
-    place: Place
-    start_ns: int
-    end_ns: int = -1
-    nbytes: int = 0
-    allocated_before_bytes: int | None = None
-    allocated_after_bytes: int | None = None
-    allocated_peak_bytes: int | None = None
-    error: str | None = None
-
-    @property
-    def is_border(self) -> bool:
-        """Whether memory is read when it begins and ends."""
-        return self.kind in BORDERS
-
-    @property
-    def host_ns(self) -> int:
-        """Nanoseconds from its beginning to its end."""
-        return self.end_ns - self.start_ns
-
-    def raise_peak(self, peak_bytes: int) -> None:
-        """Take `peak_bytes` for the peak if it is higher."""
-        self.allocated_peak_bytes = max(self.allocated_peak_bytes or 0, peak_bytes)
-
-
-def place_within(outer: Place, kind: str, name: str, *, index: int, names: StageNames) -> Place:
+def place_within(outer: Place, kind: str, name: str, *, index: int, names: NameTable) -> Place:
     """Return the place of a span that begins at `outer`.
 
-    >>> place_within(Place(run=0), "transfer", "transformer/7", index=-1, names=StageNames())[4:6]
-    ('transformer', '7')
+    >>> inside = place_within(Place(run=0, stage="denoise"), "transfer", "transformer/7@refine", index=-1, names={})
+    >>> inside.stage, inside.component, inside.block
+    ('refine', 'transformer', '7')
 
     Args:
-        outer: Place of the span around it; for a run, one that has only the run's number.
+        outer: Place of the span around it.
         kind: A `reslab.stages.Kind`, or "span".
-        name: As told to the observer.
+        name: As told to the observer; a transfer's ends in "@stage" where it serves another stage than the one it is
+            made in, under the registered name.
         index: Number of the step, if it is one.
-        names: Profile name and class, if it is a stage.
+        names: Profile names and classes by registered name.
     """
     match kind:
         case Kind.STAGE:
-            return Place(outer.run, names.profile_name or name, name, names.stage_class)
+            return _stage(outer.run, name, names)
         case Kind.STEP:
             return outer._replace(step=index)
         case Kind.PASS:
             return outer._replace(guidance_pass=name)
         case Kind.COMPONENT:
             return outer._replace(component=name.rpartition(".")[0] or name, block=None)
-        case Kind.TRANSFER:
-            component, _, block = name.partition("/")
-            return outer._replace(component=component, block=block or None)
+        case Kind.TRANSFER | Kind.WAIT:
+            what, _, served = name.partition("@")
+            component, _, block = what.partition("/")
+            here = outer if served in ("", outer.registered_name) else _stage(outer.run, served, names)
+            return here._replace(component=component or None, block=block or None)
         case _:
             return outer
 
 
-def to_frame(spans: Sequence[Span], *, origin_ns: int) -> pl.DataFrame:
-    """Return the spans as a frame of `SPAN_SCHEMA`, times counted from `origin_ns`."""
-    places = zip(*(span.place for span in spans), strict=True)
-    return spans_frame(
-        **dict(zip(Place._fields, places, strict=bool(spans))),
-        **{name: [getattr(span, name) for span in spans] for name in _AS_IS},
-        start_ns=[span.start_ns - origin_ns for span in spans],
-        moved_bytes=[span.nbytes if span.kind == Kind.TRANSFER else None for span in spans],
-        stall_ns=[span.host_ns if span.kind == Kind.WAIT else None for span in spans],
-    )
+def _stage(run: int | None, registered_name: str, names: NameTable) -> Place:
+    profile_name, stage_class = names.get(registered_name, StageNames())
+    return Place(run, profile_name or registered_name, registered_name, stage_class)
 
 
-_AS_IS = (
-    "span",
-    "parent",
-    "kind",
-    "lane",
-    "name",
-    "host_ns",
-    "allocated_before_bytes",
-    "allocated_after_bytes",
-    "allocated_peak_bytes",
-    "error",
-)
+@dataclass(slots=True, kw_only=True)
+class Border:
+    """Memory of a run or stage, in bytes: when it began, when it had ended, and the most in between."""
+
+    before: int
+    after: int | None = None
+    peak: int
+
+
+@dataclass(slots=True)
+class Spans:
+    """Columns in the making: lists have a value a span, mappings one where there is one."""
+
+    kinds: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    details: list[int] = field(default_factory=list)
+    lanes: list[str] = field(default_factory=list)
+    parents: list[int | None] = field(default_factory=list)
+    place_rows: list[int] = field(default_factory=list)
+    start_ns: list[int] = field(default_factory=list)
+    end_ns: list[int] = field(default_factory=list)
+    device_start_ns: dict[int, int] = field(default_factory=dict)
+    device_end_ns: dict[int, int] = field(default_factory=dict)
+    borders: dict[int, Border] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    places: list[Place] = field(default_factory=lambda: [Place()])
+
+    def add(self, kind: str, name: str, detail: int, lane: str, parent: int | None, place_row: int, now: int) -> int:
+        """Begin a span and return its number."""
+        span = len(self.kinds)
+        self.kinds.append(kind)
+        self.names.append(name)
+        self.details.append(detail)
+        self.lanes.append(lane)
+        self.parents.append(parent)
+        self.place_rows.append(place_row)
+        self.start_ns.append(now)
+        self.end_ns.append(now)
+        return span
+
+    def to_frame(self, *, origin_ns: int) -> pl.DataFrame:
+        """Return the spans as a frame of `SPAN_SCHEMA`, times counted from `origin_ns`."""
+        places = spans_frame(**dict(zip(Place._fields, zip(*self.places, strict=True), strict=True)))
+        frame = spans_frame(
+            span=range(len(self.kinds)),
+            parent=self.parents,
+            kind=self.kinds,
+            lane=self.lanes,
+            name=self.names,
+            start_ns=self.start_ns,
+            host_ns=self.end_ns,
+            device_start_ns=self._sparse(self.device_start_ns),
+            device_ns=self._sparse(self.device_end_ns),
+            moved_bytes=self.details,
+            error=self._sparse(self.errors),
+            **{f"allocated_{when}_bytes": self._border(when) for when in ("before", "after", "peak")},
+        )
+        placed = frame.with_columns(places[self.place_rows].select(Place._fields))
+        return placed.with_columns(*_DURATIONS).with_columns(
+            pl.col("start_ns", "device_start_ns") - origin_ns,
+            moved_bytes=pl.when(kind=Kind.TRANSFER.value).then(pl.col("moved_bytes").clip(0)),
+            stall_ns=pl.when(kind=Kind.WAIT.value, lane=HOST).then(pl.coalesce("device_ns", "host_ns")),
+        )
+
+    def _sparse(self, values: Mapping[int, Any]) -> list[Any]:
+        return [values.get(span) for span in range(len(self.kinds))] if values else [None] * len(self.kinds)
+
+    def _border(self, when: str) -> list[int | None]:
+        return self._sparse({span: getattr(border, when) for span, border in self.borders.items()})
+
+
+# as collected, host_ns and device_ns hold the ends
+_DURATIONS = (pl.col("host_ns") - pl.col("start_ns"), pl.col("device_ns") - pl.col("device_start_ns"))
