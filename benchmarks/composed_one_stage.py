@@ -12,7 +12,8 @@ import sys
 from statistics import median, quantiles
 from time import perf_counter
 
-os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: diffusers' own bar cannot be reached from outside its loop
+os.environ["TQDM_DISABLE"] = "1"  # before tqdm is imported: diffusers' bar belongs to a loop that cannot be reached
+
 
 import torch
 from diffusers.modular_pipelines.ltx2 import LTX2AutoBlocks

@@ -70,7 +70,7 @@ def execute(path: Path) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel of this environment and return it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    os.environ["TQDM_DISABLE"] = "1"  # a bar is for the one who waits; written down it stands at 0 % for ever
+    os.environ["RESLAB_PROGRESS"] = "0"  # a bar is for the one who waits; written down it stands at 0 % for ever
     client = NotebookClient(notebook, config=CLIENT, resources=resources)
     try:
         return client.execute()

@@ -9,7 +9,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RESLAB_PROGRESS": "0"}
 os.environ.setdefault("RESLAB_DEVICE", "cpu")
 
 settings.register_profile("reslab", deadline=None, suppress_health_check=[HealthCheck.too_slow])

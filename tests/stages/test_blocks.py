@@ -265,6 +265,20 @@ def test_stage_of_blocks_runs_in_a_pipeline_alone():
         BlockStage(Block()).run()
 
 
+def test_repeated_stage_finds_the_values_that_its_own_blocks_had_not_written_yet(new_retries):
+    def fails_once(components, state):
+        seen.append(state.get("count"))
+        if len(seen) == 1:
+            raise MemoryError
+
+    seen = []
+    count = Block(lambda components, state: state.set("count", state.get("count") + 1), ("count",), ("count",))
+    pipeline = Pipeline(result="count").add(BlockStage(count, Block(fails_once, ("count",))), name="both")
+    with pipeline.conduct(new_retries(1)):
+        assert pipeline.run(count=1) == 2
+    assert seen == [2, 2]
+
+
 class Loop(Block):
     """A loop of two steps, each with the passes it is told, counted by `i` or by `k`."""
 
@@ -349,4 +363,4 @@ def test_progress_bar_names_the_stage(transformer, progress):
     loop = Loop()
     pipeline = Pipeline({"transformer": transformer}, progress=progress)
     pipeline.add(Choice("image", absent=BlockStage(loop)), name="denoise").run()
-    assert loop.bars == [{"desc": "denoise", "leave": False} | ({} if progress else {"disable": True})]
+    assert loop.bars == [{"desc": "denoise", "disable": not progress}]

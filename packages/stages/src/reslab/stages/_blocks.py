@@ -82,8 +82,7 @@ class BlockStage(Stage):
         view = View(bind, self.blocks[0])
         states = [(block, functools.partial(State, Declared.of(block), bind)) for block in self.blocks]
         for loop in self.watched():
-            hidden = {} if bind.pipeline.progress else {"disable": True}  # not False: TQDM_DISABLE may ask for it too
-            loop.set_progress_bar_config(desc=self.registered_name, leave=False, **hidden)
+            loop.set_progress_bar_config(desc=self.registered_name, disable=not bind.pipeline.progress)
 
         def call(values: Any) -> None:
             _FRAMEWORK_LOGGER.addFilter(_quiet)

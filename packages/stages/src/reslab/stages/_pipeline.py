@@ -10,6 +10,7 @@ for the duration of the run (`_run`, `_calls`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +31,8 @@ class Pipeline:
         name: The pipeline's name, told with each run.
         profile_names: The naming rule, "registered" or "first-keeps-class"; see `ProfileNames`.
         result: The value that `run` returns; None returns all values.
-        progress: Whether denoising loops show a progress bar, named by their stage.
+        progress: Whether denoising loops show a progress bar, named by their stage; by default they do, unless the
+            environment says `RESLAB_PROGRESS=0`, as it does where a notebook is rendered or compared.
     """
 
     def __init__(
@@ -40,13 +42,13 @@ class Pipeline:
         name: str = "pipeline",
         profile_names: str = ProfileNames.REGISTERED,
         result: str | None = None,
-        progress: bool = True,
+        progress: bool | None = None,
     ) -> None:
         self.components: dict[str, Any] = dict(components or {})
         self.name = name
         self.profile_names = _names.rule(profile_names)
         self.result = result
-        self.progress = progress
+        self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
         #: How the pipeline was composed, for the record; plain data.
         self.settings: Mapping[str, Any] = {}
         #: The inputs of the run under way, else empty.
