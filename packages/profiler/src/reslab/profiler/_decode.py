@@ -27,6 +27,9 @@ from reslab.profiler._schema import BORDERS, COPY, HOST, memory_frame
 from reslab.profiler._spans import Border, Place, Spans, place_within
 from reslab.stages import Kind
 
+_RUN, _STEP = Kind.RUN.value, Kind.STEP.value
+_COPYING = frozenset({Kind.TRANSFER.value, Kind.WAIT.value})
+
 #: When, whose memory, of which component, bytes allocated, and the most since the sample before.
 Sample = tuple[int, str, str | None, int, int | None]
 
@@ -45,7 +48,7 @@ def decode(
     record = _Record(pools)
     for log in logs:
         _Reader(record).read(log, until_ns)
-        record.host_rows = record.host_rows or [s for s, lane in enumerate(record.spans.lanes) if lane == HOST]
+        record.host_spans = record.host_spans or record.own_spans()
     record.samples.sort(key=itemgetter(0))  # by time; the threads' samples interleave
     at_ns, pool, component, allocated, peak = zip(*record.samples, strict=True) if record.samples else [()] * 5
     memory = memory_frame(
@@ -66,36 +69,41 @@ class _Record:
         self.spans = Spans()
         self.samples: list[Sample] = []
         self.names: list[NameTable] = []  # by run
-        self.place_rows: dict[tuple[int, str, str, int], int] = {}
-        self.host_rows: list[int] = []  # rows of the host lane's own spans, once its log has been read
+        self.place_rows: dict[tuple[int, str, str, int, str | None], int] = {}
+        self.host_spans: list[int] = []  # the host lane's, once its log has been read
 
-    def begin_run(self, names: NameTable) -> int:
+    def begin_run(self, outer_row: int, name: str, names: NameTable) -> int:
         """Return the row of the place of a new run."""
         self.names.append(names)
-        self.spans.places.append(Place(run=len(self.names) - 1))
+        run = Place(kind=_RUN, name=name, lane=self.spans.places[outer_row].lane, run=len(self.names) - 1)
+        self.spans.places.append(run)
         return len(self.spans.places) - 1
 
-    def place_row(self, outer_row: int, kind: str, name: str, index: int) -> int:
+    def place_row(self, outer_row: int, kind: str, name: str, index: int, lane: str | None) -> int:
         """Return the row of the place of a span; looked up, because most spans share theirs with others."""
-        key = (outer_row, kind, name, index if kind == Kind.STEP else -1)
+        key = (outer_row, kind, name, index if kind == _STEP else -1, lane)
         if (row := self.place_rows.get(key)) is None:
             row = self.place_rows[key] = len(self.spans.places)
             outer = self.spans.places[outer_row]
             names = self.names[outer.run] if outer.run is not None else {}
-            self.spans.places.append(place_within(outer, kind, name, index=index, names=names))
+            self.spans.places.append(place_within(outer, str(kind), name, index=index, names=names, lane=lane))
         return row
+
+    def own_spans(self) -> list[int]:
+        """Return the spans so far that are on the host lane."""
+        return [span for span in range(len(self.spans.parents)) if self.spans.place(span).lane == HOST]
 
     def under_way(self, now: int) -> int | None:
         """Return the innermost span that was open at `now` on the host lane."""
-        begun = bisect_right(self.host_rows, now, key=self.spans.start_ns.__getitem__)
-        span = self.host_rows[begun - 1] if begun else None
+        begun = bisect_right(self.host_spans, now, key=self.spans.start_ns.__getitem__)
+        span = self.host_spans[begun - 1] if begun else None
         while span is not None and self.spans.end_ns[span] < now:
             span = self.spans.parents[span]
         return span
 
     def run_around(self, span: int | None) -> int | None:
         """Return the innermost run that `span` is, or lies in."""
-        while span is not None and self.spans.kinds[span] != Kind.RUN:
+        while span is not None and self.spans.place(span).kind != _RUN:
             span = self.spans.parents[span]
         return span
 
@@ -118,7 +126,7 @@ class _Reader:
             if head is END:
                 self.end(what, now)
             elif not isinstance(head, Mark):
-                self.begin(str(head), what, detail, now)
+                self.begin(head, what, detail, now)
             elif head is DEVICE:
                 self.reached(what)
             elif head is Mark.NAMES:
@@ -130,32 +138,30 @@ class _Reader:
         self.close(until_ns)
 
     def begin(self, kind: str, name: str, detail: int, now: int) -> None:
-        lane, parent, around = self.around(kind, now)
-        if kind == Kind.RUN:
-            place_row = self.record.begin_run(self.next_names)
+        parent = around = self.open[-1] if self.open else None
+        lane = None
+        if kind in _COPYING and self.is_copy():
+            lane, around = COPY, self.record.under_way(now) if around is None else around
+            parent = self.record.run_around(around)
+        outer_row = 0 if around is None else self.spans.place_rows[around]
+        if kind == _RUN:
+            place_row = self.record.begin_run(outer_row, name, self.next_names)
         else:
-            outer_row = 0 if around is None else self.spans.place_rows[around]
-            place_row = self.record.place_row(outer_row, kind, name, detail)
-        span = self.spans.add(kind, name, detail, lane, parent, place_row, now)
+            place_row = self.record.place_row(outer_row, kind, name, detail, lane)
+        span = self.spans.add(parent, place_row, detail, now)
         self.open.append(span)
-        self.ended = None
         if self.next_device is not None:
             self.spans.device_start_ns[span] = self.next_device.at_ns
             self.next_device = None
-        if kind in BORDERS and self.next_memory is not None:
-            allocated = self.next_memory.allocated_bytes
+        if self.next_memory is not None and kind in BORDERS:
+            allocated, _ = self.next_memory
             self.spans.borders[span] = Border(before=allocated, peak=allocated)
 
-    def around(self, kind: str, now: int) -> tuple[str, int | None, int | None]:
-        """Return lane and parent of a span that begins now, and the span whose place it is in."""
-        innermost = self.open[-1] if self.open else None
-        if kind in (Kind.TRANSFER, Kind.WAIT):
-            if self.next_device is not None and self.next_device.lane == COPY:
-                return COPY, self.record.run_around(innermost), innermost
-            if innermost is None and self.record.host_rows:
-                innermost = self.record.under_way(now)
-                return COPY, self.record.run_around(innermost), innermost
-        return HOST if innermost is None else self.spans.lanes[innermost], innermost, innermost
+    def is_copy(self) -> bool:
+        """Whether a transfer or wait that begins now is on the copy lane."""
+        if self.next_device is not None and self.next_device.lane == COPY:
+            return True
+        return not self.open and bool(self.record.host_spans)
 
     def end(self, error: str | None, now: int) -> None:
         self.ended = self.open.pop() if self.open else None

@@ -119,4 +119,5 @@ def _frame(columns: Mapping[str, Iterable[Any]], schema: Schema) -> pl.DataFrame
         raise ValueError(f"unknown columns {unknown}; the schema has {list(schema)}")
     given = {name: pl.Series(name, values, dtype=schema[name]) for name, values in columns.items()}
     height = len(next(iter(given.values()), ()))
-    return pl.DataFrame([given[n] if n in given else pl.Series(n, [None] * height, dtype=t) for n, t in schema.items()])
+    nulls = {name: pl.Series(name, [None], dtype=dtype) for name, dtype in schema.items() if name not in given}
+    return pl.DataFrame([given[n] if n in given else nulls[n].new_from_index(0, height) for n in schema])
