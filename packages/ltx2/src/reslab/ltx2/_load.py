@@ -4,6 +4,10 @@
     load("folder")                                           # diffusers layout; the variant is read from it
     load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
 
+Named as errors are: an unknown source or variant, a contradiction between the configurations and `variant`, a missing
+component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no layer, too little disk or
+memory.
+
 One loader reads the tiny checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
 see `_align`. What is missing or damaged is named before anything is used.
 """
@@ -42,21 +46,17 @@ def load(
     progress: bool = True,
     hub: Hub | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint and check that it is whole.
+    """Load a checkpoint and check that it is whole; a ValueError names what is not.
 
     >>> load("tiny", variant="LTX-2")
     Checkpoint('LTX-2' from 'tiny', 3.08 MiB, untrained weights: noise by design)
 
     `source` is "tiny", a folder, or a Hub id such as "Lightricks/LTX-2". `variant` is read from the configurations
-    where it is left out; for "tiny" it is "LTX-2.3" then. `dtype` is bfloat16 for released weights and float32 for
-    untrained ones, unless given. `revision` is a branch, tag or commit on the Hub. `device` is where the weights come
-    to lie, the CPU by default. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace those of the
-    checkpoint; without an upsampler it runs one stage only. `two_stage=False` leaves out both, which one stage
-    has no use for. `hub` replaces the Hub's client.
-
-    A ValueError names what is wrong: an unknown source or variant, a contradiction between the configurations and
-    `variant`, a missing component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no
-    layer, or too little disk or memory for a download.
+    unless given ("LTX-2.3" for "tiny"); `dtype` is bfloat16 for released and float32 for untrained weights unless
+    given. `revision` is a branch, tag or commit on the Hub, `device` where the weights come to lie.
+    `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the checkpoint's own; `two_stage=False`
+    leaves out both, which one stage has no use for. `progress` shows bars and what will be downloaded; `hub` replaces
+    the Hub's client.
     """
     wanted = Wanted(
         variant=variant,
