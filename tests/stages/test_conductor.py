@@ -93,70 +93,40 @@ def test_transfers_begun_by_the_conductor_fall_inside_their_stage(conductor, dou
     ]
 
 
-class Retries:
-    """Makes every stage's call again, as often as told, after it fails."""
+def denoised(scheduler, conductor, *, failures, given):
+    """Latents after six steps, of which the last four are a stage that fails in its third as often as told."""
 
-    execution_device = None
-    may_retry = True
-
-    def __init__(self, times=1):
-        self.times = times
-
-    def stage(self, stage, call):
-        for _ in range(self.times):
-            try:
-                return call()
-            except MemoryError:
-                continue
-        return call()
-
-    def component_call(self, component, method, call):
-        return call()
-
-
-class Denoises:
-    """Integrates noise with a scheduler; runs out of memory half-way as often as told."""
-
-    def __init__(self, failures):
-        self.failures = failures
-
-    def __call__(self, scheduler, generator, latents):
-        latents = latents + torch.randn(8, generator=generator)
-        for timestep in scheduler.timesteps:
-            if self.failures and scheduler.step_index == 4:
-                self.failures -= 1
+    def steps(scheduler, generator, latents, first, last):
+        nonlocal failures
+        for timestep in scheduler.timesteps[first:last]:
+            if failures and scheduler.step_index == 4:
+                failures -= 1
                 raise MemoryError
             noise = torch.randn(8, generator=generator)
             latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
-        return {"latents": latents}
+        return latents
 
-
-def denoised(scheduler, failures, *, given):
-    """Latents, the generator's next number and the scheduler's place, after a stage that fails as often as told."""
     scheduler.set_timesteps(6)
-    generator = torch.Generator().manual_seed(7)
-    inputs = {"generator": generator, "latents": torch.zeros(8)}
-    fixed = {"generator": inputs.pop("generator")} if given else {}
-    runs = Denoises(failures)
-    denoise = stage(writes="latents")(lambda scheduler, generator, latents: runs(scheduler, generator, latents))
-    draw = stage(writes="next_noise")(lambda generator: torch.randn(1, generator=generator))
-    pipeline = Pipeline({"scheduler": scheduler}).add(denoise, name="denoise", given=fixed)
-    pipeline.add(draw, name="draw", given=fixed)
-    with pipeline.conduct(Retries(failures)):
-        values = pipeline.run(**inputs)
-    return torch.cat([values.latents, values.next_noise, scheduler.step_index * torch.ones(1)])
+    request, fixed = {"latents": torch.ones(8)}, {}
+    (fixed if given else request)["generator"] = torch.Generator().manual_seed(7)
+    denoise = stage(writes="latents")(steps)
+    pipeline = Pipeline({"scheduler": scheduler}, result="latents")
+    pipeline.add(denoise, name="start", given=fixed | {"first": 0, "last": 2})
+    pipeline.add(denoise, name="finish", given=fixed | {"first": 2, "last": 6})
+    with pipeline.conduct(conductor):
+        return pipeline.run(**request)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["generator in the request", "generator given to the stage"])
 @pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # diffusers' DPM solver under numpy 2
 @pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler])
-def test_repeated_stage_gives_the_same_bits(kind, given):
-    undisturbed = denoised(kind(), 0, given=given)
-    assert torch.equal(denoised(kind(), 1, given=given), undisturbed)
-    assert torch.equal(denoised(kind(), 3, given=given), undisturbed)
+def test_repeated_stage_gives_the_same_bits(kind, given, new_retries):
+    undisturbed = denoised(kind(), new_retries(0), failures=0, given=given)
+    assert torch.equal(denoised(kind(), new_retries(1), failures=1, given=given), undisturbed)
+    assert torch.equal(denoised(kind(), new_retries(3), failures=3, given=given), undisturbed)
 
 
-def test_repeated_stage_finds_the_values_it_found_first():
+def test_repeated_stage_finds_the_values_it_found_first(new_retries):
     def counts(count, generators):
         tries.append((count, [float(torch.rand((), generator=each)) for each in generators]))
         if len(tries) == 1:
@@ -165,12 +135,12 @@ def test_repeated_stage_finds_the_values_it_found_first():
 
     tries = []
     pipeline = Pipeline(result="count").add(stage(counts), name="counts")
-    with pipeline.conduct(Retries()):
+    with pipeline.conduct(new_retries()):
         assert pipeline.run(count=1, generators=[torch.Generator().manual_seed(seed) for seed in (1, 2)]) == 2
     assert tries[0] == tries[1]
 
 
-def test_observers_see_the_repetition_inside_one_stage(log, doubler):
+def test_observers_see_the_repetition_inside_one_stage(log, doubler, new_retries):
     def fails_once(doubler):
         doubler.encode(1)
         if len(calls) == 0:
@@ -179,7 +149,7 @@ def test_observers_see_the_repetition_inside_one_stage(log, doubler):
 
     calls = []
     pipeline = Pipeline({"doubler": doubler}).add(stage(fails_once), name="once")
-    with pipeline.observe(log), pipeline.conduct(Retries()):
+    with pipeline.observe(log), pipeline.conduct(new_retries()):
         pipeline.run()
     told = "    component call doubler.encode"
     assert log.lines == ["run pipeline", "  stage once 0", told, told]

@@ -174,6 +174,10 @@ def test_choice_is_made_by_what_is_given_to_it(choice, image, kind):
     assert pipeline.run(prompt="a heron") == kind
 
 
+def test_choice_made_by_what_is_given_asks_for_no_more(choice):
+    Pipeline().add(choice, given={"image": "a photo"}).check()
+
+
 def test_choice_is_made_by_the_renamed_value_alone(choice):
     show = stage(lambda image: None)
     pipeline = Pipeline(result="kind").add(show, name="show").add(choice, values={"image": "first_frame"})
