@@ -199,7 +199,7 @@ class LTX2UpsampleStage(Stage):
         num_frames: int,
         height: int,
         width: int,
-        latent_upsampler: torch.nn.Module,
+        latent_upsampler: Any,
         vae: Any,
         audio_vae: Any,
         transformer: Any,
