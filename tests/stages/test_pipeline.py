@@ -1,5 +1,7 @@
 """Composition: adding, renaming, giving, inserting, running."""
 
+import weakref
+
 import pytest
 
 from reslab.stages import Pipeline, PipelineError, Stage, stage
@@ -138,6 +140,13 @@ def test_replaced_component_is_used_in_the_next_run():
     pipeline.run(latents="z")
     pipeline.components["vae"] = "W"
     assert pipeline.run(latents="z") == "W(z)"
+
+
+def test_component_that_was_taken_away_is_not_kept_alive():
+    pipeline = Pipeline({"vae": type("Vae", (), {})()}).add(stage(lambda vae: None), name="use")
+    pipeline.run()
+    gone = weakref.ref(pipeline.components.pop("vae"))
+    assert gone() is None
 
 
 def test_stage_added_between_runs_is_run():

@@ -144,33 +144,43 @@ class Stage:
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
         """Make the call that runs this stage on a pipeline's values; `bind` translates names."""
         signature = self.signature()
-        used = {name: bind.component(name) for name in signature.components}
-        used |= {name: bind.component(name) for name in signature.reads if bind.is_component(name)}
+        asked = [name for name in signature.reads if name not in bind.given]
+        components = [*signature.components, *(name for name in asked if bind.is_component(name))]
+        used = [(name, bind.components.get(name, name)) for name in components]
+        read = [(name, bind.value(name), signature.reads[name]) for name in asked if name not in components]
         given = {name: value for name, value in bind.given.items() if name in signature.reads}
-        read = [
-            (name, bind.value(name), default) for name, default in signature.reads.items() if name not in used | given
-        ]
-        return self._caller(bind, used | given, read)
+        return self._caller(bind, given, used, read)
 
-    def _caller(self, bind: Binding, fixed: dict[str, Any], read: list[tuple[str, str, Any]]) -> Callable[[Any], None]:
+    def _caller(
+        self,
+        bind: Binding,
+        given: Mapping[str, Any],
+        used: list[tuple[str, str]],
+        read: list[tuple[str, str, Any]],
+    ) -> Callable[[Any], None]:
+        components = bind.pipeline.components  # looked up in each call, so that none is kept alive
+
         def call(values: Any) -> None:
-            kwargs, there = dict(fixed), values._values  # a plain dict: half the price of five values
+            kwargs, there = dict(given), values._values  # a plain dict: half the price of five values
+            for name, source in used:
+                kwargs[name] = components[source]
             for name, source, default in read:
                 if source in there:
                     kwargs[name] = there[source]
                 elif default is REQUIRED:
                     self._raise_missing(name, source)
-            written = self.run(**kwargs)
-            if written is not None:
-                for name, value in self._named(written).items():
-                    values[bind.value(name)] = value
+            if (written := self.run(**kwargs)) is not None:
+                self._take_back(written, bind, values)
 
         def call_bare(values: Any) -> None:
             if (written := self.run()) is not None:
-                for name, value in self._named(written).items():
-                    values[bind.value(name)] = value
+                self._take_back(written, bind, values)
 
-        return call if fixed or read else call_bare
+        return call if given or used or read else call_bare
+
+    def _take_back(self, written: Any, bind: Binding, values: Any) -> None:
+        for name, value in self._named(written).items():
+            values[bind.value(name)] = value
 
     def _named(self, written: Any) -> Mapping[str, Any]:
         if self.writes is not None and len(self.writes) == 1 and not isinstance(written, Mapping):
