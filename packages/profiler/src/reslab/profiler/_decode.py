@@ -5,9 +5,9 @@ repaired rather than refused, because the record of a run that went wrong is wor
 (recording started inside a span) is passed over, and what is still open at the end is closed there with the error
 "unfinished".
 
-The first log is that of the thread recorded first, the host lane. The copy lane is what is told of transfers and
-waits by another thread, or while a queue of the device is in use that is not the compute lane's: it hangs under the
-run that was under way, and belongs to the stage that its name says it serves, else to the one that was under way.
+The host lane is the first thread that told of a run, or of anything if none did. The copy lane is what is told of
+transfers and waits by another thread, or while a queue of the device is in use that is not the compute lane's. It hangs
+under the run that was under way, and belongs to the stage that its name says it serves, else to the one under way.
 
     spans, memory = decode(logs, origin_ns=0, until_ns=clock(), pools=["host"])
 """
@@ -40,15 +40,16 @@ def decode(
     """Return the spans and the memory samples that the logs tell of.
 
     Args:
-        logs: One a thread, the host lane's first.
+        logs: One a thread, in the order of their first use.
         origin_ns: The clock when the record started; times are counted from there.
         until_ns: The clock when it ended; what is still open is closed there.
         pools: Whose memory each reading of a sample is.
     """
     record = _Record(pools)
-    for log in logs:
+    for number, log in enumerate(sorted(logs, key=lambda log: _RUN not in log[::WIDTH])):
+        if number == 1:
+            record.host_spans = record.own_spans()
         _Reader(record).read(log, until_ns)
-        record.host_spans = record.host_spans or record.own_spans()
     record.samples.sort(key=itemgetter(0))  # by time; the threads' samples interleave
     at_ns, pool, component, allocated, peak = zip(*record.samples, strict=True) if record.samples else [()] * 5
     memory = memory_frame(

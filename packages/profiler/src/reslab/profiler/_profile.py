@@ -53,30 +53,75 @@ class Profile:
         """Return where the time of the runs went: a row a stage in the order of running, then a row `unattributed`.
 
         Stages filed under one profile name are one row, whose `registered_names` says so. Columns: pipeline, stage,
-        calls, host_ms (of all calls), mean_ms, share (of the pipeline's runs, 0 to 1), errors (calls that raised),
-        registered_names, allocated_peak_bytes.
+        calls, host_ms (of all calls), mean_ms, device_ms (null without a device), share (of the pipeline's runs, 0 to
+        1), errors (calls that raised), registered_names, allocated_peak_bytes.
         """
         from reslab.profiler._tables import stages
 
         return stages(self.spans)
 
     def steps(self) -> pl.DataFrame:
-        """Return a row a denoising step of a stage: pipeline, stage, step, calls, host_ms, mean_ms."""
+        """Return a row a denoising step of a stage: pipeline, stage, step, calls, host_ms, mean_ms, device_ms."""
         from reslab.profiler._tables import steps
 
         return steps(self.spans)
 
     def passes(self) -> pl.DataFrame:
-        """Return a row a kind of guidance pass of a stage: pipeline, stage, guidance_pass, calls, host_ms, mean_ms."""
+        """Return a row a kind of guidance pass of a stage.
+
+        Columns: pipeline, stage, guidance_pass, calls, host_ms, mean_ms, device_ms.
+        """
         from reslab.profiler._tables import passes
 
         return passes(self.spans)
 
     def components(self) -> pl.DataFrame:
-        """Return a row a method called on a component in a stage: pipeline, stage, call, calls, host_ms, mean_ms."""
+        """Return a row a method called on a component in a stage.
+
+        Columns: pipeline, stage, call, calls, host_ms, mean_ms, device_ms.
+        """
         from reslab.profiler._tables import components
 
         return components(self.spans)
+
+    def transfers(self) -> pl.DataFrame:
+        """Return what moved: a row a component moved for a stage, the waits for it included.
+
+        Columns: pipeline, stage (which the copies serve), component, calls, moved_bytes, copy_ms, gb_per_s (10⁹ bytes),
+        stalled_ms (while compute stood still for it), hidden_ms (of copy_ms, behind compute).
+        """
+        from reslab.profiler._accounts import transfers
+
+        return transfers(self.spans)
+
+    def peaks(self) -> pl.DataFrame:
+        """Return the memory of the first pool read: a row a stage, before them a row with no stage for whole runs.
+
+        Columns: pipeline, stage, calls, allocated_before_bytes (of the first call), allocated_after_bytes (of the
+        last), allocated_peak_bytes, kept_bytes (by how much the calls left it higher). All pools are in `memory`.
+        """
+        from reslab.profiler._accounts import peaks
+
+        return peaks(self.spans)
+
+    def unattributed(self) -> pl.DataFrame:
+        """Return what nothing accounts for: a row a pipeline, and a row a kind of span in a stage with others inside.
+
+        Columns: pipeline, stage, kind, calls, host_ms, unattributed_ms (of host_ms, in no span inside), share.
+        """
+        from reslab.profiler._accounts import unattributed
+
+        return unattributed(self.spans)
+
+    def overhead(self) -> pl.DataFrame:
+        """Return what recording itself cost: a row a kind of span, by what one costs, measured when recording began.
+
+        Columns: kind, spans, each_ns, overhead_ms, share (of all that was recorded). Costs are null where they were
+        not measured: with a clock of your own, and in what was predicted.
+        """
+        from reslab.profiler._overhead import overhead
+
+        return overhead(self.spans, self.meta.get("overhead", {}))
 
     def named(self) -> pl.DataFrame:
         """Return a row a name given to `Profiler.span`: name, calls, host_ms, mean_ms, errors."""
@@ -113,6 +158,10 @@ class Profile:
         from reslab.profiler._files import load
 
         return load(path)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Hand the spans to whoever reads Arrow: `polars.DataFrame(profile)`, `pyarrow.table(profile)`, DuckDB."""
+        return self.spans.__arrow_c_stream__(requested_schema)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Profile):

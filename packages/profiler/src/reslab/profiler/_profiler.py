@@ -22,6 +22,7 @@ from reslab.profiler._decode import decode
 from reslab.profiler._device import Base, resolve
 from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import describe, request_facts
+from reslab.profiler._overhead import measure_costs
 from reslab.profiler._profile import Profile
 from reslab.profiler._record import NameTable, Recorder, StageNames
 from reslab.profiler._schema import SPAN
@@ -86,8 +87,8 @@ class Profiler(Recorder):
         counters: Counters | None = None,
         device: DeviceTimer | Literal["auto"] | None = "auto",
     ) -> None:
-        real = clock is time.perf_counter_ns
-        timer, readers = accelerator() if real and "auto" in (device, memory) else (None, ())
+        self._real = clock is time.perf_counter_ns
+        timer, readers = accelerator() if self._real and "auto" in (device, memory) else (None, ())
         super().__init__(
             clock,
             [*readers, *_readers(process_memory())] if memory == "auto" else _readers(memory),
@@ -117,6 +118,9 @@ class Profiler(Recorder):
         if self.recording:
             raise ValueError("this profiler is recording already; call stop() before start()")
         self._profile = None
+        if self._origin_ns is None and self._real:
+            costs = measure_costs(memory=self._memory, counters=self._counters, device=self._device)
+            self._facts["overhead"] = {cost: round(ns) for cost, ns in costs.items()}
         if self._device is not None:
             self._base = Base.of(self._device, self._clock)
         if self._origin_ns is None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -122,7 +122,7 @@ class Spans:
     def to_frame(self, *, origin_ns: int) -> pl.DataFrame:
         """Return the spans as a frame of `SPAN_SCHEMA`, times counted from `origin_ns`."""
         places = spans_frame(**dict(zip(Place._fields, zip(*self.places, strict=True), strict=True)))
-        sparse = {
+        sparse: dict[str, Mapping[int, Any]] = {
             "device_start_ns": self.device_start_ns,
             "device_ns": self.device_end_ns,
             "error": self.errors,

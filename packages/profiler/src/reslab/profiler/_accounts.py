@@ -1,0 +1,115 @@
+"""The views of what moved, of what was allocated, and of what is left over: three accounts that must add up.
+
+    transfers(profile.spans)          # bytes, GB/s, how much of the copying was hidden behind compute
+    peaks(profile.spans)              # memory before, after and at most, a row a stage
+    unattributed(profile.spans)       # the time that no child of a run, stage, step or pass accounts for
+
+Form and units are those of `_tables`.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from reslab.profiler._schema import BORDERS, HOST, Schema
+from reslab.profiler._tables import in_order, pipeline_rows
+from reslab.stages import Kind
+
+TRANSFERS: Schema = {
+    "pipeline": pl.Enum,
+    "stage": pl.Enum,
+    "component": pl.Enum,
+    "calls": pl.Int64,
+    "moved_bytes": pl.Int64,
+    "copy_ms": pl.Float64,
+    "gb_per_s": pl.Float64,
+    "stalled_ms": pl.Float64,
+    "hidden_ms": pl.Float64,
+}
+PEAKS: Schema = {
+    "pipeline": pl.Enum,
+    "stage": pl.Enum,
+    "calls": pl.Int64,
+    "allocated_before_bytes": pl.Int64,
+    "allocated_after_bytes": pl.Int64,
+    "allocated_peak_bytes": pl.Int64,
+    "kept_bytes": pl.Int64,
+}
+UNATTRIBUTED: Schema = {
+    "pipeline": pl.Enum,
+    "stage": pl.Enum,
+    "kind": pl.Enum,
+    "calls": pl.Int64,
+    "host_ms": pl.Float64,
+    "unattributed_ms": pl.Float64,
+    "share": pl.Float64,
+}
+
+_OUTER = [Kind.RUN.value, Kind.STAGE.value, Kind.STEP.value, Kind.PASS.value]
+_IS_COPY = pl.col("kind") == Kind.TRANSFER.value
+_COPY_NS = pl.when(_IS_COPY).then(pl.coalesce("device_ns", "host_ns"))
+# a copy that the host makes itself is time in which nothing else is done
+_STALLED_NS = pl.when(_IS_COPY & (pl.col("lane") == HOST)).then(_COPY_NS).otherwise(pl.col("stall_ns"))
+
+
+def transfers(spans: pl.DataFrame) -> pl.DataFrame:
+    """Return a row a component moved for a stage, with the waits for it."""
+    rows = pipeline_rows(spans, Kind.TRANSFER, Kind.WAIT)
+    return (
+        rows.group_by("pipeline", "stage", "component")
+        .agg(
+            _IS_COPY.sum().cast(pl.Int64).alias("calls"),
+            pl.col("moved_bytes").sum(),
+            copy_ns=_COPY_NS.sum(),
+            stalled_ns=_STALLED_NS.sum(),
+        )
+        .with_columns(
+            copy_ms=pl.col("copy_ns") / 1e6,
+            gb_per_s=pl.when(pl.col("copy_ns") > 0).then(pl.col("moved_bytes") / pl.col("copy_ns")),
+            stalled_ms=pl.col("stalled_ns") / 1e6,
+            hidden_ms=(pl.col("copy_ns") - pl.col("stalled_ns")).clip(0) / 1e6,
+        )
+        .with_columns(in_order(rows[name], name) for name in ("pipeline", "stage", "component"))
+        .select(*TRANSFERS)
+        .sort("pipeline", "stage", "component")
+    )
+
+
+def peaks(spans: pl.DataFrame) -> pl.DataFrame:
+    """Return a row a stage, and first a row with no stage for the whole of the runs."""
+    rows = pipeline_rows(spans, *BORDERS)
+    before, after = pl.col("allocated_before_bytes"), pl.col("allocated_after_bytes")
+    return (
+        rows.group_by("pipeline", "stage")
+        .agg(
+            pl.len().cast(pl.Int64).alias("calls"),
+            before.first(),
+            after.last(),
+            pl.col("allocated_peak_bytes").max(),
+            kept_bytes=pl.when(after.count() > 0).then((after - before).sum()),
+        )
+        .with_columns(in_order(rows[name], name) for name in ("pipeline", "stage"))
+        .select(*PEAKS)
+        .sort("pipeline", "stage")
+    )
+
+
+def unattributed(spans: pl.DataFrame) -> pl.DataFrame:
+    """Return a row a run and a row a kind of span in a stage that has others inside it."""
+    inside = spans.filter(pl.col("lane") == HOST).group_by(span="parent").agg(inside_ns=pl.col("host_ns").sum())
+    rows = pipeline_rows(spans, *_OUTER).filter(pl.col("lane") == HOST).join(inside, on="span", how="left")
+    rows = rows.filter((pl.col("kind") == Kind.RUN.value) | pl.col("inside_ns").is_not_null()).sort("start_ns", "span")
+    left_ns = pl.col("host_ns") - pl.col("inside_ns").fill_null(0)
+    return (
+        rows.group_by("pipeline", "stage", "kind")
+        .agg(pl.len().cast(pl.Int64).alias("calls"), pl.col("host_ns").sum(), left_ns=left_ns.sum())
+        .with_columns(
+            host_ms=pl.col("host_ns") / 1e6,
+            unattributed_ms=pl.col("left_ns") / 1e6,
+            share=(pl.col("left_ns") / pl.col("host_ns")).fill_nan(0.0),
+            kind=pl.col("kind").cast(pl.String).cast(pl.Enum(_OUTER)),
+        )
+        .with_columns(in_order(rows[name], name) for name in ("pipeline", "stage"))
+        .select(*UNATTRIBUTED)
+        .sort("pipeline", "stage", "kind")
+    )

@@ -1,0 +1,85 @@
+"""What recording costs, measured where it happens and reported with every profile.
+
+Before recording begins, each kind of thing that is recorded is recorded a few hundred times into a log of its own: a
+span of the user's, an event of the pipeline (with a device two points are marked for it), a run or stage (its memory is
+read twice). The median of a few repeats is the cost of one; times their number it is the profile's overhead. That
+this is what a run really loses is checked by amplification in benchmarks/profiler_overhead.py.
+
+    costs = measure_costs(memory=[], counters=None, device=None)
+    overhead(profile.spans, costs)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import polars as pl
+
+from reslab.profiler._clock import Counters, DeviceTimer, MemoryReader
+from reslab.profiler._record import Recorder
+from reslab.profiler._schema import BORDERS, HOST, SPAN, Schema
+from reslab.stages import Kind
+
+OVERHEAD: Schema = {
+    "kind": pl.Enum,
+    "spans": pl.Int64,
+    "each_ns": pl.Float64,
+    "overhead_ms": pl.Float64,
+    "share": pl.Float64,
+}
+
+#: One kind stands for all that cost the same.
+_SAMPLES = {"span_ns": SPAN, "event_ns": Kind.STEP.value, "border_ns": Kind.STAGE.value}
+_ORDER = [*(kind.value for kind in Kind), SPAN]
+_REPEATS = 5
+
+
+def measure_costs(
+    *, memory: Sequence[MemoryReader], counters: Counters | None, device: DeviceTimer | None
+) -> dict[str, float]:
+    """Return what a span, an event and a border cost, in nanoseconds from beginning to end.
+
+    Args:
+        memory: Read at each border.
+        counters: Read at each border.
+        device: Its queue is marked for events and borders.
+    """
+    return {
+        cost: median(_cost_ns(kind, Recorder(time.perf_counter_ns, memory, counters, device)) for _ in range(_REPEATS))
+        for cost, kind in _SAMPLES.items()
+    }
+
+
+def _cost_ns(kind: str, recorder: Recorder) -> float:
+    count = 20 if kind in BORDERS else 100
+    start_ns = time.perf_counter_ns()
+    for _ in range(count):
+        recorder.begin(kind, "calibration")
+        recorder.end()
+    return (time.perf_counter_ns() - start_ns) / count
+
+
+def overhead(spans: pl.DataFrame, costs: Mapping[str, float]) -> pl.DataFrame:
+    """Return what recording `spans` cost, a row a kind.
+
+    Args:
+        spans: A frame of `SPAN_SCHEMA`.
+        costs: As `measure_costs` returns them; empty where they are not known.
+    """
+    recorded_ns = spans.filter(pl.col("lane") == HOST, pl.col("parent").is_null())["host_ns"].sum()
+    kinds = spans.select(pl.col("kind").cast(pl.String)).group_by("kind").agg(pl.len().cast(pl.Int64).alias("spans"))
+    each = {kind: costs.get(_cost_of(kind)) for kind in _ORDER}
+    return (
+        kinds.with_columns(each_ns=pl.col("kind").replace_strict(each, return_dtype=pl.Float64))
+        .with_columns(overhead_ms=pl.col("spans") * pl.col("each_ns") / 1e6)
+        .with_columns(share=pl.col("overhead_ms") * 1e6 / recorded_ns)
+        .with_columns(pl.col("kind").cast(pl.Enum(_ORDER)))
+        .select(*OVERHEAD)
+        .sort("kind")
+    )
+
+
+def _cost_of(kind: str) -> str:
+    return "border_ns" if kind in BORDERS else "span_ns" if kind == SPAN else "event_ns"
