@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -163,6 +164,13 @@ def test_the_two_sigma_schedules_differ_and_are_recorded():
     request = REQUEST | {"num_inference_steps": 3}
     ours, theirs = (two_stage(sigma_schedule=which).run(**request) for which in ("diffusers", "reference"))
     assert not np.array_equal(ours.frames, theirs.frames)
+
+
+def test_two_stages_say_what_the_checkpoint_was_loaded_without():
+    whole = checkpoint()
+    parts = {name: part for name, part in whole.components.items() if name != "latent_upsampler"}
+    with pytest.raises(PipelineError, match="load it again with latent_upsampler=… and lora=…, or compose one_stage"):
+        ltx2.two_stage(replace(whole, components=parts, distilled_lora=None))
 
 
 @pytest.mark.parametrize("setting", ["sigma_schedule", "decode_audio", "tiling"])

@@ -144,9 +144,7 @@ def run(pipe: Pipeline, name: str, with_image: bool) -> Latents:
     image = {"image": first_frame()} if with_image else {}
     values = pipe.run(prompt=PROMPT, width=WIDTH, height=HEIGHT, num_frames=FRAMES, seed=SEED, **steps, **image)
     parts = checkpoint(name).components
-    video = functools.partial(
-        denormalised_video, num_frames=FRAMES, vae=parts["vae"], transformer=parts["transformer"]
-    )
+    video = functools.partial(denormalised_video, num_frames=FRAMES, vae=parts["vae"], transformer=parts["transformer"])
     audio = functools.partial(
         denormalised_audio, audio_num_frames=values.audio_num_frames, audio_vae=parts["audio_vae"]
     )

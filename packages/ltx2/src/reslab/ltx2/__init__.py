@@ -15,6 +15,8 @@ it.
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._compose import one_stage, two_stage
 from reslab.ltx2._device import default_device
+from reslab.ltx2._download import DownloadPlan
+from reslab.ltx2._hub import Hub
 from reslab.ltx2._load import load
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
@@ -26,7 +28,9 @@ __version__ = "0.1.0"
 __all__ = [
     "AudioShape",
     "Checkpoint",
+    "DownloadPlan",
     "Guidance",
+    "Hub",
     "Variant",
     "Video",
     "VideoShape",

@@ -58,11 +58,6 @@ class Checkpoint:
         return self.components["connectors"].config.video_connector_num_learnable_registers
 
     @property
-    def max_sequence_length(self) -> int:
-        """Return the length to which prompts are padded: 1024 tokens, or what the tokenizer allows if that is less."""
-        return min(RELEASED_PROMPT_LENGTH, self.components["tokenizer"].model_max_length)
-
-    @property
     def weight_bytes(self) -> int:
         """Return the bytes of all weights and buffers, the LoRA apart."""
         return sum(_weight_bytes(module) for module in self.modules.values())

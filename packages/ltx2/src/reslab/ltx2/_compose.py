@@ -28,7 +28,7 @@ from reslab.ltx2 import _lora, _stages
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, choose
 from reslab.ltx2._variants import Guidance
-from reslab.stages import BlockStage, Choice, Pipeline
+from reslab.stages import BlockStage, Choice, Pipeline, PipelineError
 
 #: Headings for displays; "denoise" and "refine" are what prose calls the two denoising stages.
 PROMPT, PREPARE, DENOISE, REFINE, DECODE = "prompt", "prepare", "denoise (half size)", "refine (full size)", "decode"
@@ -120,9 +120,10 @@ def two_stage(
         A pipeline whose `run` takes what `InputValidationStage` reads and returns a `Video`.
 
     Raises:
-        PipelineError: A setting is not one of those named.
+        PipelineError: A setting is not one of those named, or the checkpoint lacks what two stages need.
         ValueError: The distilled LoRA fits no layer of the transformer.
     """
+    _require_two_stages(checkpoint)
     settings = _settings(checkpoint, "two", video_guidance, audio_guidance, sigma_schedule, decode_audio, tiling)
     pipe = _pipeline(checkpoint, settings)
     variant = checkpoint.variant
@@ -142,6 +143,18 @@ def two_stage(
         group=DECODE,
     )
     return pipe
+
+
+def _require_two_stages(checkpoint: Checkpoint) -> None:
+    lacking = [] if "latent_upsampler" in checkpoint.components else ["latent_upsampler"]
+    if not checkpoint.variant.is_distilled and checkpoint.distilled_lora is None:
+        lacking.append("lora")
+    if lacking:
+        raise PipelineError(
+            f"two stages need what {checkpoint!r} was loaded without; load it again with "
+            + " and ".join(f"{name}=…" for name in lacking)
+            + ", or compose one_stage"
+        )
 
 
 def _pipeline(checkpoint: Checkpoint, settings: Settings) -> Pipeline:

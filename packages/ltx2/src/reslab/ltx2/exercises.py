@@ -12,7 +12,7 @@ from reslab.stages import Names, ProfileNames, profile_names
 
 
 def forward_passes(answer: int | EllipsisType) -> Verdict:
-    """How many forward passes of the transformer does a released LTX-2.3 two-stage video take?
+    """Check how many forward passes of the transformer a released LTX-2.3 two-stage video takes.
 
     >>> forward_passes(123).right
     True
@@ -28,7 +28,7 @@ def forward_passes(answer: int | EllipsisType) -> Verdict:
 
 
 def refine_tokens(answer: int | EllipsisType) -> Verdict:
-    """How many video tokens does the transformer read while refining 1280×704 with 121 frames?
+    """Check how many video tokens the transformer reads while refining 1280×704 with 121 frames.
 
     >>> refine_tokens(14080).right
     True
@@ -43,7 +43,7 @@ def refine_tokens(answer: int | EllipsisType) -> Verdict:
 
 
 def shared_row(answer: str | EllipsisType) -> Verdict:
-    """Under which name does the reference's rule file two of these stages: Decode; Decode as "Preview"; Preview as "p1"?
+    """Check which row the reference's rule gives two of: Decode; Decode as "Preview"; Preview as "p1".
 
     >>> shared_row("Preview").right
     True

@@ -1,7 +1,7 @@
 """Exercises that say right or wrong, with a picture.
 
-A notebook's exercise is a cell with `...` where the answer goes. Its check compares the answer with what the packages compute,
-never with a number written down, and returns a `Verdict`.
+A notebook's exercise is a cell with `...` where the answer goes. Its check compares the answer with what the packages
+compute, never with a number written down, and returns a `Verdict`.
 
     check_number(..., truth=123, what="the number of forward passes", why="30 × 4 + 3")      # asks for an answer
     check_number(120, truth=123, what="the number of forward passes", why="30 × 4 + 3")      # wrong, and by how much
