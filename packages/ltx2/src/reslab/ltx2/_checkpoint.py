@@ -24,7 +24,6 @@ from reslab.ltx2._video import NOISE
 LORA_FILE = "distilled_lora.safetensors"  # of a folder that `write` made
 MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, and whether weights were ever trained
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
-RELEASED_PROMPT_LENGTH = 1024  # diffusers 0.42.1, LTX2TextEncoderStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
