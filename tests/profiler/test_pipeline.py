@@ -128,6 +128,27 @@ def test_the_meta_holds_the_request_without_prompts_and_paths_and_what_was_noted
     assert "/home" not in str(meta)
 
 
+def test_what_is_asked_for_is_kept(clock):
+    prof = Profiler(clock=clock).start()
+    prof.note(prompt="a heron over a weir", out="my/video.mp4")
+    assert (prof.stop().meta["prompt"], prof.profile.meta["out"]) == ("a heron over a weir", "my/video.mp4")
+
+
+def test_a_saved_file_holds_no_prompt_path_or_host_name(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.node", lambda: "my-machine")
+
+    class Read(Stage):
+        def run(self, prompt, out):
+            raise RuntimeError(f"{prompt} {out}")
+
+    pipeline = Pipeline(name="lab").add(Read())
+    with pytest.raises(RuntimeError), Profiler(pipeline, clock=clock) as prof:
+        pipeline.run(prompt="a heron", out="/home/me/x.mp4")
+    prof.profile.save(tmp_path / "run.parquet")
+    content = (tmp_path / "run.parquet").read_bytes()
+    assert not [secret for secret in (b"heron", b"home/me", b"my-machine") if secret in content]
+
+
 def test_the_fingerprint_of_the_work_ignores_seed_and_repetition_and_nothing_else(clock):
     class Read(Stage):
         def run(self, width, seed):

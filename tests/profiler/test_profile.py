@@ -8,7 +8,7 @@ import sys
 import polars as pl
 import pytest
 
-from reslab.profiler import SPAN_SCHEMA, Profile, ProfileFileError, memory_frame, spans_frame
+from reslab.profiler import SPAN_SCHEMA, Profile, ProfileFileError, _files, memory_frame, spans_frame
 
 
 @pytest.fixture
@@ -40,16 +40,16 @@ def test_any_reader_of_parquet_sees_the_spans(profile, tmp_path):
     assert pl.read_parquet(tmp_path / "run.parquet").equals(profile.spans)
 
 
-def test_other_files_are_refused_with_their_name_and_a_reason(profile, tmp_path):
+def test_other_files_are_refused_with_their_name_and_what_to_do(profile, tmp_path):
     path = tmp_path / "run.parquet"
     profile.save(path)
     whole = path.read_bytes()
     foreign = io.BytesIO()
     pl.DataFrame({"a": [1]}).write_parquet(foreign)
     for content, reason in (
-        (b"", "damaged, or no Parquet file"),
-        (b"a,b\n1,2\n" * 9, "damaged, or no Parquet file"),
-        (whole[: len(whole) // 2], "damaged, or no Parquet file"),
+        (b"", "no Parquet file, or one cut short; copy it once more"),
+        (b"a,b\n1,2\n" * 9, "no Parquet file"),
+        (whole[: len(whole) // 2], "cut short"),
         (foreign.getvalue(), "not one that Profile.save wrote"),
     ):
         path.write_bytes(content)
@@ -57,13 +57,38 @@ def test_other_files_are_refused_with_their_name_and_a_reason(profile, tmp_path)
             Profile.load(path)
 
 
-def test_a_newer_file_is_refused_by_its_version(profile, tmp_path):
+def test_no_flipped_bit_goes_unnoticed(profile, tmp_path):
     path = tmp_path / "run.parquet"
     profile.save(path)
-    metadata = {key: value for key, value in pl.read_parquet_metadata(path).items() if key.startswith("reslab")}
-    metadata["reslab.profile"] = json.dumps({**json.loads(metadata["reslab.profile"]), "schema_version": 99})
-    profile.spans.write_parquet(path, metadata=metadata)
-    with pytest.raises(ProfileFileError, match="schema version 99, but this reslab-profiler reads version 1"):
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(ProfileFileError):
+            Profile.load(path)
+
+
+def test_a_changed_number_in_a_file_that_polars_still_reads_is_refused_as_damaged(profile, tmp_path):
+    path = tmp_path / "run.parquet"
+    profile.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"allocated_peak_bytes", b"allocated_peek_bytes"))
+    with pytest.raises(ProfileFileError, match=r"damaged, its checksum is another; .*save the profile again"):
+        Profile.load(path)
+
+
+def test_a_file_is_replaced_whole_and_a_noted_checksum_is_not_taken_for_its_own(prof, tmp_path):
+    path = tmp_path / "run.parquet"
+    for _ in range(2):
+        prof.note(weights=f"sha256:{'0' * 64}")
+        prof.stop().save(path)
+    assert Profile.load(path) == prof.profile
+    assert [file.name for file in tmp_path.iterdir()] == ["run.parquet"]
+
+
+def test_a_newer_file_is_refused_by_its_version(profile, tmp_path):
+    path = tmp_path / "run.parquet"
+    _files.write(profile.spans, {"reslab.profile": json.dumps({"schema_version": 99})}, path)
+    with pytest.raises(ProfileFileError, match="schema version 99, but this reslab-profiler reads version 1; install"):
         Profile.load(path)
 
 

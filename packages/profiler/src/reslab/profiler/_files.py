@@ -1,7 +1,9 @@
 """One profile, one Parquet file: the spans are its table, memory and meta lie in its key-value metadata.
 
 Any reader of Parquet opens it as the frame of spans; nothing is pickled. The memory samples are a Parquet file of
-their own, in base64 under a second key.
+their own, in base64 under a second key. Under a third lies a checksum of the whole file, taken while its own digits
+were zeros: Parquet readers do not notice a flipped byte in a number, and a profile with a wrong number is worse than
+none.
 
     save(profile, "run.parquet")
     load("run.parquet") == profile
@@ -10,10 +12,13 @@ their own, in base64 under a second key.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -22,40 +27,72 @@ from reslab.profiler._schema import SCHEMA_VERSION
 
 _META = "reslab.profile"
 _MEMORY = "reslab.profile.memory"
+_CHECKSUM = "reslab.profile.checksum"
+_MAGIC = b"PAR1"
+_PREFIX = b"reslab.profile:sha256:"  # so that a note's checksum of something else is not taken for ours
+_BLANK = _PREFIX + b"0" * 64
+_DIGEST = re.compile(_PREFIX + rb"[0-9a-f]{64}")
+
+FilePath = str | os.PathLike[str]
 
 
 class ProfileFileError(ValueError):
     """A file is no profile, or none that this version can read."""
 
 
-def save(profile: Profile, path: str | os.PathLike[str]) -> None:
+def save(profile: Profile, path: FilePath) -> None:
     """Write a profile into one Parquet file, replacing what is there."""
     memory = io.BytesIO()
     profile.memory.write_parquet(memory)
-    content = {
-        _META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(profile.meta)}),
-        _MEMORY: base64.b64encode(memory.getvalue()).decode(),
-    }
-    profile.spans.write_parquet(Path(path), metadata=content)
+    write(
+        profile.spans,
+        {
+            _META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(profile.meta)}),
+            _MEMORY: base64.b64encode(memory.getvalue()).decode(),
+        },
+        path,
+    )
 
 
-def load(path: str | os.PathLike[str]) -> Profile:
+def write(spans: pl.DataFrame, content: dict[str, str], path: FilePath) -> None:
+    """Write a frame with key-value metadata and a checksum of it all; the file is whole or not there."""
+    file = io.BytesIO()
+    spans.write_parquet(file, metadata={**content, _CHECKSUM: _BLANK.decode()})
+    blank = file.getvalue()
+    partial = Path(f"{os.fspath(path)}.partial")
+    partial.write_bytes(blank.replace(_BLANK, _digest(blank)))
+    partial.replace(path)
+
+
+def load(path: FilePath) -> Profile:
     """Read a profile; raises ProfileFileError for what is none, and FileNotFoundError where nothing is."""
     data = Path(path).read_bytes()
-    try:
-        metadata = pl.read_parquet_metadata(io.BytesIO(data))
-        spans = pl.read_parquet(io.BytesIO(data))
-    except pl.exceptions.PolarsError as error:
-        raise ProfileFileError(f"{path}: damaged, or no Parquet file ({error}); save the profile again") from None
-    if _META not in metadata or _MEMORY not in metadata:
-        raise ProfileFileError(f"{path}: a Parquet file, but not one that Profile.save wrote")
+    if not (data.startswith(_MAGIC) and data.endswith(_MAGIC)):
+        raise ProfileFileError(f"{path}: no Parquet file, or one cut short; copy it once more, or save it again")
+    _check_digest(data, path)
+    metadata = pl.read_parquet_metadata(io.BytesIO(data))
     content = json.loads(metadata[_META])
     _check_version(content["schema_version"], path)
     memory = pl.read_parquet(io.BytesIO(base64.b64decode(metadata[_MEMORY])))
-    return Profile(spans=spans, memory=memory, meta=content["meta"])
+    return Profile(spans=pl.read_parquet(io.BytesIO(data)), memory=memory, meta=content["meta"])
 
 
-def _check_version(version: int, path: str | os.PathLike[str]) -> None:
+def _digest(blank: bytes) -> bytes:
+    return _PREFIX + hashlib.sha256(blank).hexdigest().encode()
+
+
+def _check_digest(data: bytes, path: FilePath) -> None:
+    """Raise unless the file is what `write` wrote; before polars reads it, which may crash on what is damaged."""
+    found = _DIGEST.search(data)
+    if found is None:
+        raise ProfileFileError(f"{path}: a Parquet file, but not one that Profile.save wrote")
+    if _digest(data.replace(found[0], _BLANK)) != found[0]:
+        raise ProfileFileError(
+            f"{path}: damaged, its checksum is another; copy it once more, or save the profile again"
+        )
+
+
+def _check_version(version: Any, path: FilePath) -> None:
     if version != SCHEMA_VERSION:
         raise ProfileFileError(
             f"{path}: written with schema version {version}, but this reslab-profiler reads version {SCHEMA_VERSION}; "
