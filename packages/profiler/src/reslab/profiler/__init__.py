@@ -7,7 +7,7 @@ charts are views of that frame, and what no stage accounts for is a row too.
     with Profiler(pipeline) as prof:
         pipeline.run(prompt="a heron over a weir", seed=7)
     prof.profile.stages()
-    prof.profile.bars()
+    prof.profile.timeline()
     prof.profile.save("run.parquet")
 
 Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables` (the views).
@@ -20,6 +20,7 @@ from reslab.profiler._files import ProfileFileError
 from reslab.profiler._memory import process_memory
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
+from reslab.profiler._ranges import torch_ranges
 from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
 from reslab.profiler._vega import PALETTE, Figure
 from reslab.profiler._work import UnequalWorkError
@@ -46,4 +47,5 @@ __all__ = [
     "memory_frame",
     "process_memory",
     "spans_frame",
+    "torch_ranges",
 ]

@@ -135,6 +135,40 @@ class Profile:
 
         return stage_bars(self.stages())
 
+    def step_bars(self) -> Figure:
+        """Return the chart of `steps()`: a bar a step beside the others' median, so a slow first step is seen."""
+        from reslab.profiler._step_chart import step_bars
+
+        return step_bars(self.steps())
+
+    def timeline(self, *, pool: str | None = None) -> Figure:
+        """Return the timeline: host, compute, copies and stalls, over what each component holds of a memory.
+
+        Drag to move along, Ctrl and the wheel to zoom, double click to see all of it again.
+
+        Args:
+            pool: Whose memory; by default the device's if it was read, else what was read first.
+        """
+        from reslab.profiler._timeline import timeline
+
+        return timeline(self, pool=pool)
+
+    def summary(self) -> str:
+        """Return one line for a log: time, longest stages, what no stage accounts for, errors, peak memory."""
+        from reslab.profiler._summary import summary
+
+        return summary(self)
+
+    def export_chrome_trace(self, path: str | os.PathLike[str]) -> None:
+        """Write a Chrome trace, which Perfetto (ui.perfetto.dev) opens: a track a lane, memory as counters.
+
+        Args:
+            path: Where to, ending in .json; an existing file is replaced.
+        """
+        from reslab.profiler._chrome import export_chrome_trace
+
+        export_chrome_trace(self, path)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything into one Parquet file, which any reader of Parquet opens as the frame of spans.
 

@@ -32,6 +32,25 @@ def format_share(share: float) -> str:
     return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
+def time_unit(ns: float) -> tuple[str, float]:
+    """Return the unit in which an axis up to `ns` reads best, and how many nanoseconds it has.
+
+    >>> time_unit(98_700_000), time_unit(12)
+    (('ms', 1000000.0), ('ns', 1.0))
+    """
+    return next(((unit, size) for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)) if ns >= 2 * size), ("ns", 1.0))
+
+
+def bytes_unit(nbytes: float) -> tuple[str, float]:
+    """Return the unit in which an axis up to `nbytes` reads best, and how many bytes it has.
+
+    >>> bytes_unit(24 * 2**30), bytes_unit(700 * 2**20)
+    (('GiB', 1073741824.0), ('MiB', 1048576.0))
+    """
+    units = (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10))
+    return next(((unit, size) for unit, size in units if nbytes >= size), ("B", 1.0))
+
+
 def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     unit = 0
     while abs(value) >= base - 0.5 and unit < len(units) - 1:

@@ -1,0 +1,53 @@
+"""A profile in one line, for a log.
+
+logger.info(summary(profile))
+# lab: 100 ms; denoise 60 %, encode 30 %, unattributed 10 %; device memory peaked at 11.2 GiB
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from reslab.profiler._tables import UNATTRIBUTED
+from reslab.profiler._units import format_bytes, format_ns, format_share
+
+if TYPE_CHECKING:
+    from reslab.profiler._profile import Profile
+
+_LONGEST = 3
+
+
+def summary(profile: Profile) -> str:
+    """Return one line without a newline: each pipeline's time, its longest stages, the rest, errors, peak memory.
+
+    Args:
+        profile: What happened, measured or predicted.
+    """
+    stages = profile.stages()
+    told = [_pipeline(name, rows) for (name,), rows in stages.group_by("pipeline", maintain_order=True)]
+    told += [f"{row['name']} {format_ns(row['host_ms'] * 1e6)}" for row in profile.named().iter_rows(named=True)]
+    return " | ".join([*told, *_peaks(profile.memory)]) or "nothing was recorded"
+
+
+def _pipeline(name: Any, stages: pl.DataFrame) -> str:
+    rest = stages.filter(pl.col("stage") == UNATTRIBUTED).row(0, named=True)
+    inside = stages.filter(pl.col("stage") != UNATTRIBUTED).sort("host_ms", descending=True, maintain_order=True)
+    longest = inside.head(_LONGEST).rows(named=True)
+    parts = [f"{row['stage']} {format_share(row['share'])}" for row in longest]
+    if inside.height > _LONGEST:
+        parts.append(f"{inside.height - _LONGEST} more {format_share(sum(inside['share'][_LONGEST:]))}")
+    parts.append(f"{UNATTRIBUTED} {format_share(rest['share'])}")
+    total = format_ns(sum(stages["host_ms"]) * 1e6)
+    runs = f" in {rest['calls']} runs" if rest["calls"] > 1 else ""
+    failed = f"; {errors} failed" if (errors := stages["errors"].sum()) else ""
+    return f"{name}: {total}{runs}; {', '.join(parts)}{failed}"
+
+
+def _peaks(memory: pl.DataFrame) -> list[str]:
+    """Return a phrase for each pool that was read as a whole."""
+    whole = memory.filter(pl.col("component").is_null())
+    highest = pl.max_horizontal("allocated_bytes", "peak_bytes").max().alias("highest")
+    pools = whole.group_by(pl.col("pool").cast(pl.String), maintain_order=True).agg(highest).rows(named=True)
+    return [f"{row['pool']} memory peaked at {format_bytes(row['highest'])}" for row in pools]
