@@ -1,0 +1,1 @@
+"""Plans: where weights live, who decided it, and the moves that follow."""

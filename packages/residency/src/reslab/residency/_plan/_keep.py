@@ -1,0 +1,73 @@
+"""What lies on the device through a whole stage, without streaming: the part of a plan that memory depends on.
+
+A component is made of units: its blocks by number, and OUTSIDE, all that lies outside of them. For every stage each
+component keeps some of its units; at the border between two stages the difference is moved. What a call needs beyond
+that streams through slots.
+
+    keeps(plan, workload, "transformer")[3]       # units kept in the fourth stage
+"""
+
+from __future__ import annotations
+
+from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
+
+#: The unit of all weights outside the blocks; blocks are numbered from 0.
+OUTSIDE = -1
+
+Units = frozenset[int]
+
+
+def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
+    """Return the units of a component that are on the device all through each stage."""
+    size, users = workload.components[name], workload.users[name]
+    placements = [plan.placement(name, stage) for stage in workload.stages]
+    return tuple(
+        _part(placement, size) if _is_kept(placement, users, place) else frozenset()
+        for place, placement in enumerate(placements)
+    )
+
+
+def stays(placement: Placement) -> bool:
+    """Tell whether what is kept is on the device before the run and after it."""
+    return placement.kind is Kind.RESIDENT or placement.until is Until.RUN
+
+
+def all_units(size: ComponentSize) -> Units:
+    """Return every unit of a component."""
+    return frozenset((OUTSIDE, *range(len(size.block_bytes))))
+
+
+def unit_bytes(size: ComponentSize, unit: int) -> int:
+    """Return the bytes of one unit."""
+    return size.outside_bytes if unit == OUTSIDE else size.block_bytes[unit]
+
+
+def streamed_by(call: Call, placement: Placement, kept: Units) -> tuple[int, ...]:
+    """Return the blocks that a call runs and that do not stay, in its order."""
+    if not placement.streams:
+        return ()
+    return tuple(block for block in call.blocks if block not in kept)
+
+
+def moves_outside(placement: Placement) -> bool:
+    """Tell whether what lies outside the blocks is moved for every call, as other tools do."""
+    return placement.streams and placement.granularity is not Granularity.BLOCK
+
+
+def _is_kept(placement: Placement, users: tuple[int, ...], place: int) -> bool:
+    """Tell whether a component keeps anything in the stage at `place`."""
+    if stays(placement):
+        return True
+    if placement.until is Until.EACH or not users:
+        return place in users
+    return users[0] <= place <= users[-1]
+
+
+def _part(placement: Placement, size: ComponentSize) -> Units:
+    """Return what a component keeps while it keeps anything."""
+    if not placement.streams:
+        return all_units(size)
+    outside: Units = frozenset() if moves_outside(placement) else frozenset({OUTSIDE})
+    return outside | placement.resident_blocks(len(size.block_bytes))

@@ -1,0 +1,251 @@
+"""A plan: what was decided, by whom and why; where every component lives follows from that.
+
+    plan = Plan.of(user_settings(text_encoder="layerwise"))
+    plan = plan.decide({"transformer": "layerwise", "transformer.resident": 30}, by="rule", why="so that it fits")
+    plan.placement("transformer", "LTX2RefinementStage")
+    plan                                    # in a notebook: a table with who decided and why
+    Plan.from_json(plan.to_json()) == plan
+
+A plan is only its decisions, in the grammar of `_keys`; what nobody decided has its default, which is to be resident.
+What a person set is never changed: `decide` passes over it, and over anything for one stage that they set for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key, read_value
+from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
+from reslab.residency._plan._placement import FIELDS, Described, Kind, Placement, PlanError
+from reslab.residency._plan._settings import Setting, Settings, user_settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA_VERSION = 1
+
+
+class DecidedBy(Described):
+    """Who decides."""
+
+    USER = "user", "You set it, so nothing changes it."
+    DEVICE_MODE = "device mode", "A device mode of the model decided it."
+    RULE = "rule", "A rule or a preset decided it."
+    TUNER = "tuner", "It was found by search."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One setting of a plan: its value, who decided, and why in a sentence."""
+
+    key: Key
+    value: Any
+    by: DecidedBy
+    why: str
+
+    @property
+    def text(self) -> str:
+        """Return the value as it is written."""
+        return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.text!r} ({self.by}: {self.why})"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Where every weight lives, which numerics are used, who decided it and why.
+
+    >>> plan = Plan.of(user_settings(vae="swap")).decide({"vae": "resident", "lora": "merged"}, why="it fits")
+    >>> plan.placement("vae"), plan.placement("transformer"), plan.lora
+    (swap(), resident(), <Lora.MERGED: 'merged'>)
+
+    Args:
+        decisions: By their keys; `of` and `decide` make them.
+        name: What the plan is called, such as the preset it came from.
+    """
+
+    decisions: Mapping[Key, Decision]
+    name: str = "plan"
+
+    @classmethod
+    def of(cls, settings: Settings | Mapping[str, Any] | None = None, *, name: str = "plan") -> Plan:
+        """Return the plan in which only what a person set is decided."""
+        told = settings if isinstance(settings, Settings) else user_settings(settings or {})
+        decided = {
+            key: Decision(key=key, value=each.value, by=DecidedBy.USER, why=_reason(each))
+            for key, each in told.items.items()
+        }
+        return cls(decisions=MappingProxyType(decided), name=name)
+
+    def decide(self, settings: Mapping[str, Any], *, by: str = DecidedBy.RULE, why: str) -> Plan:
+        """Return the plan with these settings too, passing over everything that a person decided.
+
+        Args:
+            settings: By name, as in `_keys`; a whole `Placement` sets all that it says.
+            by: "device mode", "rule" or "tuner".
+            why: A sentence for people.
+
+        Raises:
+            PlanError: For a setting that does not exist.
+        """
+        decided = dict(self.decisions)
+        for key, value in flatten(settings):
+            if not self.is_users(key):
+                decided[key] = Decision(key=key, value=value, by=DecidedBy(by), why=why)
+        kept = {key: each for key, each in decided.items() if self.is_users(key) or _means_something(key, decided)}
+        return Plan(decisions=MappingProxyType(kept), name=self.name)
+
+    def is_users(self, key: Key | str) -> bool:
+        """Tell whether a person decided this, for its stage or for all.
+
+        >>> Plan.of({"vae": "swap"}).is_users("vae@LTX2AVDecodingStage")
+        True
+        """
+        key = parse_key(key) if isinstance(key, str) else key
+        found = (self.decisions.get(key), self.decisions.get(key.general()))
+        return any(decision is not None and decision.by is DecidedBy.USER for decision in found)
+
+    def placement(self, component: str, stage: str | None = None) -> Placement:
+        """Return where a component lives in a stage, or in all where nothing is decided for that stage alone."""
+        return self._resolved.get((component, stage)) or self._resolved.get((component, None)) or Placement()
+
+    @property
+    def placements(self) -> Mapping[tuple[str, str | None], Placement]:
+        """Return what was decided of places, by component and stage (None: all stages)."""
+        return self._resolved
+
+    @property
+    def lora(self) -> Lora:
+        """Return how the distilled LoRA reaches the transformer."""
+        return self._value(Key(LORA, None, LORA), Lora.DYNAMIC)
+
+    @property
+    def numerics(self) -> Numerics:
+        """Return the other choices that change bits."""
+        default = Numerics()
+        chosen = {name: self._value(Key(NUMERIC, None, name), getattr(default, name)) for name in NUMERICS}
+        return Numerics(**chosen)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits, equal for plans that do the same, whoever decided it.
+
+        >>> Plan.of({"vae": "resident"}).fingerprint == Plan.of().fingerprint
+        True
+        """
+        return hashlib.sha256(json.dumps(self._effects(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, who decided and why included."""
+        rows = [
+            {"setting": str(key), "value": each.value, "by": each.by, "why": each.why}
+            for key, each in self.decisions.items()
+        ]
+        return json.dumps({"schema_version": SCHEMA_VERSION, "name": self.name, "decisions": rows}, indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: If it is something else, or of a newer version.
+        """
+        content = _content(text)
+        decided = {}
+        for row in content["decisions"]:
+            key = parse_key(row["setting"])
+            decided[key] = Decision(
+                key=key, value=read_value(key, row["value"]), by=DecidedBy(row["by"]), why=row["why"]
+            )
+        return Plan(decisions=MappingProxyType(decided), name=content["name"])
+
+    def table(self) -> pl.DataFrame:
+        """Return a row a decision: setting, value, by, why."""
+        from reslab.residency._plan._tables import decisions
+
+        return decisions(self)
+
+    @cached_property
+    def _resolved(self) -> Mapping[tuple[str, str | None], Placement]:
+        scopes = dict.fromkeys(key.scope for key in self.decisions if key.places)
+        return MappingProxyType({scope: self._resolve(scope) for scope in scopes})
+
+    def _resolve(self, scope: tuple[str, str | None]) -> Placement:
+        component, stage = scope
+        told = self._told(component, None) | (self._told(component, stage) if stage else {})
+        kind = told.pop(PLACEMENT, Kind.RESIDENT)
+        own = {field: value for field, value in told.items() if field in FIELDS[kind]}
+        return Placement(kind=kind, **own)
+
+    def _told(self, component: str, stage: str | None) -> dict[str, Any]:
+        return {key.field: each.value for key, each in self.decisions.items() if key.scope == (component, stage)}
+
+    def _value(self, key: Key, default: Any) -> Any:
+        return self.decisions[key].value if key in self.decisions else default
+
+    def _effects(self) -> dict[str, Any]:
+        """Return what the plan does, without what is as it would be anyway."""
+        places = {
+            str(Key(component, stage, PLACEMENT)): placement.fields()
+            for (component, stage), placement in self._resolved.items()
+            if placement != (self.placement(component) if stage else Placement())
+        }
+        return {"placements": places, "lora": self.lora, "numerics": self.numerics.fields()}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return dict(self.decisions) == dict(other.decisions) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Plan({', '.join([repr(self.name), *self._summary()])})"
+
+    def _summary(self) -> Iterator[str]:
+        for (component, stage), placement in self._resolved.items():
+            yield f"{Key(component, stage, PLACEMENT)}={placement!r}"
+        if self.lora is not Lora.DYNAMIC:
+            yield f"lora={str(self.lora)!r}"
+
+    def _repr_html_(self) -> str:
+        from reslab.residency._plan._tables import plan_html
+
+        return plan_html(self)
+
+
+def _reason(setting: Setting) -> str:
+    if setting.implied_by:
+        return f"{setting.implied_by} was set, which means nothing elsewhere"
+    return f"set through {setting.door}"
+
+
+def _means_something(key: Key, decided: Mapping[Key, Decision]) -> bool:
+    """Tell whether a setting still means something for the place that is decided for its component and stage."""
+    if not key.places or key.field == PLACEMENT:
+        return True
+    place = decided.get(key.sibling(PLACEMENT)) or decided.get(key.general().sibling(PLACEMENT))
+    return key.field in FIELDS[place.value if place else Kind.RESIDENT]
+
+
+def _content(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"this is no plan: not JSON ({error})") from None
+    if not isinstance(content, dict) or {"schema_version", "name", "decisions"} - content.keys():
+        raise PlanError("this is JSON, but no plan that Plan.to_json wrote")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise PlanError(
+            f"the plan has schema version {content['schema_version']}, but this reslab-residency reads version "
+            f"{SCHEMA_VERSION}; install the one that wrote it, or a newer one"
+        )
+    return content

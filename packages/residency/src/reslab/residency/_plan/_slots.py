@@ -1,0 +1,77 @@
+"""Slots: the little device memory through which the blocks of a large component stream.
+
+The uses of a stage are known beforehand, so a slot is given to the next block that will be needed, and taken from one
+whose turn is over. With one slot more than blocks are fetched ahead, there is always such a one. A block that is still
+in its slot when its turn comes again is not fetched again; that happens only where a stage's streaming blocks all fit.
+
+    slots = Slots(uses=(0, 1, 2, 0, 1, 2), prefetch=1)
+    list(slots.advance(0))       # before the first use: [(None, 0, 0), (None, 1, 1)], evicted, fetched, slot
+    list(slots.advance(1))       # [(0, 2, 0)]: block 2 takes the slot of block 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+
+class Change(NamedTuple):
+    """One slot changes hands."""
+
+    evicted: int | None
+    fetched: int
+    slot: int
+
+
+class Slots:
+    """Which block is in which slot, while the uses of one component in one stage go by."""
+
+    def __init__(self, *, uses: Sequence[int], prefetch: int) -> None:
+        self.uses = uses
+        self.prefetch = prefetch
+        self.held: dict[int, int] = {}  # block → slot, the one longest untouched first
+        self.issued = 0  # uses that have been seen to
+
+    @property
+    def count(self) -> int:
+        """Return how many slots there are; there is no use for more than there are blocks."""
+        return min(self.prefetch + 1, len(set(self.uses)))
+
+    def advance(self, use: int) -> Iterator[Change]:
+        """See to this use and the `prefetch` ones after it, yielding what has to be evicted and fetched."""
+        while self.issued <= min(use + self.prefetch, len(self.uses) - 1):
+            block = self.uses[self.issued]
+            if block in self.held:
+                self.held[block] = self.held.pop(block)
+            else:
+                yield self._admit(block, needed=self.uses[use : self.issued])
+            self.issued += 1
+
+    def _admit(self, block: int, *, needed: Sequence[int]) -> Change:
+        if len(self.held) < self.count:
+            evicted, slot = None, len(self.held)
+        else:
+            evicted = next(held for held in self.held if held not in needed)
+            slot = self.held.pop(evicted)
+        self.held[block] = slot
+        return Change(evicted, block, slot)
+
+
+def streamed_bytes(calls: Sequence[Sequence[int]], *, prefetch: int, nbytes: Callable[[int], int]) -> int:
+    """Return the bytes that go through the slots in one stage.
+
+    >>> streamed_bytes([(0, 1, 2)] * 10, prefetch=1, nbytes=lambda block: 100), \
+        streamed_bytes([(0, 1)] * 10, prefetch=1, nbytes=lambda block: 100)
+    (3000, 200)
+
+    Args:
+        calls: For each call the blocks that stream in it.
+        prefetch: Blocks that are fetched ahead.
+        nbytes: Size of a block.
+    """
+    if all(call is calls[0] or call == calls[0] for call in calls) and len(set(calls[0])) == len(calls[0]):
+        times = len(calls) if len(calls[0]) > prefetch + 1 else 1
+        return times * sum(map(nbytes, calls[0]))
+    uses = [block for call in calls for block in call]
+    slots = Slots(uses=uses, prefetch=prefetch)
+    return sum(nbytes(change.fetched) for use in range(len(uses)) for change in slots.advance(use))

@@ -1,0 +1,116 @@
+"""What a plan is laid over: the sizes of the components, and their calls in the order of the run.
+
+A rehearsal knows far more; this is what the order of moves and the memory they take depend on. Stages bear their
+registered names, which also key the placements.
+
+    Workload(
+        components={"vae": ComponentSize(outside_bytes=100, block_bytes=(40, 40))},
+        stages=("encode", "decode"),
+        calls=(Call(stage="decode", component="vae", blocks=(0, 1)),),
+    )
+
+`activations` are the bytes that a stage has alive besides weights, at its highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from reslab.residency._plan._placement import PlanError
+from reslab.residency._plan._plan import Plan
+from reslab.residency._units import nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentSize:
+    """Bytes of one component's weights, in its repeated blocks and outside of them.
+
+    >>> ComponentSize(outside_bytes=100, block_bytes=(40, 40)).weight_bytes
+    180
+    """
+
+    outside_bytes: int
+    block_bytes: tuple[int, ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of all its weights."""
+        return self.outside_bytes + sum(self.block_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a component's method: in which stage, and which blocks it runs, in their order."""
+
+    stage: str
+    component: str
+    method: str = "forward"
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The components of a pipeline and the calls of one run.
+
+    Args:
+        components: Sizes by name.
+        stages: Registered names in the order of running, those without a call included.
+        calls: In the order of the run; calls of one stage lie together.
+        activations: Highest bytes alive besides weights, by stage.
+
+    Raises:
+        PlanError: For a call of a component or stage that is not there, or of stages out of order.
+    """
+
+    components: Mapping[str, ComponentSize]
+    stages: tuple[str, ...]
+    calls: tuple[Call, ...]
+    activations: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for call in self.calls:
+            if call.component not in self.components or call.stage not in self.stages:
+                raise PlanError(f"{call} is of a component or stage that the workload does not list")
+        places = [self.stages.index(call.stage) for call in self.calls]
+        if places != sorted(places):
+            raise PlanError("the calls of a workload follow the order of its stages, and each stage runs once")
+
+    @property
+    def weight_bytes(self) -> int:
+        """Return the bytes of all weights of all components."""
+        return sum(size.weight_bytes for size in self.components.values())
+
+    @cached_property
+    def by_stage(self) -> tuple[tuple[Call, ...], ...]:
+        """Return the calls of each stage."""
+        return tuple(tuple(call for call in self.calls if call.stage == stage) for stage in self.stages)
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the places of the stages that call each component."""
+        used = [dict.fromkeys(call.component for call in calls) for calls in self.by_stage]
+        return {name: tuple(i for i, names in enumerate(used) if name in names) for name in self.components}
+
+
+def check_plan(plan: Plan, workload: Workload) -> None:
+    """Raise one PlanError that names everything in a plan which the workload does not have."""
+    if problems := list(_problems(plan, workload)):
+        raise PlanError(problems[0] if len(problems) == 1 else "\n- ".join(["this plan cannot be used:", *problems]))
+
+
+def _problems(plan: Plan, workload: Workload) -> Iterator[str]:
+    for (component, stage), placement in plan.placements.items():
+        size = workload.components.get(component)
+        if size is None:
+            yield f"the plan places {component!r}, which is not there; {nearest(component, workload.components)}"
+        elif placement.streams and placement.resident > len(size.block_bytes):
+            yield (
+                f"{component}.resident={placement.resident}, but {component} has {len(size.block_bytes)} blocks; "
+                "write 'resident' to keep all of it"
+            )
+        if stage is not None and stage not in workload.stages:
+            yield f"the plan places {component!r} in a stage {stage!r}, which is not there; " + nearest(
+                stage, workload.stages
+            )

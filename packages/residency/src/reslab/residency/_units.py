@@ -1,0 +1,80 @@
+"""Sizes, rates and names as people write them, to and from the numbers and keys that the code works with.
+
+    parse_bytes("12 GiB")          # 12884901888; an integer is bytes already
+    parse_rate("1 GB/s")           # 1000000000
+    nearest("RTX 490", known)      # "did you mean 'RTX 4090'?"
+
+GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a bare number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_UNITS = {"B": 1} | {
+    f"{prefix}{infix}B": base**power
+    for infix, base in (("", 1000), ("i", 1024))
+    for power, prefix in enumerate("KMGT", start=1)
+}
+_QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B)\s*(/s)?\s*")
+
+
+def parse_bytes(size: int | str) -> int:
+    """Return a size in bytes.
+
+    >>> [parse_bytes(size) for size in (4096, "12 GiB", "1.5 KB")]
+    [4096, 12884901888, 1500]
+
+    Raises:
+        ValueError: For a text that is no size, or a negative number.
+    """
+    return _parse(size, rate=False, example='"12 GiB"')
+
+
+def parse_rate(rate: int | str) -> int:
+    """Return a rate in bytes a second.
+
+    >>> [parse_rate(rate) for rate in (25_000_000_000, "1 GB/s")]
+    [25000000000, 1000000000]
+
+    Raises:
+        ValueError: For a text that is no rate, or a negative number.
+    """
+    return _parse(rate, rate=True, example='"25 GB/s"')
+
+
+def _parse(value: int | str, *, rate: bool, example: str) -> int:
+    what = "a rate in bytes a second" if rate else "a size in bytes"
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if match is None or bool(match[3]) != rate:
+        raise ValueError(f"{value!r} is not {what}; write a whole number, or a text such as {example}")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def gib(nbytes: float) -> str:
+    """Return a size in GiB with two decimals, for sentences and tables that compare sizes.
+
+    >>> gib(35.37 * 2**30)
+    '35.37 GiB'
+    """
+    return f"{nbytes / 2**30:.2f} GiB"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known names are near, as the end of an error's sentence.
+
+    >>> nearest("H20", ["H200", "T4"])
+    "did you mean 'H200'?"
+    >>> nearest("zzz", ["H200", "T4"])
+    'there are: H200, T4'
+    """
+    names = list(known)
+    folded = {each.casefold(): each for each in names}
+    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(folded[each]) for each in close) + "?"
+    return "there are: " + (", ".join(names) or "none")
