@@ -125,3 +125,13 @@ def test_any_altair_chart_with_inline_data_is_a_figure():
 @pytest.mark.parametrize(("ns", "text"), [(999, "999 ns"), (999_600, "1 ms"), (1e9, "1 s"), (3_600e9, "3600 s")])
 def test_a_duration_takes_the_unit_that_fits(ns, text):
     assert format_ns(ns) == text
+
+
+def test_the_table_has_a_column_for_the_device_only_where_one_was_timed():
+    def html(device_ns):
+        columns = {"span": [0, 1], "run": [0, 0], "kind": ["run", "stage"], "name": ["lab", "refine"]}
+        columns |= {"stage": [None, "refine"], "lane": ["host"] * 2, "start_ns": [0, 0], "host_ns": [9, 9]}
+        return Profile(spans=spans_frame(**columns, device_ns=[None, device_ns]))._repr_html_()
+
+    assert "7 ms" in html(7_000_000)
+    assert "device" not in html(None)

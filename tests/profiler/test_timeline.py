@@ -191,3 +191,12 @@ def test_a_slow_first_step_is_seen(told, prof):
 def test_a_profile_without_steps_says_what_to_draw_instead():
     with pytest.raises(ValueError, match=r"no denoising step was recorded.*bars\(\)"):
         Profile(spans=spans_frame()).step_bars()
+
+
+def test_steps_are_drawn_as_the_device_took_them_where_it_was_timed():
+    row = {"kind": "step", "lane": "host", "name": "step", "stage": "denoise", "host_ns": 1}
+    times = enumerate((40, 20, 20))
+    steps = [row | {"step": n, "start_ns": n, "device_start_ns": 10 * n, "device_ns": ns} for n, ns in times]
+    run = {"kind": "run", "lane": "host", "name": "lab", "start_ns": 0, "host_ns": 9}
+    figure = Profile(spans=spans(run, *steps)).step_bars()
+    assert figure.caption == "The first step of denoise took 40 ns, 2.0 times the median of the 2 others."

@@ -34,7 +34,8 @@ def _stages(rows: Sequence[Row]) -> str:
     """Return the table of stages; registered names are a column of it only where one differs from the stage's."""
     renamed = any(name != row["stage"] for row in rows for name in row["registered_names"])
     aside = {"registered as": _registered} if renamed else {}
-    columns = {"stage": _name, **aside, "calls": _calls, "host": _host, "share": _share, "peak memory": _peak}
+    device = {"device": _device} if any(row["device_ms"] is not None for row in rows) else {}
+    columns = {"stage": _name, **aside, "calls": _calls, "host": _host, **device, "share": _share, "peak memory": _peak}
     return table(columns, ((cell(row) for cell in columns.values()) for row in rows))
 
 
@@ -52,6 +53,10 @@ def _calls(row: Row) -> str:
 
 def _host(row: Row) -> str:
     return format_ns(row["host_ms"] * 1e6)
+
+
+def _device(row: Row) -> str:
+    return "" if row["device_ms"] is None else format_ns(row["device_ms"] * 1e6)
 
 
 def _share(row: Row) -> str:

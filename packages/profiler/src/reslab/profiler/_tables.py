@@ -47,7 +47,7 @@ def stages(spans: pl.DataFrame) -> pl.DataFrame:
     """Return a row a profile name, in the order of running, and a row for what no stage accounts for."""
     rows = pipeline_rows(spans, Kind.STAGE).with_columns(registered_name=pl.col("registered_name").cast(pl.String))
     filed = rows.group_by("pipeline", "stage").agg(
-        pl.col("registered_name").unique(maintain_order=True).alias("registered_names"),
+        pl.col("registered_name").drop_nulls().unique(maintain_order=True).alias("registered_names"),
         _CALLS,
         _ERRORS,
         _HOST_NS,
