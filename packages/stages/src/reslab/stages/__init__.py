@@ -21,11 +21,12 @@ imported here.
 """
 
 from reslab.stages._blocks import BlockStage
+from reslab.stages._choice import Choice
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
 from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
 from reslab.stages._pipeline import Pipeline
 from reslab.stages._sequence import Stages
-from reslab.stages._stage import REQUIRED, Choice, Signature, Stage, stage
+from reslab.stages._stage import REQUIRED, Signature, Stage, stage
 from reslab.stages._stock import StockStage
 from reslab.stages._values import Values, describe
 

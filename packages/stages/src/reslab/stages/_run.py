@@ -69,7 +69,9 @@ def run_unobserved(pipeline: Pipeline, program: Program, values: Values) -> None
 
 def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tell, conductor: Conductor | None) -> None:
     """Call every stage in order, telling of each run, stage, step, pass and component call."""
-    watch = Watch(tell, conductor, pipeline.components, lambda: program.component_names[id(pipeline.current_stage)])
+    watch = Watch(
+        tell, conductor, pipeline.components, lambda: program.component_names.get(id(pipeline.current_stage), [])
+    )
     try:
         with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run([stage for stage, _bind in program.bound]):
             for place, (stage, name, call) in enumerate(program.calls):

@@ -11,14 +11,15 @@ returns is a mapping from names to values.
             return {"half_height": height // 2, "half_width": width // 2}
 
 `writes` is optional; declared, it lets `Pipeline.check` see before a run that a value will be there. `@stage` makes the
-same from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` picks one of two stages.
+same from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` (in `_choice`) picks one of
+two stages.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reslab.stages import _names
@@ -263,53 +264,3 @@ def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str
         "__module__": function.__module__,
     }
     return type(function.__name__, (Stage,), body)
-
-
-class Choice(Stage):
-    """One of two stages, picked in each run by whether a value is there; it may also be nothing at all.
-
-    >>> picked = Choice("image", present=Stage(), stage_class="ImageEncoding")
-    >>> picked.stage_class
-    'ImageEncoding'
-    """
-
-    def __init__(
-        self, trigger: str, *, present: Stage | None = None, absent: Stage | None = None, stage_class: str | None = None
-    ) -> None:
-        self.trigger, self.present, self.absent = trigger, present, absent
-        self._stage_class = stage_class
-
-    @property
-    def stage_class(self) -> str:
-        chosen = self.present or self.absent
-        return self._stage_class or (chosen.stage_class if chosen is not None else type(self).__name__)
-
-    def signature(self, available: Collection[str] = ()) -> Signature:
-        chosen = self.present if self.trigger in available else self.absent
-        own = chosen.signature(available) if chosen is not None else Signature(components=(), reads={}, writes=())
-        return replace(own, reads={self.trigger: None, **own.reads})
-
-    def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
-        chosen = self.present if values.get(self.trigger) is not None else self.absent
-        if chosen is not None:
-            chosen.check(values, components)
-
-    def prepare(self, bind: Binding) -> Callable[[Any], None]:
-        trigger = bind.value(self.trigger)
-        for part in (self.present, self.absent):
-            if part is not None:
-                part._registered_name = self.registered_name
-        present, absent = (
-            s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent)
-        )
-
-        if self.trigger in bind.given:
-            return present if bind.given[self.trigger] is not None else absent
-
-        def call(values: Any) -> None:
-            (present if values.get(trigger) is not None else absent)(values)
-
-        return call
-
-    def watched(self) -> tuple[Any, ...]:
-        return tuple(loop for part in (self.present, self.absent) if part is not None for loop in part.watched())
