@@ -11,8 +11,8 @@ returns is a mapping from names to values.
             return {"half_height": height // 2, "half_width": width // 2}
 
 `writes` is optional; declared, it lets `Pipeline.check` see before a run that a value will be there. `@stage` makes the
-same from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` (in `_choice`) picks one of
-two stages.
+same from a function. `BlockStage` (in `_blocks`) wraps blocks of Modular Diffusers; `Choice` (in `_choice`) picks one
+of two stages.
 """
 
 from __future__ import annotations
