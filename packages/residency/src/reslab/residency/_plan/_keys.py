@@ -6,13 +6,14 @@
     lora                               dynamic or merged
     numerics.vae_tiling                a choice that changes bits; see `Numerics`
 
-A setting for one stage goes before the one for all stages.
+A setting for one stage goes before the one for all stages; a stage with a place of its own has settings of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from enum import EnumType
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
@@ -47,13 +48,14 @@ class Key(NamedTuple):
 
     def sibling(self, field: str) -> Key:
         """Return the key of another setting of the same component and stage."""
-        return self._replace(field=field)
+        return Key(self.subject, self.stage, field)
 
     def general(self) -> Key:
         """Return the key of the same setting for all stages."""
-        return self._replace(stage=None)
+        return Key(self.subject, None, self.field)
 
 
+@lru_cache(maxsize=4096)
 def parse_key(text: str) -> Key:
     """Take a setting's name apart.
 

@@ -20,15 +20,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key, read_value
+from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
-from reslab.residency._plan._placement import FIELDS, Described, Kind, Placement, PlanError
+from reslab.residency._plan._placement import FIELDS, Described, Kind, Placement
 from reslab.residency._plan._settings import Setting, Settings, user_settings
 
 if TYPE_CHECKING:
     import polars as pl
-
-SCHEMA_VERSION = 1
 
 
 class DecidedBy(Described):
@@ -95,11 +93,13 @@ class Plan:
         Raises:
             PlanError: For a setting that does not exist.
         """
-        decided = dict(self.decisions)
+        by, decided = DecidedBy(by), dict(self.decisions)
         for key, value in flatten(settings):
             if not self.is_users(key):
-                decided[key] = Decision(key=key, value=value, by=DecidedBy(by), why=why)
-        kept = {key: each for key, each in decided.items() if self.is_users(key) or _means_something(key, decided)}
+                decided[key] = Decision(key=key, value=value, by=by, why=why)
+        kept = {
+            key: each for key, each in decided.items() if each.by is DecidedBy.USER or _means_something(key, decided)
+        }
         return Plan(decisions=MappingProxyType(kept), name=self.name)
 
     def is_users(self, key: Key | str) -> bool:
@@ -109,8 +109,8 @@ class Plan:
         True
         """
         key = parse_key(key) if isinstance(key, str) else key
-        found = (self.decisions.get(key), self.decisions.get(key.general()))
-        return any(decision is not None and decision.by is DecidedBy.USER for decision in found)
+        own, general = self.decisions.get(key), self.decisions.get(key.general())
+        return (own is not None and own.by is DecidedBy.USER) or (general is not None and general.by is DecidedBy.USER)
 
     def placement(self, component: str, stage: str | None = None) -> Placement:
         """Return where a component lives in a stage, or in all where nothing is decided for that stage alone."""
@@ -144,11 +144,9 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON, who decided and why included."""
-        rows = [
-            {"setting": str(key), "value": each.value, "by": each.by, "why": each.why}
-            for key, each in self.decisions.items()
-        ]
-        return json.dumps({"schema_version": SCHEMA_VERSION, "name": self.name, "decisions": rows}, indent=2)
+        from reslab.residency._plan._files import to_json
+
+        return to_json(self)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -157,14 +155,9 @@ class Plan:
         Raises:
             PlanError: If it is something else, or of a newer version.
         """
-        content = _content(text)
-        decided = {}
-        for row in content["decisions"]:
-            key = parse_key(row["setting"])
-            decided[key] = Decision(
-                key=key, value=read_value(key, row["value"]), by=DecidedBy(row["by"]), why=row["why"]
-            )
-        return Plan(decisions=MappingProxyType(decided), name=content["name"])
+        from reslab.residency._plan._files import from_json
+
+        return from_json(text)
 
     def table(self) -> pl.DataFrame:
         """Return a row a decision: setting, value, by, why."""
@@ -179,7 +172,9 @@ class Plan:
 
     def _resolve(self, scope: tuple[str, str | None]) -> Placement:
         component, stage = scope
-        told = self._told(component, None) | (self._told(component, stage) if stage else {})
+        told = self._told(component, stage)
+        if PLACEMENT not in told:
+            told = self._told(component, None) | told
         kind = told.pop(PLACEMENT, Kind.RESIDENT)
         own = {field: value for field, value in told.items() if field in FIELDS[kind]}
         return Placement(kind=kind, **own)
@@ -234,18 +229,3 @@ def _means_something(key: Key, decided: Mapping[Key, Decision]) -> bool:
         return True
     place = decided.get(key.sibling(PLACEMENT)) or decided.get(key.general().sibling(PLACEMENT))
     return key.field in FIELDS[place.value if place else Kind.RESIDENT]
-
-
-def _content(text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PlanError(f"this is no plan: not JSON ({error})") from None
-    if not isinstance(content, dict) or {"schema_version", "name", "decisions"} - content.keys():
-        raise PlanError("this is JSON, but no plan that Plan.to_json wrote")
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise PlanError(
-            f"the plan has schema version {content['schema_version']}, but this reslab-residency reads version "
-            f"{SCHEMA_VERSION}; install the one that wrote it, or a newer one"
-        )
-    return content

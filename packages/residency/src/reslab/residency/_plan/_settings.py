@@ -76,7 +76,8 @@ leave one of them out
         before = found.setdefault(setting.key, setting)
         if before.value != setting.value:
             raise PlanError(f"{before} contradicts {setting}; leave one of them out")
-    for scope in dict.fromkeys(key.scope for key in list(found) if key.places):
+    scopes = dict.fromkeys(key.scope for key in found if key.places)
+    for scope in sorted(scopes, key=lambda scope: scope[1] is not None):  # all stages first: one may go with them
         _settle(scope, found)
     return Settings(items=MappingProxyType(found))
 
@@ -114,14 +115,12 @@ def _settle(scope: tuple[str, str | None], found: dict[Key, Setting]) -> None:
         found[key] = Setting(key=key, value=_simplest(own), door=first.door, implied_by=first.key)
         return
     for field, setting in own.items():
-        if field not in FIELDS[place.value]:
-            fitting = " or ".join(repr(str(kind)) for kind in FIELDS if field in FIELDS[kind])
+        if not _means_something(setting, place.value):
+            fitting = [kind for kind in FIELDS if _means_something(setting, kind)]
             raise PlanError(
-                f"{setting} contradicts {place}: {field} means nothing there; leave one of them out, "
-                f"or choose {fitting}"
+                f"{setting} contradicts {place}: {field} means nothing there; leave one of them out, or choose "
+                + " or ".join(repr(str(kind)) for kind in fitting)
             )
-        if place.value == Kind.SWAP and setting.value == Until.RUN:
-            raise PlanError(f"{setting} contradicts {place}: a swap that never leaves is resident; write 'resident'")
 
 
 def _inherited(
@@ -130,10 +129,16 @@ def _inherited(
     """Return the place told for all stages, for settings of one stage that go with it."""
     component, stage = scope
     place = found.get(Key(component, None, PLACEMENT)) if stage is not None else None
-    return place if place is not None and own.keys() <= FIELDS[place.value].keys() else None
+    return place if place is not None and all(_means_something(each, place.value) for each in own.values()) else None
 
 
 def _simplest(own: Mapping[str, Setting]) -> Kind:
     """Return the simplest place for which all of these settings mean something."""
-    whole = own.keys() <= FIELDS[Kind.SWAP].keys() and all(setting.value != Until.RUN for setting in own.values())
+    whole = all(_means_something(setting, Kind.SWAP) for setting in own.values())
     return Kind.SWAP if whole else Kind.LAYERWISE
+
+
+def _means_something(setting: Setting, kind: Kind) -> bool:
+    """Tell whether a place has this setting; a swap that stays until the end of the run would be no swap."""
+    never_leaves = kind is Kind.SWAP and setting.value == Until.RUN
+    return setting.key.field in FIELDS[kind] and not never_leaves
