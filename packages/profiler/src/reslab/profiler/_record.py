@@ -118,9 +118,8 @@ class Recorder:
     def close(self) -> None:
         """End everything that is open on any thread, so that what is recorded later begins at the top."""
         for log, kinds in self._tracks:
-            if kinds:
-                log += (Mark.CLOSE, UNFINISHED, 0, self._clock())
-                kinds.clear()
+            log += (Mark.CLOSE, UNFINISHED, 0, self._clock())
+            kinds.clear()
 
     def _border(self, log: Log, kind: str, name: str) -> None:
         if kind == Kind.RUN:
