@@ -20,7 +20,8 @@ class TorchTimer:
     """Marks points by events; what is recorded on another stream than the one in use when it was made is copying."""
 
     def __init__(self, torch: Any, device: Any) -> None:
-        self.name = str(device)
+        of_kind = torch.get_device_module(device)  # not every kind of device has names
+        self.name = of_kind.get_device_name(device) if hasattr(of_kind, "get_device_name") else str(device)
         self._torch = torch
         self._device = device
         self._current = torch.accelerator.current_stream
