@@ -21,7 +21,20 @@ PACKAGES = [ROOT / "packages" / name for name in ("stages", "profiler", "residen
 RENDER = ROOT / "notebooks" / "render.py"
 DEMO = ["notebooks/01_what_happens.ipynb"]
 
-TORCH = "import importlib.metadata as m; t = m.distribution('torch'); print(t.version, t.locate_file(''), sep=chr(10))"
+# Under another Python: the version of its torch, then where torch and all that it requires there lie.
+TORCH = """
+import importlib.metadata as metadata, re
+found, wanted = {}, ["torch"]
+while wanted:
+    name = wanted.pop().lower()
+    if name not in found and list(metadata.distributions(name=name)):
+        found[name] = metadata.distribution(name)
+        wanted += [re.match(r"[\\w.-]+", line)[0] for line in found[name].requires or () if "extra ==" not in line]
+print(found["torch"].version)
+for part in found.values():
+    for top in sorted({file.parts[0] for file in part.files or ()} - {"..", "__pycache__"}):
+        print(part.locate_file(top))
+"""
 PURELIB = "import sysconfig; print(sysconfig.get_path('purelib'))"
 CUDA = "import sys, torch; sys.exit(not torch.cuda.is_available())"
 
@@ -50,13 +63,25 @@ def create_venv():
     """Make an empty .venv which sees the torch of the Python that runs this, if there is one."""
     step(f"make .venv with Python {sys.version.split()[0]}", sys.executable, "-m", "venv", VENV)
     torch = find_torch(sys.executable)
-    if torch:
-        Path(ask(PYTHON, PURELIB), "torch_already_installed.pth").write_text(torch[1] + "\n", encoding="utf-8")
+    if torch and link(torch[1:], VENV / "kept"):
+        Path(ask(PYTHON, PURELIB), "kept.pth").write_text(f"{VENV / 'kept'}\n", encoding="utf-8")
         say(f"keep torch {torch[0]}, which {sys.executable} has")
 
 
+def link(paths, folder):
+    """Link torch and what it requires into a folder: its neighbours there are none of ours."""
+    folder.mkdir()
+    try:
+        for path in map(Path, paths):
+            (folder / path.name).symlink_to(path, target_is_directory=path.is_dir())
+    except OSError as error:
+        say(f"torch is installed anew, since this system lets nobody link to the one that is there ({error.strerror})")
+    else:
+        return True
+
+
 def find_torch(python):
-    """Return version and folder of the torch that an interpreter has, or nothing."""
+    """Return the version of the torch that an interpreter has and the paths of its parts, or nothing."""
     return ask(python, TORCH).splitlines()
 
 
@@ -118,9 +143,7 @@ def check():
     """Lint, format, direction of imports, types."""
     step("ruff check", PYTHON, "-m", "ruff", "check")
     step("ruff format", PYTHON, "-m", "ruff", "format", "--check")
-    # Not its script: beside a kept torch, what that Python has is not installed again, and its scripts stay there.
-    linter = "import sys; from importlinter.cli import lint_imports_command as lint; lint(sys.argv[1:])"
-    step("import-linter", PYTHON, "-c", linter, "--no-cache")
+    step("import-linter", PYTHON.with_name("lint-imports"), "--no-cache")
     step("mypy", PYTHON, "-m", "mypy")
 
 

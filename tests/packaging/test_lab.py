@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+TORCH_RECORD = "torch/__init__.py,,\ntorch-2.9.1+yours.dist-info/METADATA,,\n../../../bin/torchrun,,\n"
 TORCH_METADATA = "Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1+yours\n"
 
 
@@ -36,6 +37,8 @@ def python_with_torch(lab, tmp_path):
     (site / "torch" / "__init__.py").write_text("mine = True\n")
     (site / "torch-2.9.1+yours.dist-info").mkdir()
     (site / "torch-2.9.1+yours.dist-info" / "METADATA").write_text(TORCH_METADATA)
+    (site / "torch-2.9.1+yours.dist-info" / "RECORD").write_text(TORCH_RECORD)
+    (site / "neighbour.py").write_text("stranger = True\n")
     return str(python)
 
 
@@ -44,6 +47,23 @@ def test_a_new_environment_sees_the_torch_that_is_there(lab, python_with_torch, 
     lab.create_venv()
     assert "keep torch 2.9.1+yours" in capsys.readouterr().out
     assert lab.ask(lab.PYTHON, "import torch; print(torch.mine)") == "True"
+
+
+def test_a_new_environment_sees_no_neighbour_of_that_torch(lab, python_with_torch, monkeypatch):
+    monkeypatch.setattr(lab.sys, "executable", python_with_torch)
+    lab.create_venv()
+    assert lab.ask(lab.PYTHON, "import neighbour; print(neighbour.stranger)") == ""
+
+
+def test_where_links_are_not_allowed_torch_is_installed_anew(lab, python_with_torch, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(lab.sys, "executable", python_with_torch)
+    monkeypatch.setattr(lab.Path, "symlink_to", refuse)
+    lab.create_venv()
+    assert "torch is installed anew" in capsys.readouterr().out
+    assert lab.ask(lab.PYTHON, "import torch; print(torch.mine)") == ""
 
 
 def test_pip_takes_the_torch_that_is_there_for_the_one_it_wants(lab, python_with_torch, monkeypatch, capsys):
