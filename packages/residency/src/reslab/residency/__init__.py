@@ -10,6 +10,9 @@ Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four
 of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.
 """
 
+from importlib import import_module
+from typing import Any
+
 from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import Lora, Numerics
@@ -18,8 +21,28 @@ from reslab.residency._plan._plan import DecidedBy, Decision, Plan
 from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._settings import Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan
+from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
+from reslab.residency._rehearse._rehearsal import Rehearsal
 
 __version__ = "0.1.0"
+
+#: What traces pipelines needs torch, so it is imported when it is first asked for.
+_NEEDS_TORCH = {
+    "parameters_to_meta": "_rehearse._weightless",
+    "rehearse": "_rehearse._rehearse",
+    "weightless": "_rehearse._weightless",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_NEEDS_TORCH]
+
 
 __all__ = [
     "Act",
@@ -34,8 +57,11 @@ __all__ = [
     "Placement",
     "Plan",
     "PlanError",
+    "Rehearsal",
+    "RehearsalError",
     "Schedule",
     "Settings",
+    "UnknownValueError",
     "Workload",
     "check_plan",
     "device_bytes",

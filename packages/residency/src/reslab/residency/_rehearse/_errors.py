@@ -1,0 +1,54 @@
+"""What can go wrong in a rehearsal, and where in the caller's code it did."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+#: Frames of these packages are ours or torch's: the line that asked lies above them.
+_INNER = ("/torch/", "/reslab/residency/_rehearse/")
+
+
+class RehearsalError(ValueError):
+    """A rehearsal cannot go on, or cannot be read."""
+
+
+class UnknownValueError(RehearsalError):
+    """Code reads a value that no rehearsal knows, because it depends on weights or on computed tensors."""
+
+
+def where() -> str:
+    """Say which line asked: the last two folders of its file, the line number and the function."""
+    for frame in reversed(traceback.extract_stack()):
+        path = Path(frame.filename).as_posix()
+        if not any(inner in path for inner in _INNER):
+            return f"{'/'.join(Path(path).parts[-2:])}:{frame.lineno} in {frame.name}"
+    return "unknown code"
+
+
+def raise_unknown(op: str) -> NoReturn:
+    """Raise because an operation reads numbers that are not there."""
+    raise UnknownValueError(
+        f"{op} reads the value of a computed tensor, which a rehearsal does not know ({where()}). Give rehearse the "
+        'answer and its reason: answers={"file.py:function": (value, "why")}.'
+    )
+
+
+def raise_uncosted(calls: Mapping[str, int], nbytes: Mapping[str, int], total_bytes: int) -> NoReturn:
+    """Raise because nobody can say what some operations cost, listing each with its share of the bytes."""
+    listed = "; ".join(
+        f"{name} ({count} calls, {100 * nbytes[name] / max(total_bytes, 1):.2g} % of the bytes)"
+        for name, count in calls.items()
+    )
+    raise RehearsalError(
+        f"nobody can cost {len(calls)} of the operations: {listed}. Give rehearse a formula for their FLOPs, or 0 where "
+        'their bytes say it all: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
+    )
+
+
+#: What `answers` holds: "file.py:function" → (value, reason).
+Answers = Mapping[str, tuple[object, str]]
+#: What `costs` holds: operation → FLOPs from its arguments and its result.
+Costs = Mapping[str, Callable[..., int]]

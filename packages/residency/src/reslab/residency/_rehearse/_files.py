@@ -1,0 +1,66 @@
+"""One rehearsal, one Parquet file: the calls are its table, the other frames and the meta lie in its metadata.
+
+Any reader of Parquet opens it as the frame of calls; nothing is pickled. Each other frame is a Parquet file of its own,
+in base 85 under its name.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from reslab.residency._rehearse._errors import RehearsalError
+from reslab.residency._rehearse._schema import SCHEMA_VERSION, SCHEMAS
+
+if TYPE_CHECKING:
+    from reslab.residency._rehearse._rehearsal import Rehearsal
+
+_META = "reslab.rehearsal"
+_LEVEL = 19  # of zstd: rehearsals ship with packages, and are small
+
+
+def save(rehearsal: Rehearsal, path: str | os.PathLike[str]) -> None:
+    """Write a rehearsal into one Parquet file, replacing what is there."""
+    content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(rehearsal.meta)})}
+    for name in SCHEMAS:
+        if name != "calls":
+            content[f"{_META}.{name}"] = base64.b85encode(_parquet(getattr(rehearsal, name))).decode()
+    rehearsal.calls.write_parquet(Path(path), metadata=content, compression="zstd", compression_level=_LEVEL)
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=_LEVEL, statistics=False)
+    return buffer.getvalue()
+
+
+def load(path: str | os.PathLike[str]) -> Rehearsal:
+    """Read a rehearsal; raises RehearsalError for what is none, and FileNotFoundError where nothing is."""
+    from reslab.residency._rehearse._rehearsal import Rehearsal
+
+    data = Path(path).read_bytes()
+    try:
+        metadata = pl.read_parquet_metadata(io.BytesIO(data))
+        calls = pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise RehearsalError(f"{path}: damaged, or no Parquet file ({error}); rehearse and save again") from None
+    if _META not in metadata:
+        raise RehearsalError(f"{path}: a Parquet file, but not one that Rehearsal.save wrote")
+    content = json.loads(metadata[_META])
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise RehearsalError(
+            f"{path}: written with schema version {content['schema_version']}, but this reslab-residency reads version "
+            f"{SCHEMA_VERSION}; rehearse again"
+        )
+    frames = {name: _frame(metadata[f"{_META}.{name}"]) for name in SCHEMAS if name != "calls"}
+    return Rehearsal(calls=calls, **frames, meta=content["meta"])
+
+
+def _frame(text: str) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(base64.b85decode(text)))

@@ -1,0 +1,100 @@
+"""From what was traced to the frames of a rehearsal: equal stretches become one body, sums are taken once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+import torch
+
+from reslab.residency._rehearse import _blocks
+from reslab.residency._rehearse._calls import Traced
+from reslab.residency._rehearse._errors import raise_uncosted
+from reslab.residency._rehearse._phantom import Row
+from reslab.residency._rehearse._schema import frame
+from reslab.residency._rehearse._stand import Stand
+
+_UNKNOWN = "unknown"
+
+
+def frames(
+    modules: Mapping[str, torch.nn.Module], traced: Sequence[Traced], stand: Stand
+) -> dict[str, pl.DataFrame]:
+    """Build the frames of a rehearsal."""
+    bodies = Bodies()
+    segments = [
+        (trace, position, segment.block, segment.path, bodies.number(segment.rows))
+        for trace, each in enumerate(traced)
+        for position, segment in enumerate(each.segments)
+    ]
+    parts = {id(module): (name, module) for name, module in reversed(modules.items())}
+    named = sorted(parts.values(), key=lambda part: list(modules).index(part[0]))
+    return {
+        "components": frame("components", (_blocks.component_row(name, module) for name, module in named)),
+        "blocks": frame("blocks", (row for name, module in named for row in _blocks.block_rows(name, module))),
+        "calls": frame("calls", stand.calls),
+        "traces": frame("traces", (bodies.trace_row(number, each) for number, each in enumerate(traced))),
+        "segments": frame("segments", segments),
+        "operations": frame("operations", bodies.operations()),
+        "glue": frame("glue", (glue.row() for glue in stand.glue)),
+    }
+
+
+class Bodies:
+    """Numbers distinct stretches of operations, and keeps the sums of each."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[Row, ...], int] = {}
+        self._number_of: dict[int, int] = {}
+        self._sums: list[Counter[str]] = []
+
+    def number(self, rows: list[Row]) -> int:
+        """The number that equal stretches have in common."""
+        if id(rows) not in self._number_of:
+            own = tuple(rows)
+            if own not in self._numbers:
+                self._numbers[own] = len(self._numbers)
+                self._sums.append(_sums(own))
+            self._number_of[id(rows)] = self._numbers[own]
+        return self._number_of[id(rows)]
+
+    def trace_row(self, number: int, traced: Traced) -> tuple[Any, ...]:
+        """A row of the frame `traces`."""
+        sums: Counter[str] = Counter()
+        for segment in traced.segments:
+            sums.update(self._sums[self.number(segment.rows)])
+        peaks = traced.activation_peak_bytes, traced.workspace_bytes, traced.output_bytes
+        names = ("operations", "flops", "matmul", "attention", "conv", "read", "written")
+        totals = [sums[name] for name in names]
+        return number, traced.component, traced.method, traced.shapes, traced.lora, *peaks, *totals
+
+    def operations(self) -> Iterator[tuple[Any, ...]]:
+        """The rows of the frame `operations`."""
+        for rows, body in self._numbers.items():
+            for position, (row, equal) in enumerate(groupby(rows)):
+                yield body, position, *row, sum(1 for _ in equal)
+
+
+def _sums(rows: Sequence[Row]) -> Counter[str]:
+    sums: Counter[str] = Counter(operations=len(rows))
+    for row in rows:
+        sums.update(flops=row.flops, read=row.read_bytes, written=row.written_bytes)
+        if row.flops:
+            sums[row.kind] += row.flops
+    return sums
+
+
+def check_costs(traced: Sequence[Traced], stand: Stand) -> None:
+    """Raise `RehearsalError` listing the operations that nobody can cost."""
+    rows = [row for each in traced for segment in each.segments for row in segment.rows]
+    rows += [row for glue in stand.glue for row in glue.unknown]
+    unknown = [row for row in rows if row.kind == _UNKNOWN]
+    if unknown:
+        nbytes: Counter[str] = Counter()
+        for row in unknown:
+            nbytes[row.op] += row.read_bytes + row.written_bytes
+        total = sum(row.read_bytes + row.written_bytes for row in rows)
+        raise_uncosted(Counter(row.op for row in unknown), nbytes, total)

@@ -1,0 +1,260 @@
+"""Running tensor code without its data: small tensors are real, large and computed ones are phantoms on meta.
+
+A phantom has shape, strides and dtype and no numbers. Whatever depends on one is a phantom, whatever is larger than
+`SMALL` becomes one, and all else is computed for real: so a scheduler steps, a mask made from a list keeps its values,
+and 35 GiB of weights take nothing. Reading a number that is not there is an error unless an answer is listed. No
+default device is set: code that asks for the meta device (because a phantom said it lies there) gets a real tensor
+where that is small.
+
+    with Phantoms(record):
+        model(torch.empty(1, 24576, 128, device="meta"))      # record is told every operation
+
+Shapes of results come from torch's own meta kernels, remembered by the shapes that went in: a kernel costs 100 µs, a
+look-up five.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reslab.residency._rehearse import _costs
+from reslab.residency._rehearse._costs import Op
+from reslab.residency._rehearse._errors import Answers, Costs, raise_unknown, where
+
+META = torch.device("meta")
+#: Bytes up to which a tensor keeps its numbers.
+SMALL = 2**20
+
+
+class Row(NamedTuple):
+    """One operation as it is recorded; FLOPs and bytes as in `_costs`."""
+
+    op: str
+    kind: str
+    dtype: str
+    flops: int
+    read_bytes: int
+    written_bytes: int
+
+
+class Record(Protocol):
+    """Is told each operation, the tensors that it allocated, and the bytes that its kernel may need beside them."""
+
+    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+        """Take one operation."""
+
+    def touch(self, extra_bytes: int) -> None:
+        """Note bytes that a kernel had for itself while it ran."""
+
+
+class Result(NamedTuple):
+    """What an operation on given shapes returns: geometry of each tensor, and the row to record."""
+
+    tensors: tuple[tuple[Any, Any, torch.dtype] | None, ...]
+    sequence: type | None  # list or tuple; None for a single tensor
+    row: Row
+    workspace_bytes: int
+
+    def build(self) -> Any:
+        """Make phantoms of this geometry."""
+        made = [
+            None if each is None else torch.empty_strided(each[0], each[1], dtype=each[2], device=META)
+            for each in self.tensors
+        ]
+        return made[0] if self.sequence is None else self.sequence(made)
+
+
+class Phantoms(TorchDispatchMode):
+    """Runs every operation on phantoms, or for real where all is small and known, and tells `record`.
+
+    Args:
+        record: Told each operation that is not a view.
+        answers: What code may read although nothing knows it: "file.py:function" → (value, reason).
+        costs: Formulas for operations that torch's registry lacks: name → FLOPs from (arguments, result).
+    """
+
+    def __init__(self, record: Record, *, answers: Answers | None = None, costs: Costs | None = None) -> None:
+        super().__init__()
+        self.record = record
+        self.answers: Mapping[str, tuple[Any, str]] = answers or {}
+        self.costs: Mapping[str, Callable[..., int]] = costs or {}
+        self.paused = False
+        self._results: dict[Any, Result] = {}
+        self._unknown: set[int] = set()
+
+    def is_phantom(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor's numbers are not known, or too many to compute with."""
+        if tensor.is_meta or tensor.numel() * tensor.itemsize > SMALL:
+            return True
+        return bool(self._unknown) and tensor.untyped_storage()._cdata in self._unknown
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Treat a real tensor as a phantom from now on: something unknown was written into it."""
+        self._unknown.add(tensor.untyped_storage()._cdata)
+        # kept alive, or another storage might get its address; these are small and few
+        self.__dict__.setdefault("_kept", []).append(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        op = _costs.describe(func)
+        given = [*_costs.tensors(args), *_costs.tensors(tuple(kwargs.values()))]
+        if any(self.is_phantom(tensor) for tensor in given):
+            return self._on_phantoms(func, op, args, kwargs, given)
+        return self._for_real(func, op, args, kwargs, given)
+
+    def _on_phantoms(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
+        if op.reads_values:
+            return self._answer(op)
+        if op.is_view:
+            return func(*args, **kwargs)
+        if op.mutable and torch.Tag.inplace_view not in func.tags:
+            return self._written(op, args, kwargs, given)
+        if op.kind == "create":  # its numbers do not come from the phantom
+            return self._created(func, op, args, kwargs)
+        if op.name == "index":
+            args = (args[0], self._places(args[1]))
+        key = (func, _key(args, op.elementwise), _key(tuple(kwargs.items()), op.elementwise))
+        result = self._results.get(key)
+        if result is None:
+            result = self._results[key] = self._result(func, op, args, kwargs)
+        out = result.build()
+        fresh = [each for each in (out if result.sequence else (out,)) if each is not None]
+        self.record(result.row, fresh, result.workspace_bytes)
+        return out
+
+    def _for_real(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
+        if op.kind in ("create", "random") and not op.mutable:
+            return self._created(func, op, args, kwargs)
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": given[0].device if given else torch.device("cpu")}
+        out = func(*args, **kwargs)
+        if op.is_view or op.reads_values:
+            return out
+        row = self._row(op, args, kwargs, out)
+        if op.mutable:
+            self.record(row, [])
+            return out
+        out = _without_large(out)
+        self.record(row, list(_costs.tensors(out)))
+        return out
+
+    def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Result:
+        """Ask torch's meta kernel for the geometry of a result."""
+        bare = {name: META if name == "device" else None if name == "generator" else v for name, v in kwargs.items()}
+        out = func(*_to_meta(args), **_to_meta(bare))
+        sequence = type(out) if isinstance(out, (list, tuple)) else None
+        made = out if sequence is not None else (out,)
+        geometry = tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in made)
+        workspace = _costs.conv_workspace(args, out) if op.kind == "conv" else 0
+        return Result(geometry, sequence, self._row(op, args, kwargs, out), workspace)
+
+    def _created(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Make a tensor from nothing but its geometry: really where it is small."""
+        bare = {name: value for name, value in kwargs.items() if name != "generator"}
+        if "generator" in kwargs:
+            drawn = torch.empty(args[-1], dtype=kwargs.get("dtype"), device=META)
+        else:
+            drawn = func(*_to_meta(args), **{**bare, "device": META})
+        if drawn.numel() * drawn.itemsize <= SMALL:
+            drawn = func(*args, **{**kwargs, "device": torch.device("cpu")})
+        self.record(self._row(op, (), {}, drawn), [drawn])
+        return drawn
+
+    def _written(self, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
+        """Note what is written into a tensor, without writing."""
+        target = kwargs.get("out", args[0] if args else given[0])
+        self.record(self._row(op, args, kwargs, target), [])
+        for tensor in _costs.tensors(target):
+            if not tensor.is_meta:
+                self.forget(tensor)
+        return target
+
+    def _places(self, indices: Any) -> Any:
+        """Turn masks whose numbers are known into places: how many there are decides the result's shape."""
+        places: list[Any] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                places.append(index)
+            elif self.is_phantom(index):
+                raise_unknown("indexing by a mask")
+            else:
+                places += index.nonzero().unbind(-1)
+        return places
+
+    def _answer(self, op: Op) -> Any:
+        asked = where()
+        for place, (value, _reason) in self.answers.items():
+            file, _, function = place.partition(":")
+            if file in asked.split(":")[0] and asked.endswith(f" in {function}"):
+                return value
+        raise_unknown(op.name)
+
+    def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> Row:
+        """Cost an operation; one that nobody can cost keeps the kind `unknown`, for `rehearse` to list."""
+        read, written = _costs.traffic(op, args, kwargs, out)
+        dtype = next((str(tensor.dtype).removeprefix("torch.") for tensor in _costs.tensors(out)), "")
+        if op.name in self.costs:
+            return Row(op.name, "other", dtype, self.costs[op.name](args, out), read, written)
+        return Row(op.name, op.kind, dtype, _costs.flops(op, args, kwargs, out), read, written)
+
+    def attention(self, query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
+        """Record scaled dot-product attention as one fused operation and return a phantom laid out as kernels do.
+
+        Beside its result, a kernel keeps a float32 logarithm a row, and a copy of a boolean mask as numbers.
+        """
+        *batch, rows, _width = query.shape
+        masked = () if attn_mask is None else (attn_mask,)
+        order = (*range(len(batch) - 1), len(batch), len(batch) - 1, len(batch) + 1)  # rows outside heads, in memory
+        shape = (*batch, rows, value.shape[-1])
+        self.paused = True
+        out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
+        self.paused = False
+        read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
+        flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
+        dtype = str(query.dtype).removeprefix("torch.")
+        row = Row(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
+        beside = 4 * query.numel() // query.shape[-1]
+        beside += sum(_costs.nbytes(mask) * query.itemsize for mask in masked if mask.dtype is torch.bool)
+        self.record(row, [out])
+        self.record.touch(beside)
+        return out
+
+
+def _key(value: Any, elementwise: bool) -> Any:
+    """What decides the geometry of a result; the values of scalars do not where the operation is elementwise."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple([_key(each, elementwise) for each in value])
+    if isinstance(value, (int, float)):
+        return value.__class__ if elementwise else (value.__class__, value)
+    return None if isinstance(value, torch.Generator) else value
+
+
+def _to_meta(value: Any) -> Any:
+    """The same arguments, their tensors on meta."""
+    if isinstance(value, torch.Tensor):
+        return value if value.is_meta else phantom_like(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_to_meta(each) for each in value])
+    if isinstance(value, dict):
+        return {name: _to_meta(each) for name, each in value.items()}
+    return value
+
+
+def phantom_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A phantom with the geometry of a tensor."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def _without_large(out: Any) -> Any:
+    """What was computed for real, its large tensors replaced by phantoms."""
+    if isinstance(out, torch.Tensor):
+        return phantom_like(out) if out.numel() * out.itemsize > SMALL else out
+    return type(out)([_without_large(each) for each in out]) if isinstance(out, (list, tuple)) else out

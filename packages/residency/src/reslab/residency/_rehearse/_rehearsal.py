@@ -1,0 +1,122 @@
+"""A rehearsal: what a pipeline computes, reads, writes and keeps alive, known without a weight or a device.
+
+    rehearsal = rehearse(pipeline, prompt="a heron over a weir", width=1536, height=1024, num_frames=121)
+    rehearsal.table()                # stage → component → method: calls, TFLOP, GB, activation peak
+    rehearsal.calls                  # every component call of the run, in order
+    rehearsal.operations             # what the distinct blocks consist of
+    rehearsal.save("run.parquet"); Rehearsal.load("run.parquet") == rehearsal
+
+It is frozen data that needs no torch to read: plans, bounds and predictions are functions of its frames, whose columns
+are in `_schema`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from reslab.residency._rehearse._schema import SCHEMAS, check_frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rehearsal:
+    """What one run of a pipeline consists of.
+
+    Args:
+        components: One row a component with weights.
+        blocks: One row a repeated block of a component.
+        calls: One row a component call, in order.
+        traces: One row a distinct call.
+        segments: The order of a trace: blocks, and what lies between them.
+        operations: One row a run of equal operations of a distinct block.
+        glue: One row a stage: what ran outside components.
+        meta: Schema version, pipeline, settings, request without prompt and paths, versions.
+
+    Raises:
+        ValueError: A frame does not have exactly the columns of its schema.
+    """
+
+    components: pl.DataFrame
+    blocks: pl.DataFrame
+    calls: pl.DataFrame
+    traces: pl.DataFrame
+    segments: pl.DataFrame
+    operations: pl.DataFrame
+    glue: pl.DataFrame
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in SCHEMAS:
+            check_frame(getattr(self, name), name)
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of the whole run: of every call, and of what lies between them."""
+        calls = self.calls.join(self.traces.select("trace", "flops"), on="trace")
+        return int(calls["flops"].sum() + self.glue["flops"].sum())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, the LoRA apart."""
+        return int(self.components["weight_bytes"].sum())
+
+    def table(self, *, lora: str = "dynamic") -> pl.DataFrame:
+        """Return what each stage asks of each component.
+
+        Columns: stage, component, method, calls, shapes (of the first call), tflop, read_gb, written_gb, activation_gib
+        (the highest peak of a call), workspace_gib, host_operations; sums are over all calls.
+
+        Args:
+            lora: "dynamic" as it was run, or "merged".
+        """
+        from reslab.residency._rehearse._table import table
+
+        return table(self, lora)
+
+    def stages(self) -> pl.DataFrame:
+        """Return a row a stage, in order: stage, calls, tflop, activation_gib, held_gib (values between calls)."""
+        from reslab.residency._rehearse._table import stages
+
+        return stages(self)
+
+    def trace_operations(self, trace: int) -> pl.DataFrame:
+        """Return the operations of one trace in order, with the block that each ran in."""
+        segments = self.segments.filter(pl.col("trace") == trace).select("position", "block", "path", "body")
+        found = segments.rename({"position": "segment"}).join(self.operations, on="body")
+        return found.sort("segment", "position")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything into one Parquet file, which any reader of Parquet opens as the frame of calls."""
+        from reslab.residency._rehearse._files import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Rehearsal:
+        """Read what `save` wrote; raises RehearsalError for a file that is something else, or of another version."""
+        from reslab.residency._rehearse._files import load
+
+        return load(path)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rehearsal):
+            return NotImplemented
+        return all(getattr(self, name).equals(getattr(other, name)) for name in SCHEMAS) and self.meta == other.meta
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        name = self.meta.get("pipeline", "pipeline")
+        return (
+            f"Rehearsal({name!r}: {self.calls.height} calls, {self.traces.height} of them distinct, "
+            f"{self.total_flops / 1e15:.3g} PFLOP, {self.weight_bytes / 2**30:.2f} GiB of weights)"
+        )
+
+    def _repr_html_(self) -> str:
+        from reslab.residency._rehearse._table import html
+
+        return html(self)

@@ -1,0 +1,119 @@
+"""Rehearsing a pipeline: its real code runs, on tensors that are not there.
+
+    rehearsal = rehearse(pipeline, prompt="a heron over a weir", width=1536, height=1024, num_frames=121)
+
+Components keep their code and lose their weights for the duration: a call is traced once for each distinct shape and
+answered with phantoms. Glue runs for real while tensors are small. Nothing is moved, no device is touched, and the
+pipeline is afterwards what it was.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from reslab.residency._rehearse import _blocks, _frames
+from reslab.residency._rehearse._calls import Calls
+from reslab.residency._rehearse._errors import Answers, Costs
+from reslab.residency._rehearse._functions import Functions
+from reslab.residency._rehearse._liveness import Liveness
+from reslab.residency._rehearse._phantom import Phantoms
+from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._rehearse._repeat import shadowed
+from reslab.residency._rehearse._schema import SCHEMA_VERSION
+from reslab.residency._rehearse._stand import Stand
+from reslab.residency._rehearse._weightless import Unrecorded, without_weights
+from reslab.stages import Pipeline
+
+#: Methods of a component whose calls are traced; as `reslab.stages` observes them.
+METHODS = ("forward", "encode", "decode")
+_PRIVATE = ("prompt", "path", "image", "generator")
+
+
+def rehearse(
+    pipeline: Pipeline,
+    *,
+    share_blocks: bool = True,
+    answers: Answers | None = None,
+    costs: Costs | None = None,
+    **request: Any,
+) -> Rehearsal:
+    """Run a pipeline without weights, results or device, and say what it computes, moves and keeps alive.
+
+    Args:
+        pipeline: Any pipeline; its components may be on meta (`blank`) or hold weights, which are not touched.
+        share_blocks: Trace equal blocks and tiles once. Without, the same totals take far longer.
+        answers: Values that code may read although no rehearsal knows them: "file.py:function" → (value, reason).
+        costs: FLOPs of operations that torch's registry lacks: name → function of (arguments, result).
+        **request: As for `pipeline.run`.
+
+    Raises:
+        PipelineError: The request cannot run, or the pipeline has a conductor.
+        UnknownValueError: Code reads a number that depends on weights or computed tensors.
+        RehearsalError: Nobody can cost an operation; each is listed with its share.
+    """
+    liveness = Liveness()
+    phantoms = Phantoms(Unrecorded(), answers=answers, costs=costs)
+    stand = Stand(phantoms, liveness)
+    calls = Calls(phantoms, liveness, share=share_blocks, told=stand.told)
+    modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    with _prepared(pipeline, modules, calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
+        pipeline.run(**request | _results_as_tensors(pipeline, request))
+    _frames.check_costs(calls.traced, stand)
+    return Rehearsal(**_frames.frames(modules, calls.traced, stand), meta=_meta(pipeline, request))
+
+
+@contextmanager
+def _prepared(
+    pipeline: Pipeline, modules: Mapping[str, torch.nn.Module], calls: Calls, stand: Stand
+) -> Iterator[None]:
+    """Let the components answer with phantoms; afterwards everything is what it was."""
+    progress = pipeline.progress
+    with ExitStack() as stack:
+        stack.callback(setattr, pipeline, "progress", progress)
+        pipeline.progress = False
+        stack.enter_context(pipeline.conduct(stand))
+        stack.enter_context(pipeline.observe(stand))
+        stack.enter_context(without_weights(modules.values()))
+        for module in {id(module): module for module in modules.values()}.values():
+            blocks = {path: index for index, path in enumerate(_blocks.blocks_of(module))}
+            stack.enter_context(calls.repeats.watching(module, blocks))
+            for method in METHODS:
+                if callable(getattr(module, method, None)):
+                    answer = calls.answering(module, lambda: stand.component, method)
+                    stack.enter_context(shadowed(module, method, answer))
+        yield
+
+
+def _results_as_tensors(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask a stock pipeline for tensors: pictures made on the host afterwards are no work of the device."""
+    stock = len(pipeline.stages) == 1 and "output_type" in pipeline.stages[0].signature().reads
+    return {"output_type": "pt"} if stock and "output_type" not in request else {}
+
+
+def _meta(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {name: value for name, value in request.items() if not any(word in name for word in _PRIVATE)}
+    plain = {name: value for name, value in facts.items() if isinstance(value, (bool, int, float, str, type(None)))}
+    versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "pipeline": pipeline.name,
+        "settings": _plain(pipeline.settings),
+        "request": plain,
+        "image": request.get("image") is not None,
+        "versions": versions | {"python": platform.python_version()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Settings as they will be after saving: mappings, lists, numbers and text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (bool, int, float, type(None))) else str(value)

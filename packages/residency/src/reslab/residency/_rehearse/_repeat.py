@@ -1,0 +1,211 @@
+"""Tracing equal calls once: blocks of a transformer, tiles of a VAE.
+
+Two calls are equal if the modules have the same classes, the same parameter shapes and the same settings, the arguments
+the same shapes, and all other arguments are equal; what is known of a tensor's numbers counts as well, so the block
+that spatio-temporal guidance perturbs is not equal to its neighbours. An argument that is an object, such as a cache,
+may be changed by the call: then every call is traced.
+
+What is looked at: members of lists of modules, direct children of the component (a VAE's decoder is called for each
+tile), and the methods that blend tiles.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from reslab.residency._rehearse._phantom import Phantoms, Row
+from reslab.residency._rehearse._structure import Template, Unshareable, key
+from reslab.residency._rehearse._trace import OUTSIDE, Trace
+
+#: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
+_BLEND = "blend_"
+#: Settings that only count blocks: the slot of a cache, and a call with a cache is not shared.
+_COUNTERS = ("layer_idx",)
+#: What every module has for itself, and what `watching` shadows.
+_NOT_SETTINGS = frozenset(vars(torch.nn.Module())) | {*_COUNTERS, "forward"}
+
+
+class Memory(NamedTuple):
+    """What is remembered of a call: its operations, what it had alive beyond its start, and how to make its result."""
+
+    rows: list[Row]
+    peak_bytes: int
+    workspace_bytes: int
+    result: Template
+
+
+class Repeats:
+    """Remembers the calls made in traces and answers equal ones without tracing them again."""
+
+    def __init__(self, phantoms: Phantoms, *, share: bool = True) -> None:
+        self.phantoms, self.share = phantoms, share
+        self.trace: Trace | None = None
+        self._memories: dict[Any, Memory] = {}
+        self._kinds: dict[Any, int] = {}
+        self._kinds_of: dict[Any, dict[int, int]] = {}
+        self._kind_of: dict[int, int] = {}
+
+    @contextmanager
+    def tracing(self, trace: Trace, state: Any = None) -> Iterator[None]:
+        """Watch the calls made in this trace; `state` is what may differ in a module between two traces."""
+        self.trace, self._kind_of = trace, self._kinds_of.setdefault(state, {})
+        try:
+            yield
+        finally:
+            self.trace = None
+
+    @contextmanager
+    def watching(self, component: torch.nn.Module, blocks: dict[str, int]) -> Iterator[None]:
+        """Shadow the methods of a component that may be called again and again; exactly restored.
+
+        Args:
+            component: The component.
+            blocks: Its repeated blocks, path → index; each call of one is a segment. Without, each direct child is.
+        """
+        with ExitStack() as stack:
+            for path, module in candidates(component):
+                ends = path in blocks or not blocks
+                watched = self._watched(module, module.forward, blocks.get(path, OUTSIDE), path, ends)
+                stack.enter_context(shadowed(module, "forward", watched))
+            for name in dir(type(component)):
+                if name.startswith(_BLEND):
+                    watched = self._watched(component, getattr(component, name), OUTSIDE, name, ends=True)
+                    stack.enter_context(shadowed(component, name, watched))
+            yield
+
+    def _watched(self, owner: Any, original: Callable[..., Any], block: int, path: str, ends: bool) -> Any:
+        method = original.__func__ if hasattr(original, "__func__") else original
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            trace = self.trace
+            if trace is None:
+                return original(*args, **kwargs)
+            if ends:
+                trace.begin()
+            try:
+                return self._shared(trace, owner, method, original, args, kwargs)
+            finally:
+                if ends:
+                    trace.end(block, path)
+
+        return call
+
+    def _shared(self, trace: Trace, owner: Any, method: Any, original: Any, args: Any, kwargs: Any) -> Any:
+        if not self.share:
+            return original(*args, **kwargs)
+        self.phantoms.paused = True
+        try:
+            same = (method, self._kind(owner), key(args, self.phantoms), key(kwargs, self.phantoms))
+        except Unshareable:
+            same = None
+        finally:
+            self.phantoms.paused = False
+        if same is None:
+            return original(*args, **kwargs)
+        inputs = list(_flat((args, kwargs)))
+        if same in self._memories:
+            return self._replay(trace, self._memories[same], inputs)
+        return self._remember(trace, same, original, args, kwargs, inputs)
+
+    def _replay(self, trace: Trace, memory: Memory, inputs: list[torch.Tensor]) -> Any:
+        trace.extend(memory.rows)
+        trace.touch(memory.peak_bytes)
+        trace.workspace_peak = max(trace.workspace_peak, trace.liveness.now + memory.workspace_bytes)
+        self.phantoms.paused = True
+        result, fresh = memory.result.build(inputs)
+        self.phantoms.paused = False
+        for tensor in fresh:
+            trace.liveness.add(tensor)
+        return result
+
+    def _remember(self, trace: Trace, same: Any, original: Any, args: Any, kwargs: Any, inputs: list[Any]) -> Any:
+        live, first = trace.liveness, len(trace.rows)
+        start, peak, workspace = live.now, live.peak, trace.workspace_peak
+        live.peak = trace.workspace_peak = start
+        result = original(*args, **kwargs)
+        above, work = live.peak - start, trace.workspace_peak - start
+        rows = trace.rows if trace.is_outermost else trace.rows[first:]
+        self._memories[same] = Memory(rows, above, work, Template(result, inputs))
+        live.peak, trace.workspace_peak = max(peak, live.peak), max(workspace, trace.workspace_peak)
+        return result
+
+    def _kind(self, owner: torch.nn.Module) -> int:
+        """A number that equal modules have in common."""
+        if id(owner) not in self._kind_of:
+            self._kind_of[id(owner)] = self._kinds.setdefault(signature(owner), len(self._kinds))
+        return self._kind_of[id(owner)]
+
+
+def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Modules inside a component of which equal ones may be called: by path, outermost first."""
+    children = {id(child) for child in component.children()}
+    members: dict[int, int] = {}
+    for module in component.modules():
+        if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
+            kinds = Counter(type(member) for member in module)
+            members |= {id(member): kinds[type(member)] for member in module}
+    for path, module in component.named_modules():
+        repeated = members.get(id(module), 0) > 1 or id(module) in children
+        if path and repeated and any(True for _ in module.children()) and _has_forward(module):
+            yield path, module
+
+
+def _has_forward(module: torch.nn.Module) -> bool:
+    return not isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList))
+
+
+def signature(module: torch.nn.Module) -> Any:
+    """What equal modules have in common: classes, parameter shapes and settings of all that is inside."""
+    return tuple((path, type(part), settings(part), _shapes(part)) for path, part in module.named_modules())
+
+
+def _shapes(module: torch.nn.Module) -> Any:
+    tensors = {**module._parameters, **module._buffers}
+    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items() if tensor is not None)
+
+
+def settings(module: torch.nn.Module) -> Any:
+    """What a module is set to, apart from its weights: flags, sizes, strengths."""
+    return tuple((name, _setting(value)) for name, value in vars(module).items() if name not in _NOT_SETTINGS)
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return tuple(_setting(each) for each in value)
+    if isinstance(value, dict):
+        return tuple((str(name), _setting(each)) for name, each in value.items())
+    if isinstance(value, (bool, int, float, str, type(None), torch.dtype)):
+        return type(value), value
+    return type(value)
+
+
+def _flat(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _flat(each)
+    elif isinstance(value, dict):
+        yield from _flat(tuple(value.values()))
+
+
+@contextmanager
+def shadowed(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Let `owner.name` be `method` within the block, then exactly what it was."""
+    absent = object()
+    before = owner.__dict__.get(name, absent)
+    owner.__dict__[name] = method
+    try:
+        yield
+    finally:
+        if before is absent:
+            del owner.__dict__[name]
+        else:
+            owner.__dict__[name] = before

@@ -1,0 +1,61 @@
+"""Standing in for a device: the pipeline's conductor and observer while it is rehearsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from reslab.residency._rehearse._calls import Call
+from reslab.residency._rehearse._glue import Glue
+from reslab.residency._rehearse._liveness import Liveness
+from reslab.residency._rehearse._phantom import Phantoms
+from reslab.stages import Kind, Stage
+
+
+class Stand:
+    """Knows which stage, step, pass and component is under way, and lists the calls made."""
+
+    #: Blocks make their tensors on the CPU: small ones are real, large ones become phantoms.
+    execution_device = torch.device("cpu")
+    may_retry = False
+
+    def __init__(self, phantoms: Phantoms, liveness: Liveness) -> None:
+        self.phantoms, self.liveness = phantoms, liveness
+        self.glue: list[Glue] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.component = ""
+        self._stage: Stage | None = None
+        self._within: list[tuple[str, str, int]] = []
+
+    def stage(self, stage: Stage, call: Callable[[], None]) -> None:
+        """Run a stage, counting what lies between its component calls."""
+        self._stage = stage
+        self.glue.append(Glue(stage.profile_name, stage.registered_name, self.liveness))
+        self.phantoms.record = self.glue[-1]
+        call()
+
+    def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
+        """Make a component call, knowing under which name."""
+        self.component = component
+        return call()
+
+    def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
+        """Be told that something begins."""
+        self._within.append((kind, name, index))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Be told that it ended."""
+        self._within.pop()
+
+    def told(self, call: Call) -> None:
+        """List a component call."""
+        assert self._stage is not None
+        _kind, text, _index = self._within[-1]
+        steps = [index for kind, _name, index in self._within if kind == Kind.STEP]
+        passes = [name for kind, name, _index in self._within if kind == Kind.PASS]
+        stage = self._stage.profile_name, self._stage.registered_name, self._stage.stage_class
+        where = self.component, text.rpartition(".")[2], steps[-1] if steps else None, passes[-1] if passes else None
+        which = call.trace, call.merged_trace, call.shapes, call.live_bytes
+        self.calls.append((len(self.calls), *stage, *where, *which))

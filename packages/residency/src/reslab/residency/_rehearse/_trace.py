@@ -1,0 +1,88 @@
+"""One call of a component, operation by operation, and the segments it consists of.
+
+A trace is a sequence of segments; a segment is the rows of one block, or of what lies between blocks. Equal blocks share
+their rows: they are the same list, so a trace of 48 blocks holds two.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from reslab.residency._rehearse._liveness import Liveness
+from reslab.residency._rehearse._phantom import Row
+
+OUTSIDE = -1
+
+
+class Segment(NamedTuple):
+    """A stretch of a trace: the block it belongs to, that block's path, and its operations."""
+
+    block: int
+    path: str
+    rows: list[Row]
+
+
+class Trace:
+    """Takes the operations of one component call; `begin` and `end` enclose a segment, nested ones belong to it."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self.liveness = liveness
+        self.start_bytes = liveness.now
+        liveness.peak = liveness.now
+        self.workspace_peak = liveness.now
+        self.segments: list[Segment] = []
+        self.rows: list[Row] = []
+        self._depth = 0
+
+    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+        self.rows.append(row)
+        for tensor in fresh:
+            self.liveness.add(tensor)
+        if workspace_bytes:
+            self.workspace_peak = max(self.workspace_peak, self.liveness.now + workspace_bytes)
+
+    def touch(self, extra_bytes: int) -> None:
+        """Note bytes that a kernel had for itself while it ran."""
+        self.liveness.touch(extra_bytes)
+
+    def begin(self) -> None:
+        """Begin a segment, unless one is open."""
+        if self._depth == 0:
+            self.close()
+        self._depth += 1
+
+    def end(self, block: int, path: str) -> None:
+        """End the segment that `begin` began."""
+        self._depth -= 1
+        if self._depth == 0:
+            self.close(block, path)
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the open segment is one that no other encloses, so that its rows are its own."""
+        return self._depth == 1
+
+    def extend(self, rows: list[Row]) -> None:
+        """Take operations that were traced before; a segment that consists of nothing else shares their list."""
+        if self.is_outermost and not self.rows:
+            self.rows = rows
+        else:
+            self.rows.extend(rows)
+
+    def close(self, block: int = OUTSIDE, path: str = "") -> None:
+        """Make a segment of the operations since the last one, if there are any."""
+        if self.rows:
+            self.segments.append(Segment(block, path, self.rows))
+            self.rows = []
+
+    @property
+    def activation_peak_bytes(self) -> int:
+        """Most bytes alive at once beyond those that were when the call began."""
+        return self.liveness.peak - self.start_bytes
+
+    @property
+    def workspace_bytes(self) -> int:
+        """What the workspaces of convolutions may add to that peak."""
+        return max(0, self.workspace_peak - self.liveness.peak)

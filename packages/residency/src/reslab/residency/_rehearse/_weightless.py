@@ -1,0 +1,95 @@
+"""Models without their weights: built in a second, taking no memory, at any size.
+
+    with weightless():
+        transformer = LTX2VideoTransformer3DModel(**released)      # 35 GiB of parameters, all on meta
+
+What a module computes for itself when it is made (rotary frequencies, filters) keeps its numbers where it is small.
+`without_weights` does the same for a while to models that exist: their parameters are exchanged for phantoms and put
+back, the same objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from reslab.residency._rehearse._functions import Functions
+from reslab.residency._rehearse._phantom import Phantoms, Row, phantom_like
+
+
+class Unrecorded:
+    """Takes operations that nobody asks about."""
+
+    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+        """Drop an operation."""
+
+    def touch(self, extra_bytes: int) -> None:
+        """Drop a note."""
+
+
+@contextmanager
+def weightless(dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Let modules that are made within the block have their large tensors on meta.
+
+    >>> with weightless():
+    ...     layer = torch.nn.Linear(4096, 16384)
+    >>> layer.weight.device, layer.weight.nbytes
+    (device(type='meta'), 268435456)
+
+    Args:
+        dtype: The default dtype within the block; None leaves it.
+    """
+    phantoms, before = Phantoms(Unrecorded()), torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        with phantoms, Functions(phantoms), torch.no_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def stored(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, Any], str]]:
+    """Where the tensors that a checkpoint stores hang: owner, its dictionary of parameters or buffers, name."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                yield part, part._parameters, name
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                yield part, part._buffers, name
+
+
+def parameters_to_meta(module: torch.nn.Module) -> torch.nn.Module:
+    """Put what is left of a module's parameters on meta; tied ones stay tied."""
+    made: dict[int, torch.nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = made.setdefault(id(parameter), _blank(parameter))
+    return module
+
+
+def _blank(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    if parameter.is_meta:
+        return parameter
+    return torch.nn.Parameter(phantom_like(parameter), requires_grad=parameter.requires_grad)
+
+
+@contextmanager
+def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Exchange the parameters of models for phantoms within the block; afterwards each is the object it was."""
+    made: dict[int, torch.nn.Parameter] = {}
+    changed: list[tuple[dict[str, Any], str, torch.nn.Parameter]] = []
+    try:
+        for part in (part for module in modules for part in module.modules()):
+            for name, parameter in part._parameters.items():
+                if parameter is not None and not parameter.is_meta:
+                    changed.append((part._parameters, name, parameter))
+                    part._parameters[name] = made.setdefault(id(parameter), _blank(parameter))
+        yield
+    finally:
+        for parameters, name, parameter in changed:
+            parameters[name] = parameter
