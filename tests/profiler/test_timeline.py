@@ -117,7 +117,9 @@ def test_the_timeline_has_lanes_over_memory_that_zoom_together(device_profile):
     views = [layer["name"] for part in (lanes, memory) for layer in part["layer"] if "name" in layer]
     assert (zoom["views"], zoom["bind"]) == (views, "scales")
     rules = [layer["data"]["values"] for layer in memory["layer"] if layer["mark"]["type"] == "rule"]
-    assert rules == [[{"size": 24, "text": "24 GiB of device memory"}]]
+    assert rules == [[{"size": 24}]]
+    texts = [layer["data"]["values"] for layer in memory["layer"] if layer["mark"]["type"] == "text"]
+    assert texts == [[{"size": 11, "text": "peak"}], [{"size": 24, "text": "24 GiB of device memory"}]]
 
 
 def test_one_colour_means_one_component_in_both_halves(device_profile):

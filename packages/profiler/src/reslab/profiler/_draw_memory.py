@@ -20,7 +20,8 @@ from reslab.profiler._units import bytes_unit, format_bytes
 if TYPE_CHECKING:
     import altair as alt
 
-_HEIGHT_PX = 110
+_HEIGHT_PX = 120
+_ROOM = 1.2  # above the highest line, for words
 
 
 class Limit(NamedTuple):
@@ -45,34 +46,36 @@ def memory_chart(
     """
     import altair as alt  # takes two seconds
 
-    held, whole = resident_bytes(memory, pool=limit.pool), pool_bytes(memory, pool=limit.pool)
-    unit, unit_bytes = bytes_unit(
-        max([limit.there_bytes or 0, *held["resident_bytes"], *whole["peak_bytes"].drop_nulls()])
-    )
-    steps = [
-        _step(row, "resident_bytes", unit_ns, unit_bytes) for row in _until(held, limit.until_ns).iter_rows(named=True)
-    ]
-    peaks = [_step(row, "peak_bytes", unit_ns, unit_bytes) for row in whole.drop_nulls().iter_rows(named=True)]
-    y = alt.Y("size:Q", title=f"{limit.pool} ({unit})", axis=alt.Axis(tickCount=4))
+    held, whole = resident_bytes(memory, pool=limit.pool), pool_bytes(memory, pool=limit.pool).drop_nulls()
+    highest = max([limit.there_bytes or 0, *held["resident_bytes"], *whole["peak_bytes"]])
+    unit, unit_bytes = bytes_unit(highest)
+    held_until = _until(held, limit.until_ns).rows(named=True)
+    steps = [_step(row, "resident_bytes", unit_ns, unit_bytes) for row in held_until]
+    peaks = [_step(row, "peak_bytes", unit_ns, unit_bytes) for row in whole.rows(named=True)]
+    room = alt.Scale(domain=[0, _ROOM * highest / unit_bytes], nice=False)
+    y = alt.Y("size:Q", title=f"{limit.pool} ({unit})", axis=alt.Axis(tickCount=4), scale=room)
     areas = alt.Chart(alt.Data(values=steps)).mark_area(interpolate="step-after", clip=True, opacity=0.85)
-    areas = areas.encode(x=x, y=y.stack("zero"), color=color, tooltip=["component:N", "bytes:N", "at:Q"])
+    areas = areas.encode(x=x, y=y.stack("zero"), color=color, tooltip=["component:N", "bytes:N"])
     layers = [areas.properties(name="memory")]
     if peaks:
         line = alt.Chart(alt.Data(values=peaks)).mark_line(interpolate="step-before", clip=True, size=1.2)
         layers.append(line.encode(x=x, y=y, strokeDash=alt.value([3, 2]), color=alt.value(OTHER_COLOR)))
+        layers.append(_words("peak", peaks[-1]["size"], y))
     if limit.there_bytes is not None:
-        layers += _there(limit.there_bytes, unit_bytes, y)
+        there = limit.there_bytes / unit_bytes
+        layers.append(alt.Chart(alt.Data(values=[{"size": there}])).mark_rule(size=1.5).encode(y=y))
+        layers.append(_words(f"{format_bytes(limit.there_bytes)} of {limit.pool} memory", there, y))
     return alt.layer(*layers).properties(width=WIDTH_PX, height=_HEIGHT_PX)
 
 
-def _there(there_bytes: int, unit_bytes: float, y: alt.Y) -> list[alt.Chart]:
-    """Return a line at the memory that there is, with its size."""
+def _words(text: str, size: float, y: alt.Y) -> alt.Chart:
+    """Write above a line, at the right edge."""
     import altair as alt
 
-    there = [{"size": there_bytes / unit_bytes, "text": f"{format_bytes(there_bytes)} of device memory"}]
-    base = alt.Chart(alt.Data(values=there)).encode(y=y)
-    words = base.mark_text(align="right", baseline="bottom", dy=-3).encode(text="text:N", x=alt.value(WIDTH_PX))
-    return [base.mark_rule(size=1.5), words]
+    words = alt.Chart(alt.Data(values=[{"size": size, "text": text}])).mark_text(
+        align="right", baseline="bottom", dy=-2
+    )
+    return words.encode(y=y, text="text:N", x=alt.value(WIDTH_PX - 4))
 
 
 def _until(held: pl.DataFrame, until_ns: int) -> pl.DataFrame:

@@ -55,7 +55,8 @@ def lane_bars(spans: pl.DataFrame) -> pl.DataFrame:
         _bars(rows.filter(copies), pl.lit(COPY), *_ON_DEVICE),
         _bars(rows.filter(waits), pl.lit(STALL), *_ON_DEVICE),
     ]
-    table = pl.concat(bars).with_columns(pl.col("lane").cast(pl.Enum(LANES)))
+    shown = pl.col("end_ns").ge(pl.col("start_ns") + 1) | pl.col("lane").ne(STALL)  # a wait for what is there is none
+    table = pl.concat(bars).filter(shown).with_columns(pl.col("lane").cast(pl.Enum(LANES)))
     return table.sort("lane", "start_ns", "end_ns", maintain_order=True)
 
 

@@ -29,7 +29,8 @@ def pool_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:
         pool: Which.
     """
     whole = memory.filter(pl.col("pool").cast(pl.String) == pool, pl.col("component").is_null())
-    return whole.select("at_ns", "allocated_bytes", "peak_bytes").unique("at_ns", keep="last").sort("at_ns")
+    # two readings at one time: a stage has ended and the next begins, and the peak is that of the first
+    return whole.group_by("at_ns").agg(pl.col("allocated_bytes").last(), pl.col("peak_bytes").max()).sort("at_ns")
 
 
 def resident_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:

@@ -72,7 +72,7 @@ def _zoom(spec: Spec) -> Spec:
 
 
 def _hues(bars: pl.DataFrame, held: pl.DataFrame) -> dict[str, str]:
-    holders = held["component"].unique(maintain_order=True)
+    holders = held.filter(pl.col("resident_bytes") > 0)["component"].unique(maintain_order=True)
     drawn = bars.filter(pl.col("lane") != STALL)["component"].drop_nulls()
     hues = component_hues([*drawn, *holders.filter(holders != OTHER)])
     hues |= {STALL: STALL_COLOR} if STALL in bars["lane"] else {}
@@ -87,8 +87,8 @@ def _caption(profile: Profile, bars: pl.DataFrame, pool: str) -> str:
     parts = [f"{format_ns(took_ns)} of {names}" if names else format_ns(took_ns)]
     words = {COMPUTE: "compute was busy for", COPY: "copies took", STALL: "stalls took"}
     for lane, said in words.items():
-        if (own := bars.filter(pl.col("lane") == lane)).height and took_ns:
-            parts.append(f"{said} {format_share(covered_ns(own) / took_ns)}")
+        if covered := covered_ns(bars.filter(pl.col("lane") == lane)):
+            parts.append(f"{said} {format_share(covered / took_ns)}")
     peak = pool_bytes(profile.memory, pool=pool).select(pl.max_horizontal("allocated_bytes", "peak_bytes").max()).item()
     parts += [f"{pool} memory peaked at {format_bytes(peak)}"] if peak is not None else []
     parts += [f"the {MOST_BARS} longest of {bars.height} spans are drawn"] if bars.height > MOST_BARS else []

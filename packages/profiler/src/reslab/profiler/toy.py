@@ -1,0 +1,223 @@
+"""A pipeline for video that takes exactly as long as it says, on a device that is asynchronous and not there.
+
+A text encoder, a transformer and a decoder, with the times below, on the simulated device of `testing`. Nothing is
+computed and nobody waits, so a run of 170 ms is over at once and every number about it is exact: what a timer should
+have said is known, and a timer that says something else lies.
+
+    toy = Toy()
+    with Profiler(toy.pipeline, clock=toy.clock, device=toy.device, memory=toy.memory, counters=toy) as prof:
+        toy.pipeline.run(steps=4)
+    prof.profile.timeline()             # or in short: toy.profile(steps=4).timeline()
+
+On the device encoding takes 20 ms, a guidance pass 10 ms, the very first one 40 ms more, decoding 30 ms. On the host
+each of them takes 1 or 2 ms, to hand the work over; then decoding waits for the frames. Its weights are not on the
+device from the start: copying them takes 40 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from random import Random
+from typing import Any, Literal
+
+from reslab.profiler._profile import Profile
+from reslab.profiler._profiler import Profiler
+from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
+from reslab.stages import Kind, Pipeline, Stage
+
+__all__ = ["MEMORY_BYTES", "PASSES", "Toy"]
+
+GIB = 2**30
+MEMORY_BYTES = 24 * GIB
+PASSES = ("pred_cond", "pred_uncond")
+WEIGHT_BYTES = {"text_encoder": 6 * GIB, "transformer": 10 * GIB, "vae": 2 * GIB}
+
+_MS = 1_000_000
+_COPY_NS, _ENCODE_NS, _DECODE_NS = 40 * _MS, 20 * _MS, 30 * _MS
+
+
+class Toy:
+    """The pipeline `pipeline`, its `clock`, `device` and `memory`.
+
+    >>> Toy().profile(steps=4).stages().select("stage", "host_ms", "device_ms").rows()
+    [('encode', 2.0, 20.0), ('denoise', 12.0, 120.0), ('decode', 156.0, 30.0), ('unattributed', 0.0, None)]
+
+    Args:
+        offload: Who copies the decoder's weights to the device: "conductor", beside the work and told of; or "hook",
+            before the stage, waiting, and without a word, as a callback of another library would.
+        synchronize: Wait for the device after every stage, as careful timers do.
+        warm_up_ms: How much longer the very first guidance pass takes.
+        pass_ms: How long a guidance pass takes.
+        noise: Largest relative deviation of each time on the device.
+        seed: Of the deviations.
+    """
+
+    def __init__(
+        self,
+        *,
+        offload: Literal["conductor", "hook"] = "conductor",
+        synchronize: bool = False,
+        warm_up_ms: float = 40,
+        pass_ms: float = 10,
+        noise: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.clock = FakeClock()
+        self.device = SimulatedDevice(self.clock)
+        self.memory = FakeMemory()
+        self.pass_ns, self.noise, self.synchronize = round(pass_ms * _MS), noise, synchronize
+        self._cold_ns = round(warm_up_ms * _MS)
+        self._random = Random(seed)
+        self._resident: dict[str, int] = {}
+        self.load("text_encoder", "transformer")
+        parts = {"text_encoder": _Part(self._encode), "transformer": _Part(self._pass), "vae": _Part(self._decode)}
+        self.pipeline = Pipeline(parts, name="toy")
+        for name, stage in {"encode": _Encode(), "denoise": _Denoise(self), "decode": _Decode(self)}.items():
+            self.pipeline.add(stage, name=name)
+        if offload == "conductor":
+            self.pipeline.conduct(_Manager(self))
+        else:
+            self.pipeline.observe(_Hook(self))
+
+    def profile(self, *, runs: int = 1, steps: int = 4) -> Profile:
+        """Record some runs.
+
+        Args:
+            runs: How many, one after the other.
+            steps: Denoising steps of each.
+        """
+        with Profiler(self.pipeline, clock=self.clock, device=self.device, memory=self.memory, counters=self) as prof:
+            for _ in range(runs):
+                self.pipeline.run(steps=steps)
+        prof.note(device={"kind": self.device.name, "memory_bytes": MEMORY_BYTES})
+        return prof.profile
+
+    def counters(self) -> Mapping[str, int]:
+        """Return what each component holds of the device's memory."""
+        return {f"device/{name}": nbytes for name, nbytes in self._resident.items()}
+
+    def load(self, *components: str) -> None:
+        """Let these components' weights be on the device."""
+        for name in components:
+            self.memory.allocate(WEIGHT_BYTES[name] - self._resident.get(name, 0))
+            self._resident[name] = WEIGHT_BYTES[name]
+
+    def drop(self, component: str) -> None:
+        """Let a component's weights be on the device no more."""
+        self.memory.allocate(-self._resident[component])
+        self._resident[component] = 0
+
+    def _encode(self) -> None:
+        self._hand_over(_ENCODE_NS, host_ns=2 * _MS, activation_bytes=GIB)
+
+    def _pass(self) -> None:
+        cold_ns, self._cold_ns = self._cold_ns, 0
+        self._hand_over(self.pass_ns + cold_ns, host_ns=_MS, activation_bytes=3 * GIB)
+
+    def _decode(self) -> None:
+        self._hand_over(_DECODE_NS, host_ns=2 * _MS, activation_bytes=4 * GIB)
+
+    def _hand_over(self, device_ns: int, *, host_ns: int, activation_bytes: int) -> None:
+        """Launch work that needs memory meanwhile."""
+        self.device.launch(round(device_ns * self._random.uniform(1 - self.noise, 1 + self.noise)))
+        self.clock.advance(host_ns)
+        self.memory.allocate(activation_bytes)
+        self.memory.allocate(-activation_bytes)
+
+
+class _Part:
+    """What the stages library takes for a component: something with parameters and a forward."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+
+    def named_parameters(self) -> Iterator[Any]:
+        return iter(())
+
+    def forward(self) -> None:
+        self._work()
+
+    def decode(self) -> None:
+        self._work()
+
+    def cache_context(self, name: str) -> Any:
+        return nullcontext()
+
+
+class _Encode(Stage):
+    def run(self, text_encoder: _Part) -> None:
+        text_encoder.forward()
+
+
+class _Denoise(Stage):
+    def __init__(self, toy: Toy) -> None:
+        self._toy = toy
+
+    def watched(self) -> tuple[Any, ...]:
+        return (self,)
+
+    def run(self, transformer: _Part, steps: int) -> None:
+        for step in range(steps):
+            self.loop_step(transformer, i=step)
+
+    def loop_step(self, transformer: _Part, *, i: int) -> None:
+        for name in PASSES:
+            with transformer.cache_context(name):
+                transformer.forward()
+        self._toy.clock.advance(_MS)
+
+
+class _Decode(Stage):
+    def __init__(self, toy: Toy) -> None:
+        self._toy = toy
+
+    def run(self, vae: _Part) -> None:
+        vae.decode()
+        self._toy.device.synchronize()  # the frames are wanted on the host
+
+
+class _Manager:
+    """Moves weights inside the stage that needs them, beside the work of the device, and tells of it."""
+
+    execution_device = None
+    may_retry = False
+
+    def __init__(self, toy: Toy) -> None:
+        self._toy = toy
+
+    def stage(self, stage: Stage, call: Callable[[], None]) -> None:
+        toy, tell, device = self._toy, self._toy.pipeline.tell, self._toy.device
+        if stage.registered_name == "decode":
+            with device.lane("copy"):
+                tell.begin(Kind.TRANSFER, "vae", nbytes=WEIGHT_BYTES["vae"])
+                device.launch(_COPY_NS)
+                arrived = device.record()
+                tell.end()
+            toy.load("vae")
+            tell.begin(Kind.WAIT, "vae")
+            device.wait(arrived)
+            tell.end()
+        call()
+        if stage.registered_name == "encode":
+            toy.drop("text_encoder")
+        if toy.synchronize:
+            device.synchronize()
+
+    def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
+        return call()
+
+
+class _Hook:
+    """Moves weights when it hears of the stage that needs them, and keeps the host waiting."""
+
+    def __init__(self, toy: Toy) -> None:
+        self._toy = toy
+
+    def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
+        if (kind, name) == (Kind.STAGE, "decode"):
+            self._toy.clock.advance(_COPY_NS)
+            self._toy.load("vae")
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Do nothing."""
