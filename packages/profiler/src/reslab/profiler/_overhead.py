@@ -1,6 +1,6 @@
 """What recording costs, measured where it happens and reported with every profile.
 
-Before recording begins, each kind of thing that is recorded is recorded a few hundred times into a log of its own: a
+Before recording begins, each kind of thing that is recorded is recorded some hundred times into a log of its own: a
 span of the user's, an event of the pipeline (with a device two points are marked for it), a run or stage (its memory is
 read twice). The median of a few repeats is the cost of one; times their number it is the profile's overhead. That
 this is what a run really loses is checked by amplification in benchmarks/profiler_overhead.py.
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from statistics import median
 
 import polars as pl
 
 from reslab.profiler._clock import Counters, DeviceTimer, MemoryReader
-from reslab.profiler._record import Recorder
+from reslab.profiler._record import Recorder, SpanBlock
 from reslab.profiler._schema import BORDERS, HOST, SPAN, Schema
 from reslab.stages import Kind
 
@@ -30,8 +31,6 @@ OVERHEAD: Schema = {
     "share": pl.Float64,
 }
 
-#: One kind stands for all that cost the same.
-_SAMPLES = {"span_ns": SPAN, "event_ns": Kind.STEP.value, "border_ns": Kind.STAGE.value}
 _ORDER = [*(kind.value for kind in Kind), SPAN]
 _REPEATS = 5
 
@@ -46,19 +45,37 @@ def measure_costs(
         counters: Read at each border.
         device: Its queue is marked for events and borders.
     """
+    recorder = Recorder(time.perf_counter_ns, memory, counters, device)
     return {
-        cost: median(_cost_ns(kind, Recorder(time.perf_counter_ns, memory, counters, device)) for _ in range(_REPEATS))
-        for cost, kind in _SAMPLES.items()
+        "span_ns": _each_ns(SpanBlock(recorder, "calibration"), 100),
+        "event_ns": _each_ns(_Told(recorder, Kind.STEP), 100),
+        "border_ns": _each_ns(_Told(recorder, Kind.STAGE), 20),
     }
 
 
-def _cost_ns(kind: str, recorder: Recorder) -> float:
-    count = 20 if kind in BORDERS else 100
-    start_ns = time.perf_counter_ns()
-    for _ in range(count):
-        recorder.begin(kind, "calibration")
-        recorder.end()
-    return (time.perf_counter_ns() - start_ns) / count
+class _Told:
+    """A `with` block that tells a recorder of an event, as a pipeline does."""
+
+    def __init__(self, recorder: Recorder, kind: str) -> None:
+        self._begin, self._end, self._kind = recorder.begin, recorder.end, kind
+
+    def __enter__(self) -> None:
+        self._begin(self._kind, "calibration")
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+
+def _each_ns(block: AbstractContextManager[None], count: int) -> float:
+    """Return the nanoseconds of one block: the median of a few series."""
+    series = []
+    for _ in range(_REPEATS):
+        start_ns = time.perf_counter_ns()
+        for _ in range(count):
+            with block:
+                pass
+        series.append((time.perf_counter_ns() - start_ns) / count)
+    return median(series)
 
 
 def overhead(spans: pl.DataFrame, costs: Mapping[str, float]) -> pl.DataFrame:

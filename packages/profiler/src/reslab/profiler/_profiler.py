@@ -13,45 +13,20 @@ hold in `_schema`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.profiler._decode import decode
 from reslab.profiler._device import Base, resolve
 from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import describe, request_facts
+from reslab.profiler._observable import Observable
 from reslab.profiler._overhead import measure_costs
 from reslab.profiler._profile import Profile
-from reslab.profiler._record import NameTable, Recorder, StageNames
-from reslab.profiler._schema import SPAN
+from reslab.profiler._record import NameTable, Recorder, SpanBlock, StageNames
 from reslab.profiler._torch import accelerator
-from reslab.stages import Observer
-
-
-class StageRecord(Protocol):
-    """What the profiler reads of a pipeline's stage, once names are settled."""
-
-    @property
-    def registered_name(self) -> str: ...
-    @property
-    def profile_name(self) -> str: ...
-    @property
-    def stage_class(self) -> str: ...
-
-
-class Observable(Protocol):
-    """What the profiler needs of a pipeline; `reslab.stages.Pipeline` has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def stages(self) -> Sequence[StageRecord]: ...
-    @property
-    def request(self) -> Mapping[str, Any]: ...
-    def observe(self, observer: Observer) -> AbstractContextManager[Any]: ...
-
 
 _OFF = nullcontext()
 
@@ -102,6 +77,7 @@ class Profiler(Recorder):
         self._until_ns = 0
         self._base: Base | None = None
         self._listening: AbstractContextManager[Any] | None = None
+        self._blocks: dict[str, SpanBlock] = {}
         self._profile: Profile | None = None
 
     @property
@@ -143,7 +119,9 @@ class Profiler(Recorder):
         Args:
             name: What to file it under; as often as you like, each block is a row of its own.
         """
-        return _SpanBlock(self, name) if self._listening is not None else _OFF
+        if self._listening is None:
+            return _OFF
+        return self._blocks.get(name) or self._blocks.setdefault(name, SpanBlock(self, name))
 
     def note(self, **facts: Any) -> None:
         """Add to the profile's meta, for example the plan that was applied.
@@ -191,22 +169,6 @@ class Profiler(Recorder):
         state = "recording" if self.recording else "stopped" if self._origin_ns is not None else "not started"
         of = f"{self._pipeline.name!r}, " if self._pipeline is not None else ""
         return f"Profiler({of}{state})"
-
-
-class _SpanBlock:
-    """A `with` block around `begin` and `end`; written out because a generator would cost a microsecond more."""
-
-    __slots__ = ("_name", "_profiler")
-
-    def __init__(self, profiler: Profiler, name: str) -> None:
-        self._profiler = profiler
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._profiler.begin(SPAN, self._name)
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._profiler.end(error)
 
 
 def _readers(memory: MemoryReader | Sequence[MemoryReader] | None) -> list[MemoryReader]:

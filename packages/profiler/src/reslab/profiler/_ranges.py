@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from reslab.stages import Kind
 
 if TYPE_CHECKING:
-    from reslab.profiler._profiler import Observable
+    from reslab.profiler._observable import Observable
 
 
 @contextmanager

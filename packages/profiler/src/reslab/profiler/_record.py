@@ -115,6 +115,19 @@ class Recorder:
         if kind in BORDERS:
             self._sample(log, Mark.AFTER)
 
+    def begin_span(self, name: str) -> None:
+        """Note that a span of the user's begins: `begin` without what only a pipeline's events need."""
+        log, kinds = self._track.slots
+        kinds.append(SPAN)
+        log += (SPAN, name, -1, self._clock())
+
+    def end_span(self, error: BaseException | None) -> None:
+        """Note that a span of the user's has ended, with the error it raised, if any."""
+        log, kinds = self._track.slots
+        log += (END, error and type(error).__name__, 0, self._clock())
+        if kinds:
+            kinds.pop()
+
     def close(self) -> None:
         """End everything that is open on any thread, so that what is recorded later begins at the top."""
         for log, kinds in self._tracks:
@@ -134,3 +147,21 @@ class Recorder:
     def _run_begins(self, pipeline_name: str) -> NameTable:
         """Return the stages' names, settled by now, of the pipeline whose run begins."""
         return {}
+
+
+class SpanBlock:
+    """A `with` block that is recorded; it keeps nothing between beginning and end, so one serves all of its name.
+
+    Written out because a generator would cost a microsecond more.
+    """
+
+    __slots__ = ("_begin", "_end", "_name")
+
+    def __init__(self, recorder: Recorder, name: str) -> None:
+        self._begin, self._end, self._name = recorder.begin_span, recorder.end_span, name
+
+    def __enter__(self) -> None:
+        self._begin(self._name)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._end(error)
