@@ -193,6 +193,30 @@ def test_copies_that_another_thread_tells_of_are_the_copy_lane_of_the_stage_unde
     )
 
 
+def test_the_host_lane_is_the_thread_that_runs_whoever_was_first(prof, told):
+    def within(thread_body):
+        thread = threading.Thread(target=thread_body)
+        thread.start()
+        thread.join()
+
+    def copy():
+        with told("transfer", "vae", nbytes=8, ns=3):
+            pass
+
+    def run():
+        with told("run", "lab"), told("stage", "decode", ns=1):
+            within(copy)
+
+    within(copy)
+    within(run)
+    assert rows(prof, "name", "lane", "parent", "stage", "start_ns") == [
+        ("lab", "host", None, None, 3),
+        ("decode", "host", 0, "decode", 3),
+        ("vae", "copy", None, None, 0),
+        ("vae", "copy", 0, "decode", 4),
+    ]
+
+
 def test_a_copy_outside_any_run_hangs_under_nothing(prof, told, clock):
     with told("run", "lab", ns=5):
         pass

@@ -61,7 +61,8 @@ class Observer(Protocol):
             kind: A `Kind`.
             name: For a run the pipeline's name; for a stage its registered name; for a step "step"; for a guidance pass
                 its cache context; for a component call "component.method"; for a transfer "component" or
-                "component/block"; for a wait what is waited for.
+                "component/block", and "@" with the registered name of the stage that it serves, if that is not the
+                one under way ("refiner/7@refine"); for a wait what is waited for, in the same form.
             index: The stage's place, the step's number, the pass's number within its step; -1 where there is none.
             nbytes: Bytes moved by a transfer, else 0.
         """
