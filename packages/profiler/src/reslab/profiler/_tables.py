@@ -45,15 +45,16 @@ _MEAN_MS = pl.col("host_ns").truediv(pl.col("calls") * 1e6).alias("mean_ms")
 
 def stages(spans: pl.DataFrame) -> pl.DataFrame:
     """Return a row a profile name, in the order of running, and a row for what no stage accounts for."""
-    rows = pipeline_rows(spans, Kind.STAGE).with_columns(registered_name=pl.col("registered_name").cast(pl.String))
+    rows = pipeline_rows(spans, Kind.STAGE)
     filed = rows.group_by("pipeline", "stage").agg(
-        pl.col("registered_name").drop_nulls().unique(maintain_order=True).alias("registered_names"),
+        pl.col("registered_name").unique(maintain_order=True).alias("registered_names"),
         _CALLS,
         _ERRORS,
         _HOST_NS,
         _DEVICE_NS,
         pl.col("allocated_peak_bytes").max(),
     )
+    filed = filed.with_columns(pl.col("registered_names").list.drop_nulls().cast(pl.List(pl.String)))
     each_run = pipeline_rows(spans, Kind.RUN)
     runs = each_run.group_by("pipeline").agg(_CALLS, _HOST_NS)
     table = pl.concat([filed, _unattributed(runs, filed)], how="diagonal")
@@ -132,5 +133,5 @@ def in_order(values: pl.Series, name: str, *more: str) -> pl.Expr:
         name: Of the column.
         more: Values to come last.
     """
-    order = [*values.cast(pl.String).drop_nulls().unique(maintain_order=True), *more]
+    order = [*values.unique(maintain_order=True).drop_nulls().cast(pl.String), *more]
     return pl.col(name).cast(pl.String).cast(pl.Enum(list(dict.fromkeys(order))))
