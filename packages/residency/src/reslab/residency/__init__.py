@@ -13,6 +13,10 @@ of moves) and `_device/_spec` (what is known of a card). Nothing here imports to
 from importlib import import_module
 from typing import Any
 
+from reslab.residency._device._catalogue import device, devices
+from reslab.residency._device._detect import detect
+from reslab.residency._device._machine import Machine, this_machine
+from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
 from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import Lora, Numerics
@@ -49,9 +53,15 @@ __all__ = [
     "Call",
     "ComponentBytes",
     "ComponentSize",
+    "Confidence",
     "DecidedBy",
     "Decision",
+    "DeviceError",
+    "DeviceSpec",
+    "Evidence",
+    "Holder",
     "Lora",
+    "Machine",
     "Move",
     "Numerics",
     "Placement",
@@ -64,12 +74,16 @@ __all__ = [
     "UnknownValueError",
     "Workload",
     "check_plan",
+    "detect",
+    "device",
     "device_bytes",
+    "devices",
     "disk",
     "footprint",
     "layerwise",
     "resident",
     "schedule",
     "swap",
+    "this_machine",
     "user_settings",
 ]

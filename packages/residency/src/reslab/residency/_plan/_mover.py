@@ -26,7 +26,7 @@ class Mover:
         self.keeps = keeps(plan, workload, name)
         self.placement: Placement = self.placements[0]
         self.held: Units = frozenset()
-        self.pending: set[int | None] = set()  # fetched, and not waited for yet
+        self.pending: Units = frozenset()  # fetched, and not waited for yet
         self.slots = Slots(uses=(), prefetch=0)
         self.used = 0
 
@@ -56,11 +56,11 @@ class Mover:
         yield from self._fetch(outside, call.stage, number)
         streamed = set(streamed_by(call, self.placement, self.held))
         if streamed:
-            yield from self._wait({None, OUTSIDE}, call.stage, number)
+            yield from self._wait(frozenset({OUTSIDE}), call.stage, number)
             for block in call.blocks:
                 yield from self._run_block(block, call.stage, number, streams=block in streamed)
         else:
-            yield from self._wait(set(self.pending), call.stage, number)
+            yield from self._wait(self.pending, call.stage, number)
             yield self._move(Act.COMPUTE, None, call.stage, number)
         yield from self._evict(outside, call.stage, number)
 
@@ -83,25 +83,25 @@ class Mover:
                     yield from self._evict(frozenset({change.evicted}), stage, number, slot=change.slot)
                 yield from self._fetch(frozenset({change.fetched}), stage, number, slot=change.slot)
             self.used += 1
-        yield from self._wait({block}, stage, number)
+        yield from self._wait(frozenset({block}), stage, number)
         yield self._move(Act.COMPUTE, block, stage, number)
 
     def _fetch(self, units: Units, stage: str | None, call: int | None, *, slot: int | None = None) -> Iterator[Move]:
         for piece in self._pieces(units):
             yield self._move(Act.FETCH, piece, stage, call, slot=slot)
-            self.pending.add(piece)
+        self.pending |= units
 
     def _evict(self, units: Units, stage: str, call: int | None, *, slot: int | None = None) -> Iterator[Move]:
         for piece in self._pieces(units):
             if self.placement.copy_back:
                 yield self._move(Act.COPY_BACK, piece, stage, call, slot=slot)
             yield self._move(Act.EVICT, piece, stage, call, slot=slot)
-            self.pending.discard(piece)
+        self.pending -= units
 
-    def _wait(self, pieces: set[int | None], stage: str, call: int) -> Iterator[Move]:
-        for piece in sorted(pieces & self.pending, key=lambda each: -2 if each is None else each):
+    def _wait(self, units: Units, stage: str, call: int) -> Iterator[Move]:
+        for piece in self._pieces(units & self.pending):
             yield self._move(Act.WAIT, piece, stage, call)
-            self.pending.discard(piece)
+        self.pending -= units
 
     def _pieces(self, units: Units) -> list[int | None]:
         """Return the pieces in which units move: the component in one, if it is all of it."""

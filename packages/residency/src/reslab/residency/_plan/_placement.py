@@ -21,21 +21,11 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from reslab.residency._described import Described
+
 
 class PlanError(ValueError):
     """A plan cannot be made or carried out as it was asked for; nothing was moved."""
-
-
-class Described(StrEnum):
-    """An enum whose members carry the sentence that tables, tooltips and errors use."""
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str = "") -> Described:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
 
 class Kind(Described):

@@ -20,9 +20,10 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from reslab.residency._described import Described
 from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
-from reslab.residency._plan._placement import FIELDS, Described, Kind, Placement
+from reslab.residency._plan._placement import FIELDS, Kind, Placement
 from reslab.residency._plan._settings import Setting, Settings, user_settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@
 At the border before a stage, what is no longer kept is evicted (by re-pointing, which costs nothing) and what the stage
 keeps is fetched, in the order of first use. Inside a stage, the blocks that stream go through slots: while a block
 computes, the next `prefetch` ones are fetched, also across calls; a block that is still in its slot is not fetched
-again. A fetch is issued and not waited for; the wait stands before the compute that needs it. So the list is valid for
-one copy lane beside one compute lane, each working through its moves in order.
+again. A fetch is issued and not waited for; the wait stands before the compute that needs it, for all that was fetched
+in one piece or for a part of it. So the list is valid for one copy lane beside one compute lane, each working through
+its moves in order.
 
 What is resident from the first stage on is fetched before the run, under no stage.
 """

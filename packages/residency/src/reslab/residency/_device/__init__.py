@@ -1,0 +1,1 @@
+"""Devices: what a card can do and hold, with a source for every figure."""

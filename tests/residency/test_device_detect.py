@@ -1,0 +1,171 @@
+"""`detect` on machines that are not here: what is free, who holds the rest, what is allowed and can be pinned."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from reslab.residency import Confidence, DeviceError, Holder, Machine, detect, this_machine
+
+GIB = 2**30
+
+
+def machine(torch=None, files=None, driver=lambda arguments: None, total=64 * GIB, available=48 * GIB, **facts):
+    facts = {"system": "Linux", "release": "6.8.0-generic", "cpus": 8} | facts
+    return Machine(torch=torch, read=(files or {}).get, driver=driver, memory=lambda: (total, available), **facts)
+
+
+def torch_with(*cards, mps=False):
+    """A torch that sees these cards: name, total, free, and what this process holds."""
+
+    def properties(index):
+        name, _, _, _ = cards[index]
+        return SimpleNamespace(name=name, is_integrated="GB10" in name, uuid=f"uuid-{index}")
+
+    return SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: bool(cards),
+            device_count=lambda: len(cards),
+            get_device_properties=properties,
+            mem_get_info=lambda index: (cards[index][2], cards[index][1]),
+            memory_reserved=lambda index: cards[index][3],
+        ),
+        backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
+        mps=SimpleNamespace(recommended_max_memory=lambda: 24 * GIB, driver_allocated_memory=lambda: GIB),
+    )
+
+
+H200 = ("NVIDIA H200", round(139.8 * GIB), 100 * GIB, 8 * GIB)
+
+
+def test_memory_is_what_the_driver_says_and_rates_come_from_the_catalogue():
+    spec = detect(machine=machine(torch_with(H200)))
+    assert (spec.name, spec.kind, spec.free_bytes) == ("NVIDIA H200", "cuda", 100 * GIB)
+    assert spec.matrix_flops_per_s["bfloat16"] == 790 * 10**12
+    assert spec.evidence["free_bytes"].confidence is Confidence.DETECTED
+    assert (spec.host_memory_bytes, spec.pinnable_bytes) == (64 * GIB, 48 * GIB)
+
+
+def test_who_holds_the_rest_is_said_as_far_as_the_driver_tells():
+    asked = []
+
+    def driver(arguments):
+        asked.append(arguments)
+        return "4711, /usr/bin/python3, 20480\n4712, [Not Found], [N/A]\n"
+
+    spec = detect(machine=machine(torch_with(H200), driver=driver))
+    assert asked[0][0] == "--id=GPU-uuid-0"
+    assert [(holder.who, round(holder.nbytes / GIB, 1)) for holder in spec.holders] == [
+        ("torch in this process", 8.0),
+        ("/usr/bin/python3 (process 4711)", 20.0),
+        ("the driver, and others that it does not name", 11.8),
+    ]
+    assert sum(holder.nbytes for holder in spec.holders) == spec.memory_bytes - spec.free_bytes
+
+
+def test_a_driver_that_tells_nothing_leaves_one_holder():
+    holders = detect(machine=machine(torch_with(("NVIDIA L4", 22 * GIB, 21 * GIB, 0)))).holders
+    assert holders == (Holder(who="the driver, and others that it does not name", nbytes=GIB),)
+
+
+def test_another_device_than_the_first_is_that_device():
+    torch = torch_with(("Tesla T4", 15 * GIB, 14 * GIB, 0), H200)
+    assert detect("cuda:1", machine=machine(torch)).name == "NVIDIA H200"
+    assert detect(machine=machine(torch)).name == "Tesla T4"
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "mps", "cuda:x", "tpu"])
+def test_a_device_that_is_not_here_is_one_error(name):
+    torch = torch_with(("Tesla T4", 15 * GIB, 14 * GIB, 0), H200)
+    with pytest.raises(DeviceError, match=rf"no device '{name}' here; this machine has the CPU and cuda:0 to cuda:1"):
+        detect(name, machine=machine(torch))
+
+
+def test_without_an_accelerator_asking_for_one_says_so():
+    for torch in (None, torch_with()):
+        with pytest.raises(DeviceError, match="has the CPU and no accelerator that torch sees"):
+            detect("cuda", machine=machine(torch))
+
+
+def test_a_slice_that_bears_the_whole_cards_name_gets_rates_by_its_share():
+    spec = detect(machine=machine(torch_with(("NVIDIA H200", round(139.8 * GIB) // 2, 69 * GIB, 0))))
+    assert spec.matrix_flops_per_s["bfloat16"] == pytest.approx(395e12, rel=1e-3)
+    assert spec.memory_bytes_per_s == pytest.approx(2.4e12, rel=1e-3)
+    assert "its share of the memory: it is a slice" in spec.evidence["matrix_flops_per_s.bfloat16"].source
+    assert spec.link_bytes_per_s == 55_400_000_000
+
+
+def test_a_slice_that_the_catalogue_knows_has_its_own_figures():
+    spec = detect(machine=machine(torch_with(("NVIDIA H200 MIG 3g.71gb", round(69.8 * GIB), 69 * GIB, 0))))
+    assert spec.matrix_flops_per_s["bfloat16"] == 359 * 10**12
+
+
+def test_a_card_that_the_catalogue_does_not_know_asks_which_it_is_like():
+    torch = torch_with(("NVIDIA RTX 6000 Ada Generation", 47 * GIB, 46 * GIB, 0))
+    with pytest.raises(DeviceError, match=r"does not know 'NVIDIA RTX 6000 Ada Generation'; say which card it is like"):
+        detect(machine=machine(torch))
+    assert detect(like="L40S", machine=machine(torch)).memory_bytes == 47 * GIB
+
+
+def test_with_unified_memory_there_is_nothing_to_move():
+    assert detect(like="RTX 5070 Ti", machine=machine(torch_with(("NVIDIA GB10", 119 * GIB, 100 * GIB, 0)))).unified
+    apple = detect(like="RTX 3060", machine=machine(torch_with(mps=True)))
+    assert (apple.kind, apple.unified, apple.free_bytes) == ("mps", True, 23 * GIB)
+    assert not detect(machine=machine(torch_with(H200))).unified
+
+
+def test_without_torch_or_gpu_the_device_is_the_cpu():
+    spec = detect(machine=machine())
+    assert (spec.kind, spec.unified, spec.memory_bytes, spec.free_bytes) == ("cpu", True, 64 * GIB, 48 * GIB)
+    assert spec.matrix_flops_per_s["float32"] == 8 * 80 * 10**9
+    assert spec.evidence["matrix_flops_per_s.float32"].confidence is Confidence.ASSUMED
+
+
+def test_a_link_that_is_given_makes_moving_cost_something():
+    spec = detect(link="1 GB/s", machine=machine())
+    assert (spec.link_bytes_per_s, spec.link_pageable_bytes_per_s, spec.unified) == (10**9, 10**9, False)
+
+
+V2 = {
+    "/proc/self/cgroup": "0::/pod/box\n",
+    "/sys/fs/cgroup/pod/box/memory.max": "max\n",
+    "/sys/fs/cgroup/pod/memory.max": f"{16 * GIB}\n",
+    "/sys/fs/cgroup/pod/memory.current": f"{6 * GIB}\n",
+    "/sys/fs/cgroup/pod/memory.stat": f"anon 1\ninactive_file {2 * GIB}\n",
+}
+V1 = {
+    "/proc/self/cgroup": "12:cpu,cpuacct:/box\n4:memory:/box\n",
+    "/sys/fs/cgroup/memory/box/memory.limit_in_bytes": f"{16 * GIB}\n",
+    "/sys/fs/cgroup/memory/box/memory.usage_in_bytes": f"{6 * GIB}\n",
+    "/sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file {2 * GIB}\n",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+}
+
+
+@pytest.mark.parametrize("files", [V2, V1], ids=["v2", "v1"])
+def test_a_containers_limit_counts_without_its_file_cache(files):
+    spec = detect(machine=machine(files=files))
+    assert (spec.memory_bytes, spec.free_bytes) == (16 * GIB, 12 * GIB)
+    assert spec.evidence["memory_bytes"].source == "the container's control group"
+
+
+def test_what_can_be_pinned_depends_on_the_system():
+    cards = torch_with(H200)
+    assert detect(machine=machine(cards, release="5.15.0-microsoft-standard-WSL2")).pinnable_bytes == GIB
+    assert detect(machine=machine(cards, system="Windows", release="11")).pinnable_bytes == 32 * GIB
+    assert detect(machine=machine(cards, files=V2)).pinnable_bytes == 12 * GIB
+
+
+def test_this_machine_can_be_described():
+    spec = detect("cpu", machine=replace(this_machine(), torch=None))
+    assert 0 < spec.free_bytes <= spec.memory_bytes
+
+
+def test_nothing_of_it_needs_torch():
+    blocked = ("torch", "diffusers", "transformers")
+    block = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); "
+    code = block + "from reslab import residency as r; print(r.detect().kind, r.device('H200').name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["cpu", "H200"], done.stderr
