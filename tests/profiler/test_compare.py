@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from reslab.profiler import Change, Profile, Profiler, UnequalWorkError, compare
 from reslab.profiler._shift import shift_interval
 from reslab.profiler.testing import FakeClock
+from reslab.profiler.toy import Toy
 from reslab.stages import Pipeline, Stage
 
 
@@ -259,3 +260,11 @@ def test_the_interval_is_the_one_in_the_tables_of_mann_and_whitney(n, cut):
 
 def test_every_change_has_its_sentence():
     assert all(change.doc.endswith(".") for change in Change)
+
+
+def test_device_times_are_compared_by_default_where_there_are_any():
+    """A pass that is twice as long changes decode on the host, which waits there, and denoise on the device."""
+    quick, slow = Toy(warm_up_ms=0).profile(runs=4), Toy(warm_up_ms=0, pass_ms=20).profile(runs=4)
+    assert rows(compare(quick, slow), "change", "difference_ms")[0] == ("denoise", "slower", 80.0)
+    assert rows(compare(quick, slow, time="host_ns"), "change", "difference_ms")[0] == ("decode", "slower", 80.0)
+    assert compare(quick, slow).bars().caption.startswith("A run took 130 ms in a, 210 ms in b on the device;")

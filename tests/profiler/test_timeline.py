@@ -10,6 +10,7 @@ from reslab.profiler import PALETTE, Profile, memory_frame, spans_frame
 from reslab.profiler._hues import component_hues
 from reslab.profiler._lanes import covered_ns, lane_bars
 from reslab.profiler._resident import first_pool, pool_bytes, resident_bytes
+from reslab.profiler.toy import Toy
 
 GIB = 2**30
 MS = 1_000_000
@@ -202,3 +203,21 @@ def test_steps_are_drawn_as_the_device_took_them_where_it_was_timed():
     run = {"kind": "run", "lane": "host", "name": "lab", "start_ns": 0, "host_ns": 9}
     figure = Profile(spans=spans(run, *steps)).step_bars()
     assert figure.caption == "The first step of denoise took 40 ns, 2.0 times the median of the 2 others."
+
+
+def test_bars_are_as_long_as_the_device_took_and_say_what_the_host_took():
+    figure = Toy().profile(steps=4).bars()
+    assert [bar["text"] for bar in figure.spec["data"]["values"]] == [
+        "20 ms · 12 % · 2 ms on the host",
+        "120 ms · 71 % · 12 ms on the host",
+        "30 ms · 18 % · 156 ms on the host",
+        "0 ns · 0 %",
+    ]
+    taken = "denoise took 71 % of the 170 ms of 'toy' on the device"
+    assert figure.caption == f"{taken}; 0 % of the host's time was spent outside any stage."
+
+
+def test_a_copy_that_is_waited_for_is_a_stall():
+    bars = lane_bars(Toy(synchronize=True).profile(steps=4).spans)
+    assert bars.filter(lane="stall").select(pl.col("start_ns", "end_ns") // MS).rows() == [(140, 180)]
+    assert "stall" not in lane_bars(Toy().profile(steps=4).spans)["lane"]  # it was there when it was wanted

@@ -3,7 +3,8 @@
     stage_bars(stages(profile.spans)).save("stages.svg")
 
 Bars stand in the order of running and carry their own labels, so there is nothing to look up: no axis, no grid, no
-legend. One hue for stages, another for a stage that failed, grey for the time that no stage accounts for.
+legend. One hue for stages, another for a stage that failed, grey for the time that no stage accounts for. Where a
+device was timed, a bar is as long as the device took, and the host's time stands beside it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def stage_bars(stages: pl.DataFrame) -> Figure:
     import altair as alt  # takes two seconds
 
     runs = dict(stages.filter(pl.col("stage") == UNATTRIBUTED).select("pipeline", "calls").iter_rows())
+    stages = with_device_share(stages)
     rows = [_bar(row, runs) for row in stages.rows(named=True)]
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=alt.Y("label:N", sort=[row["label"] for row in rows], title=None, axis=_BARE_AXIS),
-        x=alt.X("host_ms:Q", axis=None),
+        x=alt.X("ms:Q", axis=None),
     )
     bars = base.mark_bar(height=14, cornerRadiusEnd=2).encode(
         color=alt.Color("color:N", scale=None),
@@ -48,16 +50,23 @@ def stage_bars(stages: pl.DataFrame) -> Figure:
     return Figure.from_altair(chart, caption=_caption(stages))
 
 
+def with_device_share(stages: pl.DataFrame) -> pl.DataFrame:
+    """Return the stages with a column `device_share`: of the pipeline's runs; null where no device was timed."""
+    return stages.with_columns(device_share=pl.col("device_ms") / pl.col("host_ms").sum().over("pipeline"))
+
+
 def _bar(row: Row, runs: Mapping[str, int]) -> Row:
-    time, share = format_ns(row["host_ms"] * 1e6), format_share(row["share"])
+    ms = row["host_ms"] if row["device_ms"] is None else row["device_ms"]
+    time, share = format_ns(ms * 1e6), format_share(row["device_share"] or row["share"])
+    beside = [] if row["device_ms"] is None else [f"{format_ns(row['host_ms'] * 1e6)} on the host"]
     return {
         "label": f"{row['pipeline']}: {row['stage']}" if len(runs) > 1 else row["stage"],
         "registered": ", ".join(row["registered_names"]),
         "calls": row["calls"],
-        "host_ms": round(row["host_ms"], 6),
+        "ms": round(ms, 6),
         "time": time,
         "share": share,
-        "text": " · ".join([time, share, *_remarks(row, runs[row["pipeline"]])]),
+        "text": " · ".join([time, share, *beside, *_remarks(row, runs[row["pipeline"]])]),
         "color": bar_color(row),
     }
 
@@ -85,9 +94,12 @@ def _caption(stages: pl.DataFrame) -> str:
         return "No run was recorded."
     pipeline = stages["pipeline"][0]
     own = stages.filter(pl.col("pipeline") == pipeline)
-    outside, inside = own.row(-1, named=True), own[:-1].sort("host_ms", descending=True, maintain_order=True)
+    on_device = own["device_ms"].count() > 0
+    by = "device_share" if on_device else "share"
+    outside, inside = own.row(-1, named=True), own[:-1].sort(by, descending=True, nulls_last=True, maintain_order=True)
     total = format_ns(float(own["host_ms"].sum()) * 1e6)
     runs = f"{total} in {outside['calls']} runs of" if outside["calls"] > 1 else f"{total} of"
-    longest = f"{inside['stage'][0]} took {format_share(inside['share'][0])}" if inside.height else "Stages took 0 %"
+    longest = f"{inside['stage'][0]} took {format_share(inside[by][0])}" if inside.height else "Stages took 0 %"
     rest = format_share(outside["share"]).replace("<", "under ")
-    return f"{longest} of the {runs} {pipeline!r}; {rest} was spent outside any stage."
+    where, whose = (" on the device", " of the host's time") if on_device else ("", "")
+    return f"{longest} of the {runs} {pipeline!r}{where}; {rest}{whose} was spent outside any stage."

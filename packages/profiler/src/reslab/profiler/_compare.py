@@ -25,6 +25,7 @@ from reslab.profiler._profile import Profile
 from reslab.profiler._repeats import TIMES, failed_runs, repeats
 from reslab.profiler._shift import Interval, shift_interval
 from reslab.profiler._work import Labels, Profiles, UnequalWorkError, differences
+from reslab.stages import Kind
 
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.001  # of the whole run: a stage may double there without being called slower
@@ -36,7 +37,7 @@ def compare(
     a: Profile | Sequence[Profile],
     b: Profile | Sequence[Profile],
     *,
-    time: str = "host_ns",
+    time: str | None = None,
     tolerance: float = 0.05,
     labels: tuple[str, str] = ("a", "b"),
     unequal_work: bool = False,
@@ -56,7 +57,8 @@ def compare(
     Args:
         a: The first side, often the baseline: one profile, which may hold several runs, or several profiles.
         b: The second side.
-        time: "host_ns", or "device_ns" for what events measured on the device.
+        time: "device_ns", what events measured on the device, or "host_ns". By default the device's where both sides
+            have it for every stage, because a host that runs ahead of its device files the waiting under another stage.
         tolerance: Relative difference below which a stage is the same, whatever the noise.
         labels: What to call the two sides.
         unequal_work: Compare although the runs did not do the same work; in which respect is said in the remarks.
@@ -69,6 +71,7 @@ def compare(
         ValueError: If a side has no finished run, or no times of this sort.
     """
     sides = [[a] if isinstance(a, Profile) else list(a), [b] if isinstance(b, Profile) else list(b)]
+    time = time or _common_time([*sides[0], *sides[1]])
     if time not in TIMES:
         raise ValueError(f"cannot compare {time!r}; choose one of {list(TIMES)}")
     reasons = differences(*sides, labels=labels)
@@ -84,7 +87,14 @@ def compare(
         labels=labels,
         remarks=tuple(dict.fromkeys(_remarks(sides, labels, reasons))),
         tolerance=tolerance,
+        time=time,
     )
+
+
+def _common_time(profiles: Profiles) -> str:
+    """Return "device_ns" where every stage has such a time, else "host_ns"."""
+    stages = (profile.spans.filter(pl.col("kind") == Kind.STAGE.value) for profile in profiles)
+    return "device_ns" if all(own.height and own["device_ns"].null_count() == 0 for own in stages) else "host_ns"
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame) -> list[Row]:

@@ -127,4 +127,5 @@ def _caption(comparison: Comparison) -> str:
         worst = "with too few repeats to tell a difference from noise"
     else:
         worst = "no stage differs beyond noise and the tolerance"
-    return f"A run took {whole}; {worst}."
+    lane = " on the device" if comparison.time == "device_ns" else ""
+    return f"A run took {whole}{lane}; {worst}."

@@ -73,6 +73,7 @@ class Comparison:
         labels: What the two sides are called.
         remarks: What a reader must know: unequal work, stages on one side only, times that do not add up.
         tolerance: Relative difference below which a stage is the same, whatever the noise.
+        time: Which times were compared: "host_ns" or "device_ns".
     """
 
     stages: pl.DataFrame
@@ -80,6 +81,7 @@ class Comparison:
     labels: tuple[str, str] = ("a", "b")
     remarks: tuple[str, ...] = ()
     tolerance: float = 0.05
+    time: str = "host_ns"
 
     @property
     def agrees(self) -> bool:
@@ -96,7 +98,7 @@ class Comparison:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Comparison):
             return NotImplemented
-        rest = ("labels", "remarks", "tolerance")
+        rest = ("labels", "remarks", "tolerance", "time")
         same = all(getattr(self, name) == getattr(other, name) for name in rest)
         return same and self.stages.equals(other.stages) and self.runs.equals(other.runs)
 

@@ -73,7 +73,7 @@ class Toy:
         self.load("text_encoder", "transformer")
         parts = {"text_encoder": _Part(self._encode), "transformer": _Part(self._pass), "vae": _Part(self._decode)}
         self.pipeline = Pipeline(parts, name="toy")
-        for name, stage in {"encode": _Encode(), "denoise": _Denoise(self), "decode": _Decode(self)}.items():
+        for name, stage in {"encode": Encode(), "denoise": Denoise(self), "decode": Decode(self)}.items():
             self.pipeline.add(stage, name=name)
         if offload == "conductor":
             self.pipeline.conduct(_Manager(self))
@@ -145,12 +145,16 @@ class _Part:
         return nullcontext()
 
 
-class _Encode(Stage):
+class Encode(Stage):
+    """Encodes the prompt."""
+
     def run(self, text_encoder: _Part) -> None:
         text_encoder.forward()
 
 
-class _Denoise(Stage):
+class Denoise(Stage):
+    """Makes the steps, two guidance passes each."""
+
     def __init__(self, toy: Toy) -> None:
         self._toy = toy
 
@@ -168,7 +172,9 @@ class _Denoise(Stage):
         self._toy.clock.advance(_MS)
 
 
-class _Decode(Stage):
+class Decode(Stage):
+    """Makes the frames, and waits for them."""
+
     def __init__(self, toy: Toy) -> None:
         self._toy = toy
 
