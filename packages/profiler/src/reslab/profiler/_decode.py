@@ -14,7 +14,6 @@ under the run that was under way, and belongs to the stage that its name says it
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
@@ -22,16 +21,14 @@ import polars as pl
 
 from reslab.profiler._clock import Reading
 from reslab.profiler._device import Reached
+from reslab.profiler._gathered import Gathered
 from reslab.profiler._record import DEVICE, END, UNFINISHED, WIDTH, Log, Mark, NameTable
-from reslab.profiler._schema import BORDERS, COPY, HOST, memory_frame
-from reslab.profiler._spans import Border, Place, Spans, place_within
+from reslab.profiler._schema import BORDERS, COPY, memory_frame
+from reslab.profiler._spans import Border
 from reslab.stages import Kind
 
-_RUN, _STEP = Kind.RUN.value, Kind.STEP.value
+_RUN = Kind.RUN.value
 _COPYING = frozenset({Kind.TRANSFER.value, Kind.WAIT.value})
-
-#: When, whose memory, of which component, bytes allocated, and the most since the sample before.
-Sample = tuple[int, str, str | None, int, int | None]
 
 
 def decode(
@@ -45,7 +42,7 @@ def decode(
         until_ns: The clock when it ended; what is still open is closed there.
         pools: Whose memory each reading of a sample is.
     """
-    record = _Record(pools)
+    record = Gathered(pools)
     for number, log in enumerate(sorted(logs, key=lambda log: _RUN not in log[::WIDTH])):
         if number == 1:
             record.host_spans = record.own_spans()
@@ -62,57 +59,10 @@ def decode(
     return record.spans.to_frame(origin_ns=origin_ns), memory
 
 
-class _Record:
-    """What the logs of all threads have told so far."""
-
-    def __init__(self, pools: Sequence[str]) -> None:
-        self.pools = pools
-        self.spans = Spans()
-        self.samples: list[Sample] = []
-        self.names: list[NameTable] = []  # by run
-        self.place_rows: dict[tuple[int, str, str, int, str | None], int] = {}
-        self.host_spans: list[int] = []  # the host lane's, once its log has been read
-
-    def begin_run(self, outer_row: int, name: str, names: NameTable) -> int:
-        """Return the row of the place of a new run."""
-        self.names.append(names)
-        run = Place(kind=_RUN, name=name, lane=self.spans.places[outer_row].lane, run=len(self.names) - 1)
-        self.spans.places.append(run)
-        return len(self.spans.places) - 1
-
-    def place_row(self, outer_row: int, kind: str, name: str, index: int, lane: str | None) -> int:
-        """Return the row of the place of a span; looked up, because most spans share theirs with others."""
-        key = (outer_row, kind, name, index if kind == _STEP else -1, lane)
-        if (row := self.place_rows.get(key)) is None:
-            row = self.place_rows[key] = len(self.spans.places)
-            outer = self.spans.places[outer_row]
-            names = self.names[outer.run] if outer.run is not None else {}
-            self.spans.places.append(place_within(outer, str(kind), name, index=index, names=names, lane=lane))
-        return row
-
-    def own_spans(self) -> list[int]:
-        """Return the spans so far that are on the host lane."""
-        return [span for span in range(len(self.spans.parents)) if self.spans.place(span).lane == HOST]
-
-    def under_way(self, now: int) -> int | None:
-        """Return the innermost span that was open at `now` on the host lane."""
-        begun = bisect_right(self.host_spans, now, key=self.spans.start_ns.__getitem__)
-        span = self.host_spans[begun - 1] if begun else None
-        while span is not None and self.spans.end_ns[span] < now:
-            span = self.spans.parents[span]
-        return span
-
-    def run_around(self, span: int | None) -> int | None:
-        """Return the innermost run that `span` is, or lies in."""
-        while span is not None and self.spans.place(span).kind != _RUN:
-            span = self.spans.parents[span]
-        return span
-
-
 class _Reader:
     """Reads one thread's log."""
 
-    def __init__(self, record: _Record) -> None:
+    def __init__(self, record: Gathered) -> None:
         self.record = record
         self.spans = record.spans
         self.open: list[int] = []
