@@ -13,6 +13,10 @@ of moves) and `_device/_spec` (what is known of a card). Nothing here imports to
 from importlib import import_module
 from typing import Any
 
+from reslab.residency._bounds._bounds import Bounds, StageBounds, bounds
+from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
+from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._workload import MERGED, workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._machine import Machine, this_machine
@@ -22,11 +26,14 @@ from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
 from reslab.residency._plan._plan import DecidedBy, Decision, Plan
+from reslab.residency._plan._presets import presets
 from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._settings import Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._break_even import break_even, break_even_tokens
+from reslab.residency._report._survey import survey
 
 __version__ = "0.1.0"
 
@@ -49,7 +56,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "MERGED",
+    "POOL_SLACK_BYTES",
     "Act",
+    "Bounds",
     "Call",
     "ComponentBytes",
     "ComponentSize",
@@ -62,6 +72,7 @@ __all__ = [
     "Holder",
     "Lora",
     "Machine",
+    "Memory",
     "Move",
     "Numerics",
     "Placement",
@@ -71,8 +82,12 @@ __all__ = [
     "RehearsalError",
     "Schedule",
     "Settings",
+    "StageBounds",
     "UnknownValueError",
     "Workload",
+    "bounds",
+    "break_even",
+    "break_even_tokens",
     "check_plan",
     "detect",
     "device",
@@ -81,9 +96,13 @@ __all__ = [
     "disk",
     "footprint",
     "layerwise",
+    "preset",
+    "presets",
     "resident",
     "schedule",
+    "survey",
     "swap",
     "this_machine",
     "user_settings",
+    "workload",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from reslab.residency._plan._keep import Units, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._keep import OUTSIDE, Units, keeps, moves_outside, stays, unit_bytes
 from reslab.residency._plan._placement import Kind, Placement
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
@@ -102,3 +102,43 @@ def _streamed(size: ComponentSize, calls: Sequence[Call], placement: Placement, 
 
 def _sum(size: ComponentSize, units: Units) -> int:
     return sum(unit_bytes(size, unit) for unit in units)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostBytes:
+    """Bytes of host memory that one component needs for what is fetched during the run, and where that comes from."""
+
+    nbytes: int
+    kind: Kind
+
+
+def host_bytes(plan: Plan, workload: Workload) -> dict[str, HostBytes]:
+    """Return what each component that moves needs of the host: copies of what moves, or a window onto the disk."""
+    found = {name: _host(plan, workload, name) for name in workload.components}
+    return {name: each for name, each in found.items() if each.nbytes}
+
+
+def _host(plan: Plan, workload: Workload, name: str) -> HostBytes:
+    size, kept = workload.components[name], keeps(plan, workload, name)
+    placements = [plan.placement(name, stage) for stage in workload.stages]
+    before = kept[0] if stays(placements[0]) else frozenset()
+    moved: Units = frozenset()
+    window = 0
+    for place, placement in enumerate(placements):
+        fetched = kept[place] - before | _streaming(workload, placement, name, place, kept[place])
+        if placement.kind is Kind.DISK:
+            window = max(window, placement.slots * max((unit_bytes(size, unit) for unit in fetched), default=0))
+        else:
+            moved |= fetched
+        before = kept[place]
+    kind = Kind.DISK if window and not moved else Kind.SWAP
+    return HostBytes(nbytes=_sum(size, moved) + window, kind=kind)
+
+
+def _streaming(workload: Workload, placement: Placement, name: str, place: int, kept: Units) -> Units:
+    """Return the units that move for calls of a stage."""
+    called = {call.blocks for call in workload.by_stage[place] if call.component == name}
+    if not called or not placement.streams:
+        return frozenset()
+    outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset()
+    return outside | {block for blocks in called for block in blocks if block not in kept}

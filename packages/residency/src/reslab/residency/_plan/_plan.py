@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 
+_RESIDENT = Placement()
+
+
 class DecidedBy(Described):
     """Who decides."""
 
@@ -115,7 +118,7 @@ class Plan:
 
     def placement(self, component: str, stage: str | None = None) -> Placement:
         """Return where a component lives in a stage, or in all where nothing is decided for that stage alone."""
-        return self._resolved.get((component, stage)) or self._resolved.get((component, None)) or Placement()
+        return self._resolved.get((component, stage)) or self._resolved.get((component, None)) or _RESIDENT
 
     @property
     def placements(self) -> Mapping[tuple[str, str | None], Placement]:

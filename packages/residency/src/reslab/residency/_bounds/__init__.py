@@ -1,0 +1,1 @@
+"""Bounds: what a plan costs at least and at most on a device, by roofline."""

@@ -1,0 +1,256 @@
+"""What a plan costs at least and at most on a device, stage by stage, before anything runs.
+
+    limits = bounds(rehearsal, plan, device("RTX 4090"))
+    limits.fits, limits.why, limits.tightest
+    limits.floor_ns, limits.ceiling_ns
+    limits.stages()
+
+Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
+operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two, where all copying hides behind
+compute, and at most their sum, where nothing does. These are bounds within that model, not predictions: kernels below
+their best throughput and time outside stages come on top of both.
+
+Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
+rehearsal saw alive. What torch's allocator holds beyond that is the pool's slack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from reslab.residency._bounds._memory import Memory, memory
+from reslab.residency._bounds._roofline import remembered, speed, trace_times, uncosted
+from reslab.residency._bounds._workload import workload
+from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._plan._footprint import ComponentBytes, footprint
+from reslab.residency._plan._numerics import Lora
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Workload
+from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._units import gib
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageBounds:
+    """One stage: times in nanoseconds, sizes in bytes.
+
+    Attributes:
+        stage: Its profile name.
+        registered_name: Its registered name.
+        calls: Component calls in it.
+        compute_ns: Of its calls and what runs between them, by roofline.
+        host_ns: What issuing its operations costs the host; a part of compute where it is longer than the device's.
+        memory_ns: The part of the device's time that is bound by memory traffic.
+        copy_ns: Copies to the device, or from it where those take longer.
+        back_ns: Copies from the device.
+        moved_bytes: To the device.
+        copied_back_bytes: From the device.
+        weight_bytes: On the device, slots included, at most.
+        activation_bytes: Alive besides weights, at most.
+    """
+
+    stage: str
+    registered_name: str
+    calls: int
+    compute_ns: int
+    host_ns: int
+    memory_ns: int
+    copy_ns: int
+    back_ns: int
+    moved_bytes: int
+    copied_back_bytes: int
+    weight_bytes: int
+    activation_bytes: int
+
+    @property
+    def floor_ns(self) -> int:
+        """Return the least that the stage takes: all copying hides behind compute."""
+        return max(self.compute_ns, self.copy_ns, self.back_ns)
+
+    @property
+    def ceiling_ns(self) -> int:
+        """Return the most: nothing hides."""
+        return self.compute_ns + self.copy_ns + self.back_ns
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the most bytes on the device."""
+        return self.weight_bytes + self.activation_bytes
+
+    @property
+    def limited_by(self) -> str:
+        """Return what the floor is bound by: "copy", "host", "memory", "compute", or "nothing" if nothing is done."""
+        if not self.ceiling_ns:
+            return "nothing"
+        if max(self.copy_ns, self.back_ns) > self.compute_ns:
+            return "copy"
+        if self.host_ns >= self.compute_ns:
+            return "host"
+        return "memory" if self.memory_ns * 2 > self.compute_ns else "compute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one plan costs on one device.
+
+    Attributes:
+        rows: The stages in order.
+        plan: The plan.
+        device: The device.
+        memory: What is needed of each memory, and whether it is there.
+        uncosted: Operations for whose arithmetic the device has no throughput.
+    """
+
+    rows: tuple[StageBounds, ...]
+    plan: Plan
+    device: DeviceSpec
+    memory: Memory
+    uncosted: pl.DataFrame
+
+    @property
+    def floor_ns(self) -> int:
+        """Return the least that the run takes."""
+        return sum(row.floor_ns for row in self.rows)
+
+    @property
+    def ceiling_ns(self) -> int:
+        """Return the most that it takes."""
+        return sum(row.ceiling_ns for row in self.rows)
+
+    @property
+    def compute_ns(self) -> int:
+        """Return what it takes without a copy: the floor of a plan that keeps everything resident."""
+        return sum(row.compute_ns for row in self.rows)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Return the bytes copied to the device in one run."""
+        return sum(row.moved_bytes for row in self.rows)
+
+    @property
+    def copied_back_bytes(self) -> int:
+        """Return the bytes copied from the device in one run."""
+        return sum(row.copied_back_bytes for row in self.rows)
+
+    @property
+    def tightest(self) -> StageBounds:
+        """Return the stage with the highest peak."""
+        return max(self.rows, key=lambda row: row.peak_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the most bytes on the device."""
+        return self.tightest.peak_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether device and host have the memory."""
+        return self.memory.fits
+
+    @property
+    def why(self) -> str:
+        """Return in a sentence whether it fits, and where it is tightest."""
+        return self.memory.why
+
+    def stages(self) -> pl.DataFrame:
+        """Return a row a stage: the attributes of `StageBounds`, floor_ns, ceiling_ns, peak_bytes and limited_by."""
+        from reslab.residency._bounds._tables import stages
+
+        return stages(self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"Bounds({self.plan.name!r} on {self.device.name}: {self.floor_ns / 1e9:.3g} to "
+            f"{self.ceiling_ns / 1e9:.3g} s, {gib(self.moved_bytes)} moved, peak {gib(self.peak_bytes)}, "
+            f"{'fits' if self.fits else 'does not fit'})"
+        )
+
+    def _repr_html_(self) -> str:
+        from reslab.residency._bounds._tables import bounds_html
+
+        return bounds_html(self)
+
+
+def bounds(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
+    """Bound what a plan costs on a device, in time and memory, for one rehearsed run.
+
+    Args:
+        rehearsal: What the run consists of.
+        plan: Where weights live.
+        device: What it runs on; its free memory is what there is.
+        pool_slack_bytes: What the allocator takes beyond what is alive; by default `POOL_SLACK_BYTES` on CUDA.
+
+    Raises:
+        PlanError: The plan places a component or a stage that the rehearsal does not have; it names the nearest.
+    """
+    lora, numerics = plan.lora, plan.numerics
+    work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
+    compute: Mapping[str, _Compute] = remembered(
+        "compute", rehearsal, (lora, *speed(device)), lambda: _compute(rehearsal, device, lora)
+    )
+    placed = footprint(plan, work)
+    need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
+    by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}
+    for row in placed:
+        by_stage[row.stage].append(row)
+    rows = (_stage(compute[stage], by_stage[stage], work, device, need) for stage in work.stages)
+    return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
+
+
+class _Compute(NamedTuple):
+    """A stage without its copies."""
+
+    stage: str
+    registered_name: str
+    calls: int
+    compute_ns: int
+    host_ns: int
+    memory_ns: int
+
+
+def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, _Compute]:
+    """Return by registered name what each stage computes, what runs between its calls included."""
+    trace = pl.coalesce("merged_trace", "trace") if lora is Lora.MERGED else pl.col("trace")
+    times = trace_times(rehearsal, device).with_columns(compute_ns=pl.max_horizontal("device_ns", "host_ns"))
+    calls = rehearsal.calls.select("registered_name", trace=trace).join(times, on="trace", how="left")
+    sums = calls.group_by("registered_name").agg(
+        calls=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in ("compute_ns", "host_ns", "memory_ns")}
+    )
+    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / device.memory_bytes_per_s * 1e9
+    between = rehearsal.glue.select(
+        pl.col("stage", "registered_name"),
+        glue_ns=traffic.round().cast(pl.Int64),
+        glue_host_ns=pl.col("operations") * device.host_ns_per_operation,
+    )
+    joined = between.join(sums, on="registered_name", how="left", maintain_order="left").fill_null(0)
+    rows = joined.select(
+        pl.col("stage", "registered_name").cast(pl.String),
+        "calls",
+        pl.col("compute_ns") + pl.max_horizontal("glue_ns", "glue_host_ns"),
+        pl.col("host_ns") + pl.col("glue_host_ns"),
+        pl.col("memory_ns") + pl.col("glue_ns"),
+    )
+    return {row[1]: _Compute(*row) for row in rows.iter_rows()}
+
+
+def _stage(
+    compute: _Compute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: Memory
+) -> StageBounds:
+    moved = 0 if device.unified else sum(row.fetched_bytes for row in placed)
+    back = 0 if device.unified else sum(row.copied_back_bytes for row in placed)
+    copies = 0.0 if device.unified else sum(row.fetched_bytes * need.ns_per_byte[row.component] for row in placed)
+    return StageBounds(
+        **compute._asdict(),
+        copy_ns=round(copies),
+        back_ns=round(back / device.link_back_bytes_per_s * 1e9),
+        moved_bytes=moved,
+        copied_back_bytes=back,
+        weight_bytes=need.weight_bytes[compute.registered_name],
+        activation_bytes=work.activations.get(compute.registered_name, 0),
+    )

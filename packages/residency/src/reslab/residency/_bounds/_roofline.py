@@ -1,0 +1,115 @@
+"""How long operations take at least on a device: by roofline, from what a rehearsal counted.
+
+Each operation takes the longer of its arithmetic (FLOP ÷ throughput of its kind and type) and its traffic (bytes read
+and written ÷ memory bandwidth), one after the other, every one reading from and writing to device memory: this is what
+running operations one by one comes to at best. `fused_ns` counts matrix products, convolutions and attention alone, as
+if all else were fused into them for free. Arithmetic that nobody knows a throughput for is listed, with its share;
+its traffic is counted.
+
+    trace_times(rehearsal, device)         # a row a trace: device_ns, fused_ns, memory_ns, host_ns
+    uncosted(rehearsal, device)            # op, kind, dtype, flops, share
+
+Read on: Williams, Waterman, Patterson, "Roofline" (CACM 2009).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+
+from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._rehearse._rehearsal import Rehearsal
+
+#: Kinds of operations whose arithmetic counts; all others are bound by their traffic.
+ARITHMETIC = ("matmul", "conv", "attention")
+
+_REMEMBERED = 16
+_known: dict[tuple[Any, ...], tuple[Rehearsal, Any]] = {}
+
+
+def remembered(what: str, rehearsal: Rehearsal, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """Return what was made before for the same rehearsal (by identity) and key, else make it."""
+    place = (what, id(rehearsal), *key)
+    if place not in _known or _known[place][0] is not rehearsal:
+        while len(_known) >= _REMEMBERED:
+            del _known[next(iter(_known))]
+        _known[place] = (rehearsal, make())
+    return _known[place][1]
+
+
+def speed(device: DeviceSpec) -> tuple[Any, ...]:
+    """Return what of a device decides how long operations take."""
+    rates = (device.matrix_flops_per_s, device.attention_flops_per_s)
+    known = (tuple(sorted(rate.items())) for rate in rates)
+    return (device.memory_bytes_per_s, device.host_ns_per_operation, *known)
+
+
+def trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    """Return a row a trace: trace, device_ns, fused_ns, memory_ns (bound by traffic), host_ns.
+
+    Args:
+        rehearsal: A rehearsed run.
+        device: Whose throughputs count.
+    """
+    return remembered("traces", rehearsal, speed(device), lambda: _trace_times(rehearsal, device))
+
+
+def block_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    """Return a row a trace and block: trace, block (-1 outside), device_ns, fused_ns."""
+    bodies = _bodies(rehearsal, device)
+    joined = rehearsal.segments.join(bodies, on="body", how="left")
+    return joined.group_by("trace", "block").agg(pl.col("device_ns", "fused_ns").sum()).sort("trace", "block")
+
+
+def uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    """Return the operations for whose arithmetic the device has no throughput, the largest first.
+
+    Columns: op, kind, dtype, operations and flops of the whole run, share of all FLOPs (0 to 1).
+    """
+    return remembered("uncosted", rehearsal, speed(device), lambda: _uncosted(rehearsal, device))
+
+
+def _trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    joined = rehearsal.segments.join(_bodies(rehearsal, device), on="body", how="left")
+    sums = joined.group_by("trace").agg(pl.col("device_ns", "fused_ns", "memory_ns").sum())
+    host = pl.col("host_operations") * device.host_ns_per_operation
+    rows = rehearsal.traces.select("trace", host_ns=host).join(sums, on="trace", how="left")
+    return rows.select("trace", "device_ns", "fused_ns", "memory_ns", "host_ns").fill_null(0).sort("trace")
+
+
+def _bodies(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    """Return a row a body: the sums over its operations."""
+    arithmetic = pl.col("flops") / pl.col("flops_per_s") * 1e9
+    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / device.memory_bytes_per_s * 1e9
+    costed = _with_throughput(rehearsal, device).with_columns(
+        arithmetic_ns=arithmetic.fill_null(0.0), traffic_ns=traffic
+    )
+    each = pl.max_horizontal("arithmetic_ns", "traffic_ns") * pl.col("repeats")
+    counts = pl.col("kind").cast(pl.String).is_in(ARITHMETIC)
+    bound = pl.col("traffic_ns") > pl.col("arithmetic_ns")
+    sums = {"device_ns": each, "fused_ns": pl.when(counts).then(each), "memory_ns": pl.when(bound).then(each)}
+    return costed.group_by("body").agg(**{name: ns.sum().round().cast(pl.Int64) for name, ns in sums.items()})
+
+
+def _with_throughput(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    pairs = rehearsal.operations.select("kind", "dtype").unique()
+    rates = [
+        device.flops_per_s(kind, dtype) if kind in ARITHMETIC else None
+        for kind, dtype in pairs.cast(pl.String).iter_rows()
+    ]
+    throughput = pairs.with_columns(pl.Series("flops_per_s", rates, dtype=pl.Float64))
+    return rehearsal.operations.join(throughput, on=["kind", "dtype"], how="left")
+
+
+def _uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
+    times = rehearsal.calls.group_by("trace").agg(calls=pl.len().cast(pl.Int64))
+    bodies = rehearsal.segments.join(times, on="trace").group_by("body").agg(pl.col("calls").sum())
+    every = _with_throughput(rehearsal, device).join(bodies, on="body")
+    every = every.with_columns(operations=pl.col("repeats") * pl.col("calls"))
+    every = every.with_columns(flops=pl.col("flops") * pl.col("operations"))
+    total = max(int(every["flops"].sum()), 1)
+    unknown = every.filter((pl.col("flops") > 0) & pl.col("flops_per_s").is_null())
+    sums = unknown.group_by("op", "kind", "dtype").agg(pl.col("operations", "flops").sum())
+    return sums.with_columns(share=pl.col("flops") / total).sort("flops", "op", descending=[True, False])

@@ -1,0 +1,127 @@
+"""From a rehearsal to what a plan is laid over, as the plan's own choices change it.
+
+    workload(rehearsal)                                    # the LoRA added on the fly
+    workload(rehearsal, Plan.of({"lora": "merged"}))       # a second transformer, "transformer+lora", for refining
+
+With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" they are gone, and
+calls with the LoRA run on a component of its own, named with "+lora" and of the same size. With
+`weight_dtype="float8"` the blocks of the component that denoises take half the bytes, and `pass_batching="batched"`
+makes one call of a step's passes, whose activations add up. Buffers never leave the device: they count with the
+activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import polars as pl
+
+from reslab.residency._plan._numerics import Lora, PassBatching, WeightDtype
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
+from reslab.residency._rehearse._rehearsal import Rehearsal
+
+#: Ends the name of a component that has the LoRA merged in.
+MERGED = "+lora"
+
+_PAIR = {"bfloat16", "float16"}  # types of two bytes, which float8 halves
+
+
+def workload(rehearsal: Rehearsal, plan: Plan | None = None) -> Workload:
+    """Return the components and calls of a rehearsal, as a plan's `lora` and `numerics` make them.
+
+    Args:
+        rehearsal: A rehearsed run.
+        plan: Whose choices count; by default those of an empty plan.
+    """
+    return _Reading(rehearsal=rehearsal, plan=plan or Plan.of()).workload()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """One rehearsal read in the way of one plan."""
+
+    rehearsal: Rehearsal
+    plan: Plan
+
+    def workload(self) -> Workload:
+        stages = tuple(self.rehearsal.glue["registered_name"].cast(pl.String))
+        grouped = [list(group) for _, group in groupby(self.rows, key=self.piece)]
+        return Workload(
+            components=self.components,
+            stages=stages,
+            calls=tuple(self.call(group[0]) for group in grouped),
+            activations=dict(self.activations(stages, grouped)),
+        )
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """The calls, with what their traces say of memory."""
+        calls = self.rehearsal.calls
+        if self.merged:
+            calls = calls.with_columns(trace=pl.coalesce("merged_trace", "trace"))
+        peaks = self.rehearsal.traces.select("trace", peak=pl.col("activation_peak_bytes") + pl.col("workspace_bytes"))
+        joined = calls.join(peaks, on="trace", how="left", maintain_order="left")
+        names = pl.col("registered_name", "component", "method", "guidance_pass").cast(pl.String)
+        return joined.with_columns(names).rows(named=True)
+
+    @property
+    def merged(self) -> bool:
+        return self.plan.lora is Lora.MERGED
+
+    @property
+    def batched(self) -> bool:
+        return self.plan.numerics.pass_batching is PassBatching.BATCHED
+
+    def name(self, row: dict[str, Any]) -> str:
+        with_lora = self.merged and row["merged_trace"] is not None
+        return row["component"] + (MERGED if with_lora else "")
+
+    def piece(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        """What is called at once: one call, or all passes of a step."""
+        together = self.batched and row["step"] is not None
+        return (row["registered_name"], self.name(row), row["step"], None if together else row["call"])
+
+    def call(self, row: dict[str, Any]) -> Call:
+        blocks = self.blocks[row["trace"]]
+        return Call(stage=row["registered_name"], component=self.name(row), method=row["method"], blocks=blocks)
+
+    @cached_property
+    def blocks(self) -> dict[int, tuple[int, ...]]:
+        """The blocks that each trace runs, in order."""
+        inside = self.rehearsal.segments.filter(pl.col("block") >= 0).sort("trace", "position")
+        found: dict[int, tuple[int, ...]] = dict.fromkeys(self.rehearsal.traces["trace"].to_list(), ())
+        for (trace,), part in inside.group_by("trace", maintain_order=True):
+            found[int(trace)] = tuple(block for block, _ in groupby(part["block"].to_list()))
+        return found
+
+    @cached_property
+    def components(self) -> dict[str, ComponentSize]:
+        second = {self.name(row) for row in self.rows if self.name(row) != row["component"]}
+        found = {}
+        for row in self.rehearsal.components.rows(named=True):
+            found[row["component"]] = self.size(row)
+            if row["component"] + MERGED in second:
+                found[row["component"] + MERGED] = self.size(row)
+        return found
+
+    def size(self, row: dict[str, Any]) -> ComponentSize:
+        blocks = self.rehearsal.blocks.filter(pl.col("component") == row["component"]).sort("block")
+        lora = blocks["lora_bytes"] * (not self.merged)
+        denoises = any(call["component"] == row["component"] and call["step"] is not None for call in self.rows)
+        halved = denoises and row["dtype"] in _PAIR and self.plan.numerics.weight_dtype is WeightDtype.FLOAT8
+        own = blocks["weight_bytes"] // 2 if halved else blocks["weight_bytes"]
+        outside = row["outside_bytes"] + (0 if self.merged else row["lora_bytes"] - blocks["lora_bytes"].sum())
+        return ComponentSize(outside_bytes=outside, block_bytes=tuple(own + lora))
+
+    def activations(self, stages: tuple[str, ...], grouped: list[list[dict[str, Any]]]) -> Iterator[tuple[str, int]]:
+        buffers = int(self.rehearsal.components["buffer_bytes"].sum())
+        glue = dict(zip(stages, self.rehearsal.glue["peak_bytes"], strict=True))
+        for stage in stages:
+            own = [group for group in grouped if group[0]["registered_name"] == stage]
+            peaks = [group[0]["live_bytes"] + sum(row["peak"] for row in group) for group in own]
+            yield stage, buffers + max([glue[stage], *peaks])

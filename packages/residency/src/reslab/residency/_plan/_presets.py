@@ -1,0 +1,133 @@
+"""Presets: named recipes for a plan, among them what other tools do, so that one picture can hold them all.
+
+    preset("diffusers model offload", rehearsal)
+    presets()                                     # every name, with its sentence
+
+Sources. diffusers 0.42.1: `DiffusionPipeline.enable_model_cpu_offload` (accelerate's CpuOffload hooks, which move a
+whole model with `.to`, back as well), `hooks/group_offloading.py` (without a stream blocks are moved back with `.to`,
+with one they are fetched one ahead and let go), `enable_sequential_cpu_offload` (accelerate's AlignDevicesHook: leaf
+by leaf, let go afterwards). Lightricks/LTX-2, ltx-pipelines, `--offload none | cpu | disk`: two slots, guidance passes
+in one batch, weights stored as float8, the LoRA merged at load. The reference is sglang 0.5.23; when it chooses which
+is `reslab.ltx2.reference_decision`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until, layerwise, resident, swap
+from reslab.residency._plan._plan import DecidedBy, Plan
+from reslab.residency._plan._settings import Settings
+from reslab.residency._plan._workload import Workload
+from reslab.residency._units import nearest
+
+#: Components that the reference streams layer by layer unless told otherwise.
+_REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")
+_BATCHED_FLOAT8 = {"lora": "merged", "numerics.pass_batching": "batched", "numerics.weight_dtype": "float8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A recipe: where each component goes, what else is set, and what it is in a sentence."""
+
+    doc: str
+    place: Callable[[str, int], Placement]  # of a component's name and number of blocks
+    other: Mapping[str, Any]
+
+
+def presets() -> dict[str, str]:
+    """Return the names of all presets with their sentences.
+
+    >>> presets()["all resident"]
+    'Everything on the device from beginning to end.'
+    """
+    return {name: each.doc for name, each in _PRESETS.items()}
+
+
+def preset_choices(name: str) -> Mapping[str, Any]:
+    """Return what a preset sets besides places; raises PlanError where there is no such preset, naming the nearest."""
+    if name not in _PRESETS:
+        raise PlanError(f"there is no preset {name!r}; {nearest(name, _PRESETS)}")
+    return _PRESETS[name].other
+
+
+def preset_plan(name: str, workload: Workload, settings: Settings | Mapping[str, Any] | None) -> Plan:
+    """Return the plan that a preset makes for the components of a workload, passing over what a person set."""
+    other, chosen = preset_choices(name), _PRESETS[name]
+    places = {
+        component: chosen.place(component, len(size.block_bytes)) for component, size in workload.components.items()
+    }
+    plan = Plan.of(settings, name=name)
+    return plan.decide({**places, **other}, by=DecidedBy.RULE, why=f"preset: {chosen.doc}")
+
+
+def _everywhere(placement: Placement) -> Callable[[str, int], Placement]:
+    return lambda component, blocks: placement
+
+
+def _reference_original(component: str, blocks: int) -> Placement:
+    return layerwise() if component in _REFERENCE_LAYERWISE else resident()
+
+
+def _lightricks(kind: Kind) -> Callable[[str, int], Placement]:
+    whole = swap(until=Until.EACH)
+    return lambda component, blocks: Placement(kind=kind, until=Until.EACH) if blocks else whole
+
+
+_PRESETS: Mapping[str, Preset] = {
+    "all resident": Preset(
+        doc="Everything on the device from beginning to end.", place=_everywhere(resident()), other={}
+    ),
+    "swap": Preset(
+        doc="Each component on the device from its first stage to its last, let go by re-pointing.",
+        place=_everywhere(swap()),
+        other={},
+    ),
+    "diffusers model offload": Preset(
+        doc="Each model is moved whole when it is called, and copied back when the next one is.",
+        place=_everywhere(Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)),
+        other={},
+    ),
+    "diffusers group offload": Preset(
+        doc="Each block is moved before it runs and copied back after it, nothing ahead of time.",
+        place=_everywhere(
+            Placement(kind=Kind.LAYERWISE, prefetch=0, granularity=Granularity.GROUP, copy_back=True, until=Until.EACH)
+        ),
+        other={},
+    ),
+    "diffusers group offload, streamed": Preset(
+        doc="Each block is fetched while the one before it runs, and let go after it.",
+        place=_everywhere(Placement(kind=Kind.LAYERWISE, prefetch=1, granularity=Granularity.GROUP, until=Until.EACH)),
+        other={},
+    ),
+    "diffusers sequential offload": Preset(
+        doc="Each layer is moved before it runs and let go after it.",
+        place=_everywhere(Placement(kind=Kind.LAYERWISE, prefetch=0, granularity=Granularity.LEAF, until=Until.EACH)),
+        other={},
+    ),
+    "lightricks none": Preset(
+        doc="Each model is loaded whole for its stage and let go, with the LoRA merged at load.",
+        place=_everywhere(swap(until=Until.EACH)),
+        other=_BATCHED_FLOAT8,
+    ),
+    "lightricks cpu": Preset(
+        doc="Blocks stream from pinned host memory through two slots.",
+        place=_lightricks(Kind.LAYERWISE),
+        other=_BATCHED_FLOAT8,
+    ),
+    "lightricks disk": Preset(
+        doc="Blocks stream from disk through two slots.", place=_lightricks(Kind.DISK), other=_BATCHED_FLOAT8
+    ),
+    "reference original": Preset(
+        doc="One transformer on the device with the LoRA on the fly; text and image encoder and VAE layer by layer.",
+        place=_reference_original,
+        other={"lora": "dynamic"},
+    ),
+    "reference resident": Preset(
+        doc="Two transformers on the device, the second with the LoRA merged, and everything else too.",
+        place=_everywhere(resident()),
+        other={"lora": "merged"},
+    ),
+}
