@@ -7,26 +7,61 @@
     video = pipe.run(prompt="a heron over a weir", width=128, height=64, num_frames=9, seed=7)
     video.show()
 
-Read on in `_variants` (what there is), `_tiny` and `_load` (where weights come from), `_compose` (the pipelines),
-`_rules` (what a request must keep to) and `_lora` (the distilled LoRA). No model mathematics is here: diffusers has
-it.
+Read on in `_variants` (what there is), `_tiny`, `_load` and `_blank` (where weights come from), `_compose` (the
+pipelines), `_rehearsal` (what a run at full size consists of), `_rules` (what a request must keep to) and `_lora` (the
+distilled LoRA). No model mathematics is here: diffusers has it.
+
+What needs torch is imported when it is first asked for, so that variants and shipped rehearsals are read without it.
 """
 
-from reslab.ltx2._checkpoint import Checkpoint
-from reslab.ltx2._compose import one_stage, two_stage
-from reslab.ltx2._device import default_device
-from reslab.ltx2._download import DownloadPlan
-from reslab.ltx2._hub import Hub
-from reslab.ltx2._load import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from reslab.ltx2._rehearsal import rehearsal
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
-from reslab.ltx2._video import Video
-from reslab.ltx2._write import write
+
+if TYPE_CHECKING:
+    from reslab.ltx2._blank import Blank, blank
+    from reslab.ltx2._checkpoint import Checkpoint
+    from reslab.ltx2._compose import one_stage, two_stage
+    from reslab.ltx2._device import default_device
+    from reslab.ltx2._download import DownloadPlan
+    from reslab.ltx2._hub import Hub
+    from reslab.ltx2._load import load
+    from reslab.ltx2._video import Video
+    from reslab.ltx2._write import write
 
 __version__ = "0.1.0"
 
+_NEEDS_TORCH = {
+    "Blank": "_blank",
+    "Checkpoint": "_checkpoint",
+    "DownloadPlan": "_download",
+    "Hub": "_hub",
+    "Video": "_video",
+    "blank": "_blank",
+    "default_device": "_device",
+    "load": "_load",
+    "one_stage": "_compose",
+    "two_stage": "_compose",
+    "write": "_write",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEEDS_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_NEEDS_TORCH]
+
+
 __all__ = [
     "AudioShape",
+    "Blank",
     "Checkpoint",
     "DownloadPlan",
     "Guidance",
@@ -34,9 +69,11 @@ __all__ = [
     "Variant",
     "Video",
     "VideoShape",
+    "blank",
     "default_device",
     "load",
     "one_stage",
+    "rehearsal",
     "two_stage",
     "variant",
     "variants",

@@ -35,10 +35,10 @@ from reslab.residency import parameters_to_meta, weightless
 #: Rank of the released LoRA files (`…-distilled-lora-384.safetensors`).
 LORA_RANK = 384
 _MISSING = {
-    "ltx-2.5": "LTX-2.5 cannot be rehearsed yet: its video decoder denoises (LTX2VideoDiffusionDecoderModel), which the "
-    "one-stage and two-stage pipelines do not compose, and the configuration of its text encoder is not shipped. "
-    "Its transformer has LTX-2.3's blocks without the biases of the feed-forward layers: rehearse 'LTX-2.3 distilled', "
-    "which makes as many passes."
+    "ltx-2.5": "LTX-2.5 cannot be rehearsed yet: its video decoder is a denoising model of its own "
+    "(LTX2VideoDiffusionDecoderModel), which the one-stage and two-stage pipelines do not compose, and the sizes "
+    "of its text encoder are not shipped. Its transformer has LTX-2.3's blocks, without the biases of the video's "
+    "feed-forward layers: 'LTX-2.3 distilled' makes as many passes over them."
 }
 
 
@@ -188,9 +188,7 @@ def _buffer_values(name: str, buffer: torch.Tensor) -> torch.Tensor:
     return buffer
 
 
-def _lora_values(
-    lora: Any, generator: torch.Generator, device: torch.device | str
-) -> dict[str, torch.Tensor]:
+def _lora_values(lora: Any, generator: torch.Generator, device: torch.device | str) -> dict[str, torch.Tensor]:
     """Random values of a LoRA, equal layers of all blocks sharing one storage."""
     values: dict[str, torch.Tensor] = {}
     state = {}

@@ -1,7 +1,10 @@
 """What a component's weights are: how many bytes, which repeated blocks, what of them is a LoRA.
 
-Blocks are what layerwise placement moves one by one: members of a list of modules of one class, most of them of equal
-shapes, where the list holds at least a tenth of the component's weights and all such lists together at least half.
+Blocks are what layerwise placement moves one by one: members of a list of at least eight modules of one class, most of
+equal shapes, where the list holds at least a tenth of the component's weights, and all such lists at least half.
+
+    anatomy = Anatomy(transformer)
+    anatomy.blocks              # {"transformer_blocks.0": …, …}
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-_LEAST_LIST, _LEAST_TOGETHER = 0.1, 0.5
-_LORA = ".lora_"
+_LEAST_MEMBERS, _LEAST_LIST, _LEAST_TOGETHER = 8, 0.1, 0.5
+_LORA = "lora_"
 
 
 class Bytes(NamedTuple):
@@ -23,53 +26,65 @@ class Bytes(NamedTuple):
     lora: int
 
 
-def weight_bytes(module: torch.nn.Module) -> Bytes:
-    """Count the bytes of a module's parameters, tied ones once."""
-    named = [(name, parameter.nbytes) for name, parameter in module.named_parameters()]
-    lora = sum(size for name, size in named if _LORA in f".{name}")
-    return Bytes(sum(size for _name, size in named) - lora, lora)
+class Anatomy:
+    """The weights of one component, and the repeated blocks among them."""
 
+    def __init__(self, component: torch.nn.Module) -> None:
+        self.component = component
+        self._bytes: dict[int, Bytes] = {}
+        self._counted: set[int] = set()
+        self.total = self._count(component, in_lora=False)
+        self.lists = self._block_lists()
+        #: The repeated blocks in order, by path.
+        self.blocks = {
+            f"{path}.{place}": block for path, each in self.lists.items() for place, block in enumerate(each)
+        }
 
-def block_lists(component: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
-    """The lists of repeated blocks of a component, by path; none where blocks are not most of it."""
-    total = weight_bytes(component).weights
-    found = {path: blocks for path, blocks in _outermost(component) if _share(blocks, total) >= _LEAST_LIST}
-    return found if sum(_share(blocks, total) for blocks in found.values()) >= _LEAST_TOGETHER else {}
+    def _count(self, module: torch.nn.Module, *, in_lora: bool) -> Bytes:
+        """Count the bytes of every module inside, tied weights once."""
+        own = 0
+        for weight in module._parameters.values():
+            if weight is not None and id(weight) not in self._counted:
+                self._counted.add(id(weight))
+                own += weight.nbytes
+        weights, lora = (0, own) if in_lora else (own, 0)
+        for name, child in module._modules.items():
+            if child is not None and id(child) not in self._bytes:
+                inner = self._count(child, in_lora=in_lora or name.startswith(_LORA))
+                weights, lora = weights + inner.weights, lora + inner.lora
+        self._bytes[id(module)] = Bytes(weights, lora)
+        return self._bytes[id(module)]
 
+    def _block_lists(self) -> dict[str, torch.nn.ModuleList]:
+        found = {path: each for path, each in _outermost(self.component) if self._share(each) >= _LEAST_LIST}
+        return found if sum(map(self._share, found.values())) >= _LEAST_TOGETHER else {}
 
-def blocks_of(component: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """The repeated blocks of a component in order, by path."""
-    lists = block_lists(component)
-    return {f"{path}.{place}": block for path, blocks in lists.items() for place, block in enumerate(blocks)}
+    def _share(self, module: torch.nn.Module) -> float:
+        return self._bytes[id(module)].weights / max(self.total.weights, 1)
 
+    def row(self, name: str) -> tuple[Any, ...]:
+        """The component's row of the frame `components`."""
+        own = [weight for path, weight in self.component.named_parameters() if f".{_LORA}" not in f".{path}"]
+        dtypes: Counter[str] = Counter()
+        for weight in own:
+            dtypes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
+        return (
+            name,
+            type(self.component).__name__,
+            dtypes.most_common(1)[0][0] if dtypes else "",
+            sum(weight.numel() for weight in own),
+            self.total.weights,
+            sum(buffer.nbytes for buffer in self.component.buffers()),
+            self.total.lora,
+            len(self.blocks),
+            ", ".join(self.lists),
+            self.total.weights - sum(self._bytes[id(block)].weights for block in self.blocks.values()),
+        )
 
-def component_row(name: str, component: torch.nn.Module) -> tuple[Any, ...]:
-    """A row of the frame `components`."""
-    size, blocks = weight_bytes(component), blocks_of(component)
-    buffers = sum(buffer.nbytes for buffer in component.buffers())
-    own = [(path, weight) for path, weight in component.named_parameters() if _LORA not in f".{path}"]
-    dtypes = Counter[str]()
-    for _path, weight in own:
-        dtypes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
-    return (
-        name,
-        type(component).__name__,
-        dtypes.most_common(1)[0][0] if dtypes else "",
-        sum(weight.numel() for _path, weight in own),
-        size.weights,
-        buffers,
-        size.lora,
-        len(blocks),
-        ", ".join(block_lists(component)),
-        size.weights - sum(weight_bytes(block).weights for block in blocks.values()),
-    )
-
-
-def block_rows(name: str, component: torch.nn.Module) -> Iterator[tuple[Any, ...]]:
-    """The rows of the frame `blocks` for one component."""
-    for index, (path, block) in enumerate(blocks_of(component).items()):
-        size = weight_bytes(block)
-        yield name, index, path, size.weights, size.lora
+    def block_rows(self, name: str) -> Iterator[tuple[Any, ...]]:
+        """The component's rows of the frame `blocks`."""
+        for index, (path, block) in enumerate(self.blocks.items()):
+            yield name, index, path, *self._bytes[id(block)]
 
 
 def _outermost(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.ModuleList]]:
@@ -82,15 +97,8 @@ def _outermost(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _repeats(members: torch.nn.ModuleList) -> bool:
-    """Whether a list holds at least two blocks of one class, most of them of equal shapes."""
-    if len(members) < 2 or len({type(member) for member in members}) > 1:
+    """Whether a list holds at least eight blocks of one class, most of them of equal shapes."""
+    if len(members) < _LEAST_MEMBERS or len({type(member) for member in members}) > 1:
         return False
-    shapes = Counter(
-        tuple((name, weight.shape) for name, weight in member.named_parameters() if _LORA not in f".{name}")
-        for member in members
-    )
+    shapes = Counter(tuple(weight.shape for weight in member.parameters()) for member in members)
     return shapes.most_common(1)[0][1] > len(members) / 2
-
-
-def _share(blocks: torch.nn.ModuleList, total: int) -> float:
-    return weight_bytes(blocks).weights / max(total, 1)

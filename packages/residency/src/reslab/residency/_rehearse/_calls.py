@@ -1,8 +1,8 @@
 """Component calls, each traced once per distinct shape.
 
-A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model reads
-a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it from
-then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged.
+A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model
+reads a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it
+from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged.
 """
 
 from __future__ import annotations
@@ -46,6 +46,22 @@ class Call(NamedTuple):
     live_bytes: int
 
 
+class _Method(NamedTuple):
+    """A method of a component: how it is called, and which of the component's layers carry a LoRA."""
+
+    owner: torch.nn.Module
+    name: str
+    original: Callable[..., Any]
+    parameters: inspect.Signature
+    adapted: list[Any]
+    switches: list[Any]
+
+    @property
+    def lora(self) -> frozenset[Any]:
+        """The adapters that are on."""
+        return _lora.active(self.switches)
+
+
 class _Known(NamedTuple):
     trace: int
     merged_trace: int | None
@@ -73,14 +89,15 @@ class Calls:
 
     def answering(self, owner: torch.nn.Module, name: Callable[[], str], method: str) -> Callable[..., Any]:
         """Make what stands for a component's method; its signature is kept."""
-        original = getattr(owner, method)
-        parameters, adapted = inspect.signature(original), _lora.adapted_layers(owner)
+        original, adapted = getattr(owner, method), _lora.adapted_layers(owner)
+        parameters = inspect.signature(original)
+        about = _Method(owner, method, original, parameters, adapted, _lora.representatives(adapted))
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:
                 return original(*args, **kwargs)
             live = self.liveness.now
-            known, result = self._answer(owner, name(), method, original, parameters, adapted, args, kwargs)
+            known, result = self._answer(about, name(), args, kwargs)
             self.told(Call(known.trace, known.merged_trace, known.shapes, live))
             return result
 
@@ -88,62 +105,50 @@ class Calls:
         call.__wrapped__ = original  # type: ignore[attr-defined]
         return call
 
-    def _answer(
-        self, owner: Any, name: str, method: str, original: Any, parameters: Any, adapted: Any, args: Any, kwargs: Any
-    ) -> tuple[_Known, Any]:
-        place = (id(owner), method)
-        given = (args, kwargs)
-        if place not in self._by_value:
-            given = self._unknown(given)
-        same = self._key(place, owner, _lora.active(adapted), given)
-        known = self._known.get(same) if same is not None else None
-        inputs = self._tensors(given)
-        if known is not None:
-            return known, self._again(known, inputs)
-        shapes = shapes_of(parameters, args, kwargs)
+    def _answer(self, about: _Method, name: str, args: Any, kwargs: Any) -> tuple[_Known, Any]:
+        place = (id(about.owner), about.name)
+        given = (args, kwargs) if place in self._by_value else self._unknown((args, kwargs))
+        same, inputs = self._key(place, about, given), self._tensors(given)
+        if same in self._known:
+            return self._known[same], self._again(self._known[same], inputs)
+        shapes = shapes_of(about.parameters, args, kwargs)
         try:
-            known, result = self._trace(name, method, shapes, original, adapted, given, inputs)
+            known, result = self._trace(about, name, shapes, given, inputs)
         except UnknownValueError:
             if place in self._by_value:
                 raise
             self._by_value.add(place)
-            known = None
-        if known is None:
-            return self._answer(owner, name, method, original, parameters, adapted, args, kwargs)
-        if same is not None:
-            self._known[same] = known
-        return known, result
+        else:
+            if same is not None:
+                self._known[same] = known
+            return known, result
+        return self._answer(about, name, args, kwargs)
 
-    def _trace(
-        self, name: str, method: str, shapes: str, original: Any, adapted: Any, given: Any, inputs: Any
-    ) -> tuple[_Known, Any]:
-        merged = None
-        if _lora.active(adapted):
-            with _lora.switched_off(adapted):
-                self._traced(name, method, shapes, "merged", original, given, state=frozenset())
+    def _trace(self, about: _Method, name: str, shapes: str, given: Any, inputs: Any) -> tuple[_Known, Any]:
+        merged, lora = None, about.lora
+        if lora:
+            with _lora.switched_off(about.adapted):
+                self._traced(about, name, shapes, "merged", given)
             merged = len(self.traced) - 1
-        state = _lora.active(adapted)
-        result = self._traced(name, method, shapes, "dynamic" if state else "none", original, given, state=state)
+        result = self._traced(about, name, shapes, "dynamic" if lora else "none", given)
         self.phantoms.paused = True
         template = Template(result, inputs)
         self.phantoms.paused = False
         return _Known(len(self.traced) - 1, merged, shapes, template), result
 
-    def _traced(
-        self, name: str, method: str, shapes: str, lora: str, original: Any, given: Any, *, state: Any
-    ) -> Any:
+    def _traced(self, about: _Method, name: str, shapes: str, lora: str, given: Any) -> Any:
         outside, trace = self.phantoms.record, Trace(self.liveness)
         self.phantoms.record, self._tracing = trace, True
         try:
-            with self.repeats.tracing(trace, state):
-                result = original(*given[0], **given[1])
+            with self.repeats.tracing(trace, about.lora):
+                result = about.original(*given[0], **given[1])
         finally:
             self.phantoms.record, self._tracing = outside, False
         trace.close()
         self.traced.append(
             Traced(
                 component=name,
-                method=method,
+                method=about.name,
                 shapes=shapes,
                 lora=lora,
                 segments=trace.segments,
@@ -173,10 +178,10 @@ class Calls:
         self.phantoms.paused = False
         return unknown
 
-    def _key(self, place: Any, owner: Any, lora: Any, given: Any) -> Any:
+    def _key(self, place: Any, about: _Method, given: Any) -> Any:
         self.phantoms.paused = True
         try:
-            return place, settings(owner), lora, key(given, self.phantoms)
+            return place, settings(about.owner), about.lora, key(given, self.phantoms)
         except Unshareable:
             return None
         finally:
@@ -211,4 +216,3 @@ def _shape(value: Any) -> str:
         inner = [text for text in map(_shape, value) if text]
         return f"[{', '.join(inner)}]" if inner else ""
     return ""
-

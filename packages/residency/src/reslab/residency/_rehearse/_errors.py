@@ -43,8 +43,8 @@ def raise_uncosted(calls: Mapping[str, int], nbytes: Mapping[str, int], total_by
         for name, count in calls.items()
     )
     raise RehearsalError(
-        f"nobody can cost {len(calls)} of the operations: {listed}. Give rehearse a formula for their FLOPs, or 0 where "
-        'their bytes say it all: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
+        f"nobody can cost {len(calls)} of the operations: {listed}. Give rehearse a formula for their FLOPs, or 0 "
+        'where their bytes say it all: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
     )
 
 

@@ -8,9 +8,8 @@ from itertools import groupby
 from typing import Any
 
 import polars as pl
-import torch
 
-from reslab.residency._rehearse import _blocks
+from reslab.residency._rehearse._blocks import Anatomy
 from reslab.residency._rehearse._calls import Traced
 from reslab.residency._rehearse._errors import raise_uncosted
 from reslab.residency._rehearse._phantom import Row
@@ -20,9 +19,7 @@ from reslab.residency._rehearse._stand import Stand
 _UNKNOWN = "unknown"
 
 
-def frames(
-    modules: Mapping[str, torch.nn.Module], traced: Sequence[Traced], stand: Stand
-) -> dict[str, pl.DataFrame]:
+def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> dict[str, pl.DataFrame]:
     """Build the frames of a rehearsal."""
     bodies = Bodies()
     segments = [
@@ -30,11 +27,9 @@ def frames(
         for trace, each in enumerate(traced)
         for position, segment in enumerate(each.segments)
     ]
-    parts = {id(module): (name, module) for name, module in reversed(modules.items())}
-    named = sorted(parts.values(), key=lambda part: list(modules).index(part[0]))
     return {
-        "components": frame("components", (_blocks.component_row(name, module) for name, module in named)),
-        "blocks": frame("blocks", (row for name, module in named for row in _blocks.block_rows(name, module))),
+        "components": frame("components", (anatomy.row(name) for name, anatomy in named.items())),
+        "blocks": frame("blocks", (row for name, anatomy in named.items() for row in anatomy.block_rows(name))),
         "calls": frame("calls", stand.calls),
         "traces": frame("traces", (bodies.trace_row(number, each) for number, each in enumerate(traced))),
         "segments": frame("segments", segments),

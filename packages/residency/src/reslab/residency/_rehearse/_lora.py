@@ -18,9 +18,15 @@ def adapted_layers(component: torch.nn.Module) -> list[Any]:
     return [layer for layer in component.modules() if hasattr(layer, "disable_adapters") and hasattr(layer, "lora_A")]
 
 
+def representatives(layers: Sequence[Any]) -> list[Any]:
+    """One layer for each set of adapters: PEFT switches an adapter on in all its layers, or in none."""
+    return list({tuple(layer.lora_A): layer for layer in layers}.values())
+
+
 def active(layers: Sequence[Any]) -> frozenset[Any]:
     """Which adapters the layers compute now; empty where they compute their base layers alone."""
-    names = (tuple(name for name in layer.active_adapters if name in layer.lora_A) for layer in layers if not layer.disable_adapters)
+    switched_on = [layer for layer in layers if not layer.disable_adapters]
+    names = (tuple(name for name in layer.active_adapters if name in layer.lora_A) for layer in switched_on)
     return frozenset(name for name in names if name)
 
 

@@ -57,7 +57,7 @@ class Rehearsal:
     def total_flops(self) -> int:
         """FLOPs of the whole run: of every call, and of what lies between them."""
         calls = self.calls.join(self.traces.select("trace", "flops"), on="trace")
-        return int(calls["flops"].sum() + self.glue["flops"].sum())
+        return int(calls["flops"].sum()) + int(self.glue["flops"].sum())
 
     @property
     def weight_bytes(self) -> int:

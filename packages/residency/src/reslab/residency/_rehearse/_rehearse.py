@@ -9,15 +9,15 @@ pipeline is afterwards what it was.
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from reslab.residency._rehearse import _blocks, _frames
+from reslab.residency._rehearse import _frames
+from reslab.residency._rehearse._blocks import Anatomy
 from reslab.residency._rehearse._calls import Calls
 from reslab.residency._rehearse._errors import Answers, Costs
 from reslab.residency._rehearse._functions import Functions
@@ -62,16 +62,15 @@ def rehearse(
     stand = Stand(phantoms, liveness)
     calls = Calls(phantoms, liveness, share=share_blocks, told=stand.told)
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
-    with _prepared(pipeline, modules, calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
+    anatomies = {id(module): Anatomy(module) for module in modules.values()}
+    with _prepared(pipeline, anatomies.values(), calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
         pipeline.run(**request | _results_as_tensors(pipeline, request))
     _frames.check_costs(calls.traced, stand)
-    return Rehearsal(**_frames.frames(modules, calls.traced, stand), meta=_meta(pipeline, request))
+    return Rehearsal(**_frames.frames(_named(modules, anatomies), calls.traced, stand), meta=_meta(pipeline, request))
 
 
 @contextmanager
-def _prepared(
-    pipeline: Pipeline, modules: Mapping[str, torch.nn.Module], calls: Calls, stand: Stand
-) -> Iterator[None]:
+def _prepared(pipeline: Pipeline, anatomies: Collection[Anatomy], calls: Calls, stand: Stand) -> Iterator[None]:
     """Let the components answer with phantoms; afterwards everything is what it was."""
     progress = pipeline.progress
     with ExitStack() as stack:
@@ -79,15 +78,21 @@ def _prepared(
         pipeline.progress = False
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
-        stack.enter_context(without_weights(modules.values()))
-        for module in {id(module): module for module in modules.values()}.values():
-            blocks = {path: index for index, path in enumerate(_blocks.blocks_of(module))}
+        stack.enter_context(without_weights([each.component for each in anatomies]))
+        for anatomy in anatomies:
+            module, blocks = anatomy.component, {path: index for index, path in enumerate(anatomy.blocks)}
             stack.enter_context(calls.repeats.watching(module, blocks))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
                     answer = calls.answering(module, lambda: stand.component, method)
                     stack.enter_context(shadowed(module, method, answer))
         yield
+
+
+def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:
+    """The anatomies by name; a component that has several has its first."""
+    first = {id(module): name for name, module in reversed(list(modules.items()))}
+    return {name: anatomies[id(module)] for name, module in modules.items() if first[id(module)] == name}
 
 
 def _results_as_tensors(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def _meta(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
         "settings": _plain(pipeline.settings),
         "request": plain,
         "image": request.get("image") is not None,
-        "versions": versions | {"python": platform.python_version()},
+        "versions": versions,
     }
 
 

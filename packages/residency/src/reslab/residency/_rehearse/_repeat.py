@@ -25,10 +25,10 @@ from reslab.residency._rehearse._trace import OUTSIDE, Trace
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"
-#: Settings that only count blocks: the slot of a cache, and a call with a cache is not shared.
-_COUNTERS = ("layer_idx",)
-#: What every module has for itself, and what `watching` shadows.
-_NOT_SETTINGS = frozenset(vars(torch.nn.Module())) | {*_COUNTERS, "forward"}
+#: Settings that only tell blocks apart: the slot of a cache (a call with a cache is not shared), the place of a LoRA.
+_COUNTERS = ("layer_idx", "target_name")
+#: What every module has for itself, what `watching` shadows, and PEFT's switches, which a trace's `state` stands for.
+_NOT_SETTINGS = frozenset(vars(torch.nn.Module())) | {*_COUNTERS, "forward", "_disable_adapters", "_active_adapter"}
 
 
 class Memory(NamedTuple):
@@ -48,13 +48,13 @@ class Repeats:
         self.trace: Trace | None = None
         self._memories: dict[Any, Memory] = {}
         self._kinds: dict[Any, int] = {}
-        self._kinds_of: dict[Any, dict[int, int]] = {}
+        self._state: Any = None
         self._kind_of: dict[int, int] = {}
 
     @contextmanager
     def tracing(self, trace: Trace, state: Any = None) -> Iterator[None]:
         """Watch the calls made in this trace; `state` is what may differ in a module between two traces."""
-        self.trace, self._kind_of = trace, self._kinds_of.setdefault(state, {})
+        self.trace, self._state = trace, state
         try:
             yield
         finally:
@@ -102,7 +102,7 @@ class Repeats:
             return original(*args, **kwargs)
         self.phantoms.paused = True
         try:
-            same = (method, self._kind(owner), key(args, self.phantoms), key(kwargs, self.phantoms))
+            same = (method, self._kind(owner), self._state, key(args, self.phantoms), key(kwargs, self.phantoms))
         except Unshareable:
             same = None
         finally:
@@ -180,7 +180,7 @@ def _setting(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_setting(each) for each in value)
     if isinstance(value, dict):
-        return tuple((str(name), _setting(each)) for name, each in value.items())
+        return tuple((str(name), _setting(each)) for name, each in value.items() if name not in _COUNTERS)
     if isinstance(value, (bool, int, float, str, type(None), torch.dtype)):
         return type(value), value
     return type(value)

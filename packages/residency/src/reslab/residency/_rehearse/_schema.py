@@ -119,6 +119,7 @@ def check_frame(given: pl.DataFrame, name: str) -> None:
     """Raise ValueError unless a frame has exactly the columns and types of its schema."""
     schema = SCHEMAS[name]
     if dict(given.schema) != dict(schema):
-        wrong = [f"{n} is {given.schema.get(n, 'missing')}, not {t}" for n, t in schema.items() if given.schema.get(n) != t]
-        extra = [f"{n} is not in the schema" for n in given.columns if n not in schema]
-        raise ValueError(f"not a frame of {name}: {'; '.join(wrong + extra) or 'the order of the columns differs'}.")
+        found = given.schema
+        wrong = [f"{n} is {found.get(n, 'missing')}, not {t}" for n, t in schema.items() if found.get(n) != t]
+        wrong += [f"{n} is not in the schema" for n in given.columns if n not in schema]
+        raise ValueError(f"not a frame of {name}: {'; '.join(wrong)}.")

@@ -90,12 +90,12 @@ class Template:
                 self._storages[storage._cdata] = len(self._sizes)
                 self._sizes.append(storage.nbytes())
             place = self._storages[storage._cdata]
-            return Shape(place, value.shape, value.stride(), value.storage_offset(), value.dtype)
+            return Shape(place, value.shape, value.stride(), int(value.storage_offset()), value.dtype)
         if isinstance(value, (list, tuple)):
             return type(value), [self._pack(each) for each in value]
         if isinstance(value, dict):
             return type(value), {name: self._pack(each) for name, each in value.items()}
-        if isinstance(value, _PLAIN) or isinstance(value, torch.nn.Module) or not hasattr(value, "__dict__"):
+        if isinstance(value, (*_PLAIN, torch.nn.Module)) or not hasattr(value, "__dict__"):
             return value
         return type(value), vars(value) and _Attributes({n: self._pack(each) for n, each in vars(value).items()})
 

@@ -1,7 +1,7 @@
 """One call of a component, operation by operation, and the segments it consists of.
 
-A trace is a sequence of segments; a segment is the rows of one block, or of what lies between blocks. Equal blocks share
-their rows: they are the same list, so a trace of 48 blocks holds two.
+A trace is a sequence of segments; a segment is the rows of one block, or of what lies between blocks. Equal blocks
+share their rows: they are the same list, so a trace of 48 blocks holds two.
 """
 
 from __future__ import annotations
