@@ -8,8 +8,8 @@
     video.show()
 
 Read on in `_variants` (what there is), `_tiny`, `_load` and `_blank` (where weights come from), `_compose` (the
-pipelines), `_rehearsal` (what a run at full size consists of), `_rules` (what a request must keep to) and `_lora` (the
-distilled LoRA). No model mathematics is here: diffusers has it.
+pipelines), `_rehearsal` (what a run at full size consists of), `_modes` (where its weights live), `_rules` (what a
+request must keep to) and `_lora` (the distilled LoRA). No model mathematics is here: diffusers has it.
 
 What needs torch is imported when it is first asked for, so that variants and shipped rehearsals are read without it.
 """
@@ -17,6 +17,9 @@ What needs torch is imported when it is first asked for, so that variants and sh
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from reslab.ltx2._modes import MODES, Fit, device_mode, fits_resident
+from reslab.ltx2._recipe import documented_recipe
+from reslab.ltx2._reference import ReferenceDecision, reference_decision
 from reslab.ltx2._rehearsal import rehearsal
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
@@ -60,19 +63,26 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "MODES",
     "AudioShape",
     "Blank",
     "Checkpoint",
     "DownloadPlan",
+    "Fit",
     "Guidance",
     "Hub",
+    "ReferenceDecision",
     "Variant",
     "Video",
     "VideoShape",
     "blank",
     "default_device",
+    "device_mode",
+    "documented_recipe",
+    "fits_resident",
     "load",
     "one_stage",
+    "reference_decision",
     "rehearsal",
     "two_stage",
     "variant",

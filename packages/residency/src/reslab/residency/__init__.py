@@ -13,15 +13,17 @@ of moves) and `_device/_spec` (what is known of a card). Nothing here imports to
 from importlib import import_module
 from typing import Any
 
-from reslab.residency._bounds._bounds import Bounds, StageBounds, bounds
+from reslab.residency._bounds._bounds import Bounds, bounds
 from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
 from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import MERGED, workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
 from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
+from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
@@ -32,13 +34,22 @@ from reslab.residency._plan._settings import Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._bounds_chart import bounds_chart
 from reslab.residency._report._break_even import break_even, break_even_tokens
 from reslab.residency._report._survey import survey
+from reslab.residency._report._work_chart import work_chart
 
 __version__ = "0.1.0"
 
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
+    "Memory": "_engine._fit",
+    "OutOfMemory": "_engine._errors",
+    "Residency": "_engine._residency",
+    "ResidencyError": "_engine._errors",
+    "WeightsAbsent": "_engine._errors",
+    "apply": "_engine._apply",
+    "like": "_engine._throttle",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",
@@ -86,6 +97,7 @@ __all__ = [
     "UnknownValueError",
     "Workload",
     "bounds",
+    "bounds_chart",
     "break_even",
     "break_even_tokens",
     "check_plan",
@@ -96,6 +108,7 @@ __all__ = [
     "disk",
     "footprint",
     "layerwise",
+    "leaner",
     "preset",
     "presets",
     "resident",
@@ -104,5 +117,6 @@ __all__ = [
     "swap",
     "this_machine",
     "user_settings",
+    "work_chart",
     "workload",
 ]

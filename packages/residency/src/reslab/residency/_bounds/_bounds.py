@@ -17,82 +17,24 @@ rehearsal saw alive. What torch's allocator holds beyond that is the pool's slac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from reslab.residency._bounds._compute import StageCompute, compute_by_stage
 from reslab.residency._bounds._memory import Memory, memory
-from reslab.residency._bounds._roofline import remembered, speed, trace_times, uncosted
+from reslab.residency._bounds._roofline import remembered, uncosted
+from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import ComponentBytes, footprint
-from reslab.residency._plan._numerics import Lora
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._units import gib
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageBounds:
-    """One stage: times in nanoseconds, sizes in bytes.
-
-    Attributes:
-        stage: Its profile name.
-        registered_name: Its registered name.
-        calls: Component calls in it.
-        compute_ns: Of its calls and what runs between them, by roofline.
-        host_ns: What issuing its operations costs the host; a part of compute where it is longer than the device's.
-        memory_ns: The part of the device's time that is bound by memory traffic.
-        copy_ns: Copies to the device, or from it where those take longer.
-        back_ns: Copies from the device.
-        moved_bytes: To the device.
-        copied_back_bytes: From the device.
-        weight_bytes: On the device, slots included, at most.
-        activation_bytes: Alive besides weights, at most.
-    """
-
-    stage: str
-    registered_name: str
-    calls: int
-    compute_ns: int
-    host_ns: int
-    memory_ns: int
-    copy_ns: int
-    back_ns: int
-    moved_bytes: int
-    copied_back_bytes: int
-    weight_bytes: int
-    activation_bytes: int
-
-    @property
-    def floor_ns(self) -> int:
-        """Return the least that the stage takes: all copying hides behind compute."""
-        return max(self.compute_ns, self.copy_ns, self.back_ns)
-
-    @property
-    def ceiling_ns(self) -> int:
-        """Return the most: nothing hides."""
-        return self.compute_ns + self.copy_ns + self.back_ns
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the most bytes on the device."""
-        return self.weight_bytes + self.activation_bytes
-
-    @property
-    def limited_by(self) -> str:
-        """Return what the floor is bound by: "copy", "host", "memory", "compute", or "nothing" if nothing is done."""
-        if not self.ceiling_ns:
-            return "nothing"
-        if max(self.copy_ns, self.back_ns) > self.compute_ns:
-            return "copy"
-        if self.host_ns >= self.compute_ns:
-            return "host"
-        return "memory" if self.memory_ns * 2 > self.compute_ns else "compute"
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +133,7 @@ def bounds(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_b
     """
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
-    compute: Mapping[str, _Compute] = remembered(
-        "compute", rehearsal, (lora, *speed(device)), lambda: _compute(rehearsal, device, lora)
-    )
+    compute = compute_by_stage(rehearsal, device, lora)
     placed = footprint(plan, work)
     need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
     by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}
@@ -203,44 +143,8 @@ def bounds(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_b
     return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
 
 
-class _Compute(NamedTuple):
-    """A stage without its copies."""
-
-    stage: str
-    registered_name: str
-    calls: int
-    compute_ns: int
-    host_ns: int
-    memory_ns: int
-
-
-def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, _Compute]:
-    """Return by registered name what each stage computes, what runs between its calls included."""
-    trace = pl.coalesce("merged_trace", "trace") if lora is Lora.MERGED else pl.col("trace")
-    times = trace_times(rehearsal, device).with_columns(compute_ns=pl.max_horizontal("device_ns", "host_ns"))
-    calls = rehearsal.calls.select("registered_name", trace=trace).join(times, on="trace", how="left")
-    sums = calls.group_by("registered_name").agg(
-        calls=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in ("compute_ns", "host_ns", "memory_ns")}
-    )
-    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / device.memory_bytes_per_s * 1e9
-    between = rehearsal.glue.select(
-        pl.col("stage", "registered_name"),
-        glue_ns=traffic.round().cast(pl.Int64),
-        glue_host_ns=pl.col("operations") * device.host_ns_per_operation,
-    )
-    joined = between.join(sums, on="registered_name", how="left", maintain_order="left").fill_null(0)
-    rows = joined.select(
-        pl.col("stage", "registered_name").cast(pl.String),
-        "calls",
-        pl.col("compute_ns") + pl.max_horizontal("glue_ns", "glue_host_ns"),
-        pl.col("host_ns") + pl.col("glue_host_ns"),
-        pl.col("memory_ns") + pl.col("glue_ns"),
-    )
-    return {row[1]: _Compute(*row) for row in rows.iter_rows()}
-
-
 def _stage(
-    compute: _Compute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: Memory
+    compute: StageCompute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: Memory
 ) -> StageBounds:
     moved = 0 if device.unified else sum(row.fetched_bytes for row in placed)
     back = 0 if device.unified else sum(row.copied_back_bytes for row in placed)

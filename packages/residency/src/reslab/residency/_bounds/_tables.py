@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._bounds._bounds import Bounds, StageBounds
+from reslab.residency._bounds._bounds import Bounds
+from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._plan._tables import table
 from reslab.residency._units import gib
 

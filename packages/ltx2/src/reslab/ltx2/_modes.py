@@ -1,0 +1,213 @@
+"""Device modes: LTX-2's presets for where two transformers' worth of weights live, each a function to a plan.
+
+    plan = device_mode("auto", rehearsal("LTX-2.3"), device=residency.device("H200"))
+    plan = device_mode("snapshot", checkpoint, dict(prompt="a heron", width=1536, height=1024))
+    fits_resident(rehearsal("LTX-2.3"), residency.device("H200")).why
+
+For refining, the distilled LoRA has to reach the transformer. The modes differ in how it does (`MODES`); a distilled
+variant has no LoRA, so its modes differ only in what else stays on the device. Everything is decided by bytes, on the
+device that was selected and for the size that was asked for: never by a card's name or a round number. What a person
+set is passed over, and where it contradicts the mode they named, that is an error naming both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reslab.ltx2._mode_rules import SECOND, TRANSFORMER, Case, decide, place_most, place_others
+from reslab.residency import (
+    DeviceSpec,
+    Lora,
+    Plan,
+    PlanError,
+    Rehearsal,
+    Settings,
+    detect,
+    resident,
+    swap,
+    user_settings,
+)
+from reslab.stages import Pipeline
+
+MODES = {
+    "original": "One transformer; for refining, the LoRA is added on the fly.",
+    "snapshot": "A merged copy waits in host memory, and is swapped in for refining.",
+    "resident": "Two transformers on the device, and everything else too, unless you placed it.",
+    "auto": "Resident where it fits, else snapshot, else original: the leanest change between the stages that fits.",
+}
+Told = Settings | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether the resident mode fits, and why: truth is `fits`."""
+
+    fits: bool
+    why: str
+    needed_bytes: int
+    free_bytes: int
+
+    def __bool__(self) -> bool:
+        return self.fits
+
+
+def device_mode(
+    mode: str,
+    subject: Rehearsal | Pipeline | Any,
+    request: Mapping[str, Any] | None = None,
+    *,
+    device: DeviceSpec | None = None,
+    free_bytes: int | None = None,
+    settings: Told = None,
+) -> Plan:
+    """Return the plan of a device mode.
+
+    >>> from reslab.ltx2 import rehearsal
+    >>> from reslab.residency import device
+    >>> device_mode("auto", rehearsal("LTX-2.3"), device=device("H200")).name
+    'auto: resident'
+
+    Args:
+        mode: One of `MODES`.
+        subject: A rehearsal; or a pipeline or a checkpoint, which is rehearsed with the request.
+        request: What the pipeline is going to be asked for, where the subject is no rehearsal.
+        device: The device that was selected; by default this machine's.
+        free_bytes: What of its memory is free; by default what the device says.
+        settings: What a person set, from `residency.user_settings` or a mapping.
+
+    Raises:
+        PlanError: There is no such mode, or a setting contradicts it or names what is not there.
+    """
+    if mode not in MODES:
+        raise PlanError(f"there is no device mode {mode!r}; there are: {', '.join(MODES)}")
+    case = _case(_rehearsed(subject, request), device, free_bytes, settings)
+    _check(mode, case.settings, has_lora=case.has_lora)
+    return {"original": _original, "snapshot": _snapshot, "resident": _resident, "auto": _auto}[mode](case)
+
+
+def fits_resident(
+    subject: Rehearsal | Pipeline | Any,
+    device: DeviceSpec | None = None,
+    *,
+    request: Mapping[str, Any] | None = None,
+    free_bytes: int | None = None,
+    settings: Told = None,
+) -> Fit:
+    """Tell whether the resident mode fits: the one predicate, for every caller.
+
+    Stage by stage: what the mode keeps after the user's placements, the activations at this size, and the allocator's
+    slack, against the free memory of the selected device. Where the user placed a transformer elsewhere it never fits.
+
+    Args:
+        subject: As for `device_mode`; so are the other arguments.
+        device: The device that was selected.
+        request: What is going to be asked for.
+        free_bytes: What of the device's memory is free.
+        settings: What a person set.
+    """
+    case = _case(_rehearsed(subject, request), device, free_bytes, settings)
+    limits = case.limits(_resident(case))
+    needed = limits.memory.peak_bytes + limits.memory.slack_bytes
+    elsewhere = _elsewhere(case.settings)
+    why = f"You set {elsewhere}, so a transformer is not resident." if elsewhere else limits.why
+    fits = limits.fits and not elsewhere
+    return Fit(fits=fits, why=why, needed_bytes=needed, free_bytes=case.device.free_bytes)
+
+
+def _original(case: Case) -> Plan:
+    plan = case.start("original")
+    if case.has_lora:
+        plan = decide(plan, {"lora": Lora.DYNAMIC}, "original adds the LoRA on the fly")
+    return place_most(case, plan, [TRANSFORMER], resident(), "it stays, since it fits")
+
+
+def _snapshot(case: Case) -> Plan:
+    if not case.has_lora:
+        return replace(_original(case), name="snapshot")
+    plan = decide(case.start("snapshot"), {"lora": Lora.MERGED}, "snapshot swaps in a copy with the LoRA merged")
+    return place_most(case, plan, [TRANSFORMER, SECOND], swap(), "the other waits in host memory meanwhile")
+
+
+def _resident(case: Case) -> Plan:
+    defaults = place_others(case, case.start("resident"))
+    plan = case.start("resident")
+    if case.has_lora:
+        plan = decide(plan, {"lora": Lora.MERGED}, "resident switches to a transformer with the LoRA merged")
+    for name in case.work(plan).components:
+        was = defaults.placement(name)
+        changed = "" if name in (TRANSFORMER, SECOND) or was == resident() else f", where others have it {was.kind}"
+        plan = decide(plan, {name: resident()}, f"resident keeps it on the device{changed}")
+    return plan
+
+
+def _auto(case: Case) -> Plan:
+    lora = next((each.value for key, each in case.settings.items.items() if str(key) == "lora"), None)
+    if elsewhere := _elsewhere(case.settings):
+        return _named(_original(case), "original", f"You set {elsewhere}.")
+    if lora is Lora.DYNAMIC and case.has_lora:
+        return _named(_original(case), "original", "You set lora='dynamic'.")
+    plan = _resident(case)
+    limits = case.limits(plan)
+    if limits.fits:
+        return _named(plan, "resident", limits.why)
+    why = f"Resident: {limits.why}"
+    plan = _snapshot(case)
+    if case.has_lora and (_waits_in_memory(case, plan) or lora is Lora.MERGED):
+        return _named(plan, "snapshot", why)
+    return _named(_original(case), "original", f"{why} Snapshot: host memory has no room for two transformers.")
+
+
+def _waits_in_memory(case: Case, plan: Plan) -> bool:
+    """Tell whether a snapshot is one: both transformers in host memory, and all of it fits."""
+    on_disk = any(plan.placement(name).fields()["placement"] == "disk" for name in (TRANSFORMER, SECOND))
+    return not on_disk and case.limits(plan).fits
+
+
+def _named(plan: Plan, mode: str, why: str) -> Plan:
+    """Return the plan under auto's name, every decision of the mode saying why it was chosen."""
+    decisions = {
+        key: each if plan.is_users(key) else replace(each, why=f"auto chose {mode}: {each.why}. {why}")
+        for key, each in plan.decisions.items()
+    }
+    return replace(plan, name=f"auto: {mode}", decisions=decisions)
+
+
+def _elsewhere(settings: Settings) -> str:
+    """Return the setting of a person's that places a transformer off the device, if there is one."""
+    for key, each in settings.items.items():
+        if key.subject in (TRANSFORMER, SECOND) and key.field == "placement" and each.value != "resident":
+            return str(each)
+    return ""
+
+
+def _check(mode: str, settings: Settings, *, has_lora: bool) -> None:
+    """Raise where a setting contradicts the mode that was named."""
+    elsewhere = _elsewhere(settings)
+    if mode == "resident" and elsewhere:
+        raise PlanError(f"the device mode 'resident' contradicts {elsewhere}; leave one of them out, or take 'auto'")
+    wanted = {"original": Lora.DYNAMIC, "snapshot": Lora.MERGED, "resident": Lora.MERGED}.get(mode)
+    for key, each in settings.items.items():
+        if str(key) == "lora" and has_lora and wanted is not None and each.value != wanted:
+            raise PlanError(
+                f"the device mode {mode!r} contradicts {each}: it needs {str(wanted)!r}; leave one of them out"
+            )
+
+
+def _case(rehearsal: Rehearsal, device: DeviceSpec | None, free_bytes: int | None, settings: Told) -> Case:
+    chosen = device or detect()
+    if free_bytes is not None:
+        chosen = replace(chosen, free_bytes=free_bytes)
+    told = settings if isinstance(settings, Settings) else user_settings(settings or {})
+    return Case(rehearsal=rehearsal, device=chosen, settings=told)
+
+
+def _rehearsed(subject: Rehearsal | Pipeline | Any, request: Mapping[str, Any] | None) -> Rehearsal:
+    if isinstance(subject, Rehearsal):
+        return subject
+    from reslab.ltx2._compose import two_stage
+    from reslab.residency import rehearse
+
+    pipeline = subject if isinstance(subject, Pipeline) else two_stage(subject)
+    return rehearse(pipeline, **request or {})
