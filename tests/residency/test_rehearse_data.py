@@ -54,14 +54,13 @@ def test_sums_of_a_trace_are_those_of_its_operations(rehearsal):
 
 
 def test_equal_blocks_share_a_body_and_blocks_add_up_to_their_component(rehearsal):
-    transformer = rehearsal.components.row(
-        by_predicate=pl.col("component").cast(pl.String) == "transformer", named=True
-    )
-    blocks = rehearsal.blocks.filter(pl.col("component").cast(pl.String) == "transformer")
+    of_transformer = pl.col("component").cast(pl.String) == "transformer"
+    transformer = rehearsal.components.row(by_predicate=of_transformer, named=True)
+    blocks = rehearsal.blocks.filter(of_transformer)
     assert (transformer["blocks"], transformer["block_path"]) == (48, "transformer_blocks")
     assert blocks["weight_bytes"].sum() + transformer["outside_bytes"] == transformer["weight_bytes"]
     assert blocks["lora_bytes"].sum() < transformer["lora_bytes"]  # it reaches layers outside the blocks, too
-    first = rehearsal.calls.filter(is_transformer)["trace"][0]
+    first = rehearsal.calls.filter(of_transformer)["trace"][0]
     bodies = rehearsal.segments.filter((pl.col("trace") == first) & (pl.col("block") >= 0))
     assert (bodies.height, bodies["body"].n_unique()) == (48, 1)
 
