@@ -174,7 +174,7 @@ def test_a_thread_that_copies_on_a_queue_of_its_own_is_the_copy_lane(told, prof,
 
 
 def test_the_device_is_named_in_the_meta(prof):
-    assert prof.stop().meta["device"] == {"kind": "simulated"}
+    assert prof.stop().meta["device"] == {"kind": "simulated", "memory_bytes": None}
 
 
 WORK = st.lists(

@@ -49,6 +49,10 @@ def test_the_caption_of_several_runs_says_how_many(told, prof):
     assert prof.profile.bars().caption == caption
 
 
+def test_a_profiler_is_shown_as_what_it_has_recorded(profile, prof):
+    assert prof._repr_html_() == prof.profile._repr_html_() == profile._repr_html_()
+
+
 def test_merged_stages_and_repeats_are_remarked_on():
     profile = Profile(
         spans=spans_frame(

@@ -44,7 +44,7 @@ class Torch:
         }
 
     def get_device_module(self, device):
-        return SimpleNamespace(get_device_name=lambda _: "Simulated 4090")
+        return SimpleNamespace(get_device_name=lambda _: "Simulated 4090", mem_get_info=lambda _: (7, 24))
 
     def Event(self, *, device, enable_timing):
         assert enable_timing
@@ -91,6 +91,7 @@ def test_before_anything_was_allocated_nothing_is(torch):
 
 def test_the_accelerator_is_found_by_itself_but_not_for_a_clock_of_ones_own(torch):
     assert Profiler(memory=None)._device.name == "Simulated 4090"
+    assert Profiler(memory=None)._device.memory_bytes == 24
     assert [reader.pool for reader in Profiler(device=None)._memory][:2] == ["device", "device reserved"]
     assert Profiler(clock=FakeClock())._device is None
     assert Profiler(memory=None, device=None)._device is None

@@ -57,7 +57,10 @@ def with_device_share(stages: pl.DataFrame) -> pl.DataFrame:
 
 def _bar(row: Row, runs: Mapping[str, int]) -> Row:
     ms = row["host_ms"] if row["device_ms"] is None else row["device_ms"]
-    time, share = format_ns(ms * 1e6), format_share(row["device_share"] or row["share"])
+    time, share = (
+        format_ns(ms * 1e6),
+        format_share(row["share"] if row["device_share"] is None else row["device_share"]),
+    )
     beside = [] if row["device_ms"] is None else [f"{format_ns(row['host_ms'] * 1e6)} on the host"]
     return {
         "label": f"{row['pipeline']}: {row['stage']}" if len(runs) > 1 else row["stage"],

@@ -47,6 +47,8 @@ class DeviceTimer(Protocol):
 
     #: What the device is called in a profile's meta.
     name: str
+    #: How much memory it has in all, if that is known; the timeline draws it as a line.
+    memory_bytes: int | None
 
     def record(self) -> Any:
         """Mark the point that the queue in use has got to, and return it at once."""

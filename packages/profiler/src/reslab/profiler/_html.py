@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from reslab.profiler._charts import bar_color
+from reslab.profiler._charts import bar_color, with_device_share
 from reslab.profiler._units import format_bytes, format_ns, format_share
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _BAR_PX = 120
 
 def profile_html(profile: Profile) -> str:
     """Return the table of stages, and of named spans, as far as there are any."""
-    stages, named = profile.stages().rows(named=True), profile.named().rows(named=True)
+    stages, named = with_device_share(profile.stages()).rows(named=True), profile.named().rows(named=True)
     tables = [_stages(stages)] if stages else []
     if named:
         tables.append(table(("span", "calls", "host"), (_named(row) for row in named)))
@@ -34,8 +34,9 @@ def _stages(rows: Sequence[Row]) -> str:
     """Return the table of stages; registered names are a column of it only where one differs from the stage's."""
     renamed = any(name != row["stage"] for row in rows for name in row["registered_names"])
     aside = {"registered as": _registered} if renamed else {}
-    device = {"device": _device} if any(row["device_ms"] is not None for row in rows) else {}
-    columns = {"stage": _name, **aside, "calls": _calls, "host": _host, **device, "share": _share, "peak memory": _peak}
+    timed = any(row["device_ms"] is not None for row in rows)
+    shares = {"device": _device, "share of the device": _share} if timed else {"share": _share}
+    columns = {"stage": _name, **aside, "calls": _calls, "host": _host, **shares, "peak memory": _peak}
     return table(columns, ((cell(row) for cell in columns.values()) for row in rows))
 
 
@@ -60,8 +61,9 @@ def _device(row: Row) -> str:
 
 
 def _share(row: Row) -> str:
-    style = f"display:inline-block;height:0.7em;width:{row['share'] * _BAR_PX:.0f}px;background-color:{bar_color(row)}"
-    return f'<span style="{style}"></span> {format_share(row["share"])}'
+    share = row["share"] if row["device_share"] is None else row["device_share"]
+    style = f"display:inline-block;height:0.7em;width:{share * _BAR_PX:.0f}px;background-color:{bar_color(row)}"
+    return f'<span style="{style}"></span> {format_share(share)}'
 
 
 def _peak(row: Row) -> str:

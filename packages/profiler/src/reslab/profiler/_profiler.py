@@ -150,7 +150,8 @@ class Profiler(Recorder):
             until_ns=until_ns,
             pools=[reader.pool for reader in self._memory],
         )
-        facts = {"device": {"kind": self._device.name}} if self._device is not None else {}
+        device = self._device
+        facts = {"device": {"kind": device.name, "memory_bytes": device.memory_bytes}} if device is not None else {}
         return Profile(spans=spans, memory=memory, meta=describe(spans, self._requests, facts | self._facts))
 
     def _run_begins(self, pipeline_name: str) -> NameTable:
@@ -169,6 +170,9 @@ class Profiler(Recorder):
         state = "recording" if self.recording else "stopped" if self._origin_ns is not None else "not started"
         of = f"{self._pipeline.name!r}, " if self._pipeline is not None else ""
         return f"Profiler({of}{state})"
+
+    def _repr_html_(self) -> str:
+        return self.profile._repr_html_()
 
 
 def _readers(memory: MemoryReader | Sequence[MemoryReader] | None) -> list[MemoryReader]:

@@ -48,7 +48,7 @@ def timeline(profile: Profile, *, pool: str | None = None) -> Figure:
     scale = alt.Scale(domain=list(hues), range=list(hues.values()))
     legend = alt.Legend(title=None, orient="top", symbolType="square", symbolStrokeWidth=0, offset=4)
     color = alt.Color("component:N", scale=scale, legend=legend if hues else None)
-    domain = alt.Scale(domain=[0, until_ns / unit_ns], nice=False)
+    domain = alt.Scale(domain=[0, until_ns / unit_ns], nice=False, zero=False)
     x = alt.X("start:Q", title=f"time ({unit})", axis=alt.Axis(tickCount=8), scale=domain)
     parts = [lanes_chart(bars, x=x.axis(None) if held.height else x, color=color, unit_ns=unit_ns)]
     if held.height:

@@ -20,8 +20,9 @@ class TorchTimer:
     """Marks points by events; what is recorded on another stream than the one in use when it was made is copying."""
 
     def __init__(self, torch: Any, device: Any) -> None:
-        of_kind = torch.get_device_module(device)  # not every kind of device has names
+        of_kind = torch.get_device_module(device)  # not every kind of device has names, or says its size
         self.name = of_kind.get_device_name(device) if hasattr(of_kind, "get_device_name") else str(device)
+        self.memory_bytes = of_kind.mem_get_info(device)[1] if hasattr(of_kind, "mem_get_info") else None
         self._torch = torch
         self._device = device
         self._current = torch.accelerator.current_stream

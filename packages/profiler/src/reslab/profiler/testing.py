@@ -118,11 +118,15 @@ class SimulatedDevice:
     Args:
         clock: The host's; launching and synchronising advance it.
         name: What the device is called in a profile's meta.
+        memory_bytes: How much memory it pretends to have.
         launch_ns: What one launch costs the host.
     """
 
-    def __init__(self, clock: FakeClock, *, name: str = "simulated", launch_ns: int = 0) -> None:
+    def __init__(
+        self, clock: FakeClock, *, name: str = "simulated", memory_bytes: int | None = None, launch_ns: int = 0
+    ) -> None:
         self.name = name
+        self.memory_bytes = memory_bytes
         self.launch_ns = launch_ns
         #: How often somebody waited for the whole device.
         self.synchronizations = 0

@@ -64,7 +64,7 @@ class Toy:
         seed: int = 0,
     ) -> None:
         self.clock = FakeClock()
-        self.device = SimulatedDevice(self.clock)
+        self.device = SimulatedDevice(self.clock, memory_bytes=MEMORY_BYTES)
         self.memory = FakeMemory()
         self.pass_ns, self.noise, self.synchronize = round(pass_ms * _MS), noise, synchronize
         self._cold_ns = round(warm_up_ms * _MS)
@@ -90,7 +90,6 @@ class Toy:
         with Profiler(self.pipeline, clock=self.clock, device=self.device, memory=self.memory, counters=self) as prof:
             for _ in range(runs):
                 self.pipeline.run(steps=steps)
-        prof.note(device={"kind": self.device.name, "memory_bytes": MEMORY_BYTES})
         return prof.profile
 
     def counters(self) -> Mapping[str, int]:
