@@ -30,7 +30,7 @@ def is_ignored(cell):
 
 
 def test_file_is_numbered(notebook_path):
-    assert re.fullmatch(r"\d\d_[a-z0-9_]+", notebook_path.stem)
+    assert re.fullmatch(r"\d\d_[a-zA-Z0-9_]+", notebook_path.stem)
 
 
 def test_title_is_a_question(notebook):

@@ -62,11 +62,24 @@ def _row(row: dict[str, object]) -> str:
         row["stage"],
         f"{row['component']}.{row['method']}",
         row["calls"],
-        row["shapes"],
+        _first(str(row["shapes"])),
         f"{row['tflop']:,.1f}",
         f"{row['read_gb']:,.1f}",
         f"{row['written_gb']:,.1f}",
         f"{row['activation_gib']:.2f} GiB",
         f"{row['host_operations']:,}",
     )
-    return "<tr>" + "".join(f'<td style="text-align:left">{escape(str(text))}</td>' for text in texts) + "</tr>"
+    titles = {3: str(row["shapes"])}  # all arguments, where the pointer rests
+    cells = (_cell(str(text), titles.get(place, "")) for place, text in enumerate(texts))
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _cell(text: str, title: str) -> str:
+    hint = f' title="{escape(title)}"' if title else ""
+    return f'<td style="text-align:left"{hint}>{escape(text)}</td>'
+
+
+def _first(shapes: str) -> str:
+    """Return the shape of the first argument, and dots where there are more."""
+    first, more, _ = shapes.partition(", ")
+    return first + (" …" if more else "")

@@ -1,0 +1,93 @@
+"""The checks of the exercises in notebooks 00 and 05; each computes its truth from a rehearsal with the packages."""
+
+from __future__ import annotations
+
+from types import EllipsisType
+
+import polars as pl
+
+from reslab.profiler.teaching import Verdict, check_number
+from reslab.residency._rehearse._rehearsal import Rehearsal
+
+_GIB = 2**30
+
+
+def rule_misses_tflop(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+    """Check by how many TFLOP the rule "2 FLOP a weight and token" is short of one refining pass, LoRA merged.
+
+    Args:
+        answer: TFLOP, a whole number, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+    """
+    call = rehearsal.calls.filter(pl.col("merged_trace").is_not_null()).row(0, named=True)
+    flops = _trace(rehearsal, call["merged_trace"])["flops"]
+    rule = 2 * _parameters(rehearsal, "transformer") * video_tokens(call["shapes"])
+    return check_number(
+        answer,
+        truth=round((flops - rule) / 1e12),
+        what="the difference in TFLOP",
+        why=f"{flops / 1e12:.0f} TFLOP are counted, and the rule says {rule / 1e12:.0f}",
+    )
+
+
+def activation_gib_at(answer: float | EllipsisType, rehearsal: Rehearsal, *, tokens: int) -> Verdict:
+    """Check how many GiB of activations one pass needs at another number of video tokens, LoRA merged.
+
+    Args:
+        answer: GiB, to one decimal, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+        tokens: Video tokens of the other size.
+    """
+    per_token, (at, nbytes) = activation_slope(rehearsal)
+    truth = nbytes + per_token * (tokens - at)
+    return check_number(
+        answer,
+        truth=round(truth / _GIB, 1),
+        what="the size in GiB",
+        why=f"{nbytes / _GIB:.2f} GiB at {at} tokens, and {1000 * per_token / _GIB:.4f} for each 1000 more",
+    )
+
+
+def traced_blocks(answer: int | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+    """Check how many different pieces all calls of the transformer in denoising consist of.
+
+    Args:
+        answer: A number of bodies, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+    """
+    denoise = rehearsal.calls.filter(pl.col("component") == "transformer", pl.col("merged_trace").is_null())
+    segments = denoise.join(rehearsal.segments, on="trace")
+    return check_number(
+        answer,
+        truth=segments["body"].n_unique(),
+        what="the number of pieces",
+        why=f"{segments.height:,} are run in {denoise.height} calls",
+    )
+
+
+def activation_slope(rehearsal: Rehearsal) -> tuple[float, tuple[int, int]]:
+    """Return bytes of activations a video token, between half size and full size, and tokens and bytes at full size."""
+    calls = rehearsal.calls.filter(pl.col("component") == "transformer")
+    points = []
+    for call in (calls.row(0, named=True), calls.row(-1, named=True)):
+        trace = call["trace"] if call["merged_trace"] is None else call["merged_trace"]
+        points.append((video_tokens(call["shapes"]), int(_trace(rehearsal, trace)["activation_peak_bytes"])))
+    (few, less), (many, more) = points
+    return (more - less) / (many - few), (many, more)
+
+
+def video_tokens(shapes: str) -> int:
+    """Return the video tokens of a transformer's call, from the shape of its first argument.
+
+    >>> video_tokens("hidden_states 1×6144×128, audio_hidden_states 1×126×128")
+    6144
+    """
+    return int(shapes.split("×")[1])
+
+
+def _trace(rehearsal: Rehearsal, trace: int) -> dict[str, int]:
+    return rehearsal.traces.row(by_predicate=pl.col("trace") == trace, named=True)
+
+
+def _parameters(rehearsal: Rehearsal, component: str) -> int:
+    return int(rehearsal.components.row(by_predicate=pl.col("component") == component, named=True)["parameters"])
