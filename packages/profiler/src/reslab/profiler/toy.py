@@ -16,25 +16,21 @@ device from the start: copying them takes 40 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
+from reslab.profiler._toy_parts import GIB, MS, WEIGHT_BYTES, Decode, Denoise, Encode, Hook, Manager, Part
 from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
-from reslab.stages import Kind, Pipeline, Stage
+from reslab.stages import Pipeline
 
-__all__ = ["MEMORY_BYTES", "PASSES", "Toy"]
+__all__ = ["MEMORY_BYTES", "Toy"]
 
-GIB = 2**30
 MEMORY_BYTES = 24 * GIB
-PASSES = ("pred_cond", "pred_uncond")
-WEIGHT_BYTES = {"text_encoder": 6 * GIB, "transformer": 10 * GIB, "vae": 2 * GIB}
 
-_MS = 1_000_000
-_COPY_NS, _ENCODE_NS, _DECODE_NS = 40 * _MS, 20 * _MS, 30 * _MS
+_ENCODE_NS, _DECODE_NS = 20 * MS, 30 * MS
 
 
 class Toy:
@@ -66,19 +62,19 @@ class Toy:
         self.clock = FakeClock()
         self.device = SimulatedDevice(self.clock, memory_bytes=MEMORY_BYTES)
         self.memory = FakeMemory()
-        self.pass_ns, self.noise, self.synchronize = round(pass_ms * _MS), noise, synchronize
-        self._cold_ns = round(warm_up_ms * _MS)
+        self.pass_ns, self.noise, self.synchronize = round(pass_ms * MS), noise, synchronize
+        self._cold_ns = round(warm_up_ms * MS)
         self._random = Random(seed)
         self._resident: dict[str, int] = {}
         self.load("text_encoder", "transformer")
-        parts = {"text_encoder": _Part(self._encode), "transformer": _Part(self._pass), "vae": _Part(self._decode)}
+        parts = {"text_encoder": Part(self._encode), "transformer": Part(self._pass), "vae": Part(self._decode)}
         self.pipeline = Pipeline(parts, name="toy")
         for name, stage in {"encode": Encode(), "denoise": Denoise(self), "decode": Decode(self)}.items():
             self.pipeline.add(stage, name=name)
         if offload == "conductor":
-            self.pipeline.conduct(_Manager(self))
+            self.pipeline.conduct(Manager(self))
         else:
-            self.pipeline.observe(_Hook(self))
+            self.pipeline.observe(Hook(self))
 
     def profile(self, *, runs: int = 1, steps: int = 4) -> Profile:
         """Record some runs.
@@ -108,14 +104,14 @@ class Toy:
         self._resident[component] = 0
 
     def _encode(self) -> None:
-        self._hand_over(_ENCODE_NS, host_ns=2 * _MS, activation_bytes=GIB)
+        self._hand_over(_ENCODE_NS, host_ns=2 * MS, activation_bytes=GIB)
 
     def _pass(self) -> None:
         cold_ns, self._cold_ns = self._cold_ns, 0
-        self._hand_over(self.pass_ns + cold_ns, host_ns=_MS, activation_bytes=3 * GIB)
+        self._hand_over(self.pass_ns + cold_ns, host_ns=MS, activation_bytes=3 * GIB)
 
     def _decode(self) -> None:
-        self._hand_over(_DECODE_NS, host_ns=2 * _MS, activation_bytes=4 * GIB)
+        self._hand_over(_DECODE_NS, host_ns=2 * MS, activation_bytes=4 * GIB)
 
     def _hand_over(self, device_ns: int, *, host_ns: int, activation_bytes: int) -> None:
         """Launch work that needs memory meanwhile."""
@@ -123,106 +119,3 @@ class Toy:
         self.clock.advance(host_ns)
         self.memory.allocate(activation_bytes)
         self.memory.allocate(-activation_bytes)
-
-
-class _Part:
-    """What the stages library takes for a component: something with parameters and a forward."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-
-    def named_parameters(self) -> Iterator[Any]:
-        return iter(())
-
-    def forward(self) -> None:
-        self._work()
-
-    def decode(self) -> None:
-        self._work()
-
-    def cache_context(self, name: str) -> Any:
-        return nullcontext()
-
-
-class Encode(Stage):
-    """Encodes the prompt."""
-
-    def run(self, text_encoder: _Part) -> None:
-        text_encoder.forward()
-
-
-class Denoise(Stage):
-    """Makes the steps, two guidance passes each."""
-
-    def __init__(self, toy: Toy) -> None:
-        self._toy = toy
-
-    def watched(self) -> tuple[Any, ...]:
-        return (self,)
-
-    def run(self, transformer: _Part, steps: int) -> None:
-        for step in range(steps):
-            self.loop_step(transformer, i=step)
-
-    def loop_step(self, transformer: _Part, *, i: int) -> None:
-        for name in PASSES:
-            with transformer.cache_context(name):
-                transformer.forward()
-        self._toy.clock.advance(_MS)
-
-
-class Decode(Stage):
-    """Makes the frames, and waits for them."""
-
-    def __init__(self, toy: Toy) -> None:
-        self._toy = toy
-
-    def run(self, vae: _Part) -> None:
-        vae.decode()
-        self._toy.device.synchronize()  # the frames are wanted on the host
-
-
-class _Manager:
-    """Moves weights inside the stage that needs them, beside the work of the device, and tells of it."""
-
-    execution_device = None
-    may_retry = False
-
-    def __init__(self, toy: Toy) -> None:
-        self._toy = toy
-
-    def stage(self, stage: Stage, call: Callable[[], None]) -> None:
-        toy, tell, device = self._toy, self._toy.pipeline.tell, self._toy.device
-        if stage.registered_name == "decode":
-            with device.lane("copy"):
-                tell.begin(Kind.TRANSFER, "vae", nbytes=WEIGHT_BYTES["vae"])
-                device.launch(_COPY_NS)
-                arrived = device.record()
-                tell.end()
-            toy.load("vae")
-            tell.begin(Kind.WAIT, "vae")
-            device.wait(arrived)
-            tell.end()
-        call()
-        if stage.registered_name == "encode":
-            toy.drop("text_encoder")
-        if toy.synchronize:
-            device.synchronize()
-
-    def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
-        return call()
-
-
-class _Hook:
-    """Moves weights when it hears of the stage that needs them, and keeps the host waiting."""
-
-    def __init__(self, toy: Toy) -> None:
-        self._toy = toy
-
-    def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
-        if (kind, name) == (Kind.STAGE, "decode"):
-            self._toy.clock.advance(_COPY_NS)
-            self._toy.load("vae")
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Do nothing."""
