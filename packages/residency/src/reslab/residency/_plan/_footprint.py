@@ -7,18 +7,18 @@ These are the sums of what `schedule` does, in closed form and a thousand times 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reslab.residency._plan._keep import OUTSIDE, Units, keeps, moves_outside, stays, unit_bytes
 from reslab.residency._plan._placement import Kind, Placement
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan
+from reslab.residency._plan._workload import ComponentSize, Workload, check_plan
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComponentBytes:
+class ComponentBytes(NamedTuple):
     """Bytes of one component in one stage.
 
     Attributes:
@@ -52,8 +52,8 @@ def footprint(plan: Plan, workload: Workload) -> tuple[ComponentBytes, ...]:
         PlanError: If the plan places what the workload does not have.
     """
     check_plan(plan, workload)
-    rows = [row for name in workload.components for row in _component(plan, workload, name)]
-    return tuple(sorted(rows, key=lambda row: workload.stages.index(row.stage)))
+    columns = [tuple(_component(plan, workload, name)) for name in workload.components]
+    return tuple(row for stage in zip(*columns, strict=True) for row in stage)
 
 
 def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
@@ -70,8 +70,7 @@ def _component(plan: Plan, workload: Workload, name: str) -> Iterator[ComponentB
     before = kept[0] if stays(placements[0]) else frozenset()
     former = placements[0]
     for place, (stage, placement) in enumerate(zip(workload.stages, placements, strict=True)):
-        own = [call for call in workload.by_stage[place] if call.component == name]
-        slot_bytes, through = _streamed(size, own, placement, kept[place])
+        slot_bytes, through = _streamed(workload, name, place, placement, kept[place])
         back = _sum(size, before - kept[place]) * former.copy_back + through * placement.copy_back
         if place + 1 == len(placements) and not stays(placement):
             back += _sum(size, kept[place]) * placement.copy_back
@@ -87,20 +86,25 @@ def _component(plan: Plan, workload: Workload, name: str) -> Iterator[ComponentB
         before, former = kept[place], placement
 
 
-def _streamed(size: ComponentSize, calls: Sequence[Call], placement: Placement, kept: Units) -> tuple[int, int]:
+def _streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> tuple[int, int]:
     """Return the bytes that the slots of a component take in one stage, and the bytes that go through them."""
-    if not calls or not placement.streams:
+    calls = workload.calls_of.get((name, place))
+    if calls is None or not placement.streams:
         return 0, 0
+    size = workload.components[name]
     outside = size.outside_bytes if moves_outside(placement) else 0
-    known = {blocks: [block for block in blocks if block not in kept] for blocks in {call.blocks for call in calls}}
-    streams = [known[call.blocks] for call in calls]
+    kinds = workload.blocks_of[name, place]
+    known = {blocks: [block for block in blocks if block not in kept] for blocks in kinds}
     distinct = {block for blocks in known.values() for block in blocks}
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
+    streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
     return outside + slots, len(calls) * outside + through
 
 
 def _sum(size: ComponentSize, units: Units) -> int:
+    if len(units) == len(size.block_bytes) + 1:
+        return size.weight_bytes
     return sum(unit_bytes(size, unit) for unit in units)
 
 
@@ -137,8 +141,8 @@ def _host(plan: Plan, workload: Workload, name: str) -> HostBytes:
 
 def _streaming(workload: Workload, placement: Placement, name: str, place: int, kept: Units) -> Units:
     """Return the units that move for calls of a stage."""
-    called = {call.blocks for call in workload.by_stage[place] if call.component == name}
-    if not called or not placement.streams:
+    called = workload.blocks_of.get((name, place))
+    if called is None or not placement.streams:
         return frozenset()
     outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset()
     return outside | {block for blocks in called for block in blocks if block not in kept}

@@ -23,8 +23,9 @@ def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     """Return the units of a component that are on the device all through each stage."""
     size, users = workload.components[name], workload.users[name]
     placements = [plan.placement(name, stage) for stage in workload.stages]
+    parts = {id(placement): _part(placement, size) for placement in placements}
     return tuple(
-        _part(placement, size) if _is_kept(placement, users, place) else frozenset()
+        parts[id(placement)] if _is_kept(placement, users, place) else frozenset()
         for place, placement in enumerate(placements)
     )
 

@@ -23,6 +23,7 @@ class Mover:
         self.name = name
         self.size: ComponentSize = workload.components[name]
         self.placements = [plan.placement(name, stage) for stage in workload.stages]
+        self.everything = all_units(self.size)
         self.keeps = keeps(plan, workload, name)
         self.placement: Placement = self.placements[0]
         self.held: Units = frozenset()
@@ -105,7 +106,7 @@ class Mover:
 
     def _pieces(self, units: Units) -> list[int | None]:
         """Return the pieces in which units move: the component in one, if it is all of it."""
-        return [None] if units == all_units(self.size) else [*sorted(units)]
+        return [None] if units == self.everything else [*sorted(units)]
 
     def _move(
         self, act: Act, piece: int | None, stage: str | None, call: int | None, *, slot: int | None = None

@@ -29,13 +29,9 @@ class Slots:
     def __init__(self, *, uses: Sequence[int], prefetch: int) -> None:
         self.uses = uses
         self.prefetch = prefetch
+        self.count = min(prefetch + 1, len(set(uses)))  # there is no use for more slots than there are blocks
         self.held: dict[int, int] = {}  # block → slot, the one longest untouched first
         self.issued = 0  # uses that have been seen to
-
-    @property
-    def count(self) -> int:
-        """Return how many slots there are; there is no use for more than there are blocks."""
-        return min(self.prefetch + 1, len(set(self.uses)))
 
     def advance(self, use: int) -> Iterator[Change]:
         """See to this use and the `prefetch` ones after it, yielding what has to be evicted and fetched."""

@@ -88,10 +88,24 @@ class Workload:
         return tuple(tuple(call for call in self.calls if call.stage == stage) for stage in self.stages)
 
     @cached_property
+    def calls_of(self) -> Mapping[tuple[str, int], tuple[Call, ...]]:
+        """Return the calls of each component in the stage at each place; nothing where there is none."""
+        found: dict[tuple[str, int], list[Call]] = {}
+        for place, calls in enumerate(self.by_stage):
+            for call in calls:
+                found.setdefault((call.component, place), []).append(call)
+        return {key: tuple(calls) for key, calls in found.items()}
+
+    @cached_property
+    def blocks_of(self) -> Mapping[tuple[str, int], frozenset[tuple[int, ...]]]:
+        """Return the distinct lists of blocks that those calls run."""
+        return {key: frozenset(call.blocks for call in calls) for key, calls in self.calls_of.items()}
+
+    @cached_property
     def users(self) -> Mapping[str, tuple[int, ...]]:
         """Return the places of the stages that call each component."""
-        used = [dict.fromkeys(call.component for call in calls) for calls in self.by_stage]
-        return {name: tuple(i for i, names in enumerate(used) if name in names) for name in self.components}
+        places = range(len(self.stages))
+        return {name: tuple(place for place in places if (name, place) in self.calls_of) for name in self.components}
 
 
 def check_plan(plan: Plan, workload: Workload) -> None:

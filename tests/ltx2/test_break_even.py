@@ -1,0 +1,55 @@
+"""What streaming LTX-2.3 costs by card and size: against the published picture, and in shape."""
+
+import pytest
+
+from reslab.ltx2 import rehearsal
+from reslab.residency import break_even, break_even_tokens, device, survey
+
+CARDS = ("RTX 5090", "RTX 4090", "A100", "H100")
+SIZES = ((768, 512), (1536, 1024), (1920, 1088))
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return [rehearsal("LTX-2.3", width=width, height=height, num_frames=121) for width, height in SIZES]
+
+
+@pytest.fixture(scope="module")
+def table(runs):
+    return break_even(runs, [device(name) for name in CARDS])
+
+
+#: facts/peers.md: pinned memory, one pass of 6144 tokens, matrix products and attention alone.
+PUBLISHED = {"RTX 5090": (1.00, 0), "RTX 4090": (1.23, 10), "A100": (1.84, 22), "H100": (2.58, 30)}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_streaming_every_block_costs_what_the_published_picture_says(table, name):
+    ratio, keep = PUBLISHED[name]
+    denoising = table.filter(size="1536×1024×121", stage="LTX2AVDenoisingStage", device=device(name).name)
+    row = denoising.row(0, named=True)
+    assert row["tokens"] == 6144
+    assert row["fused_ratio"] == pytest.approx(ratio, rel=0.03)
+    assert abs(row["fused_keep"] - keep) <= 1
+
+
+def test_the_larger_the_video_the_cheaper_streaming(table):
+    for (_, _), part in table.group_by("device", "stage"):
+        assert part.sort("tokens")["ratio"].is_sorted(descending=True)
+    at_full_size = table.filter(tokens=24576)
+    assert at_full_size["fused_ratio"].to_list() == [1.0] * len(CARDS)
+
+
+def test_the_faster_the_card_for_its_link_the_larger_its_break_even(table):
+    tokens = dict(break_even_tokens(table, ratio="fused_ratio").rows())
+    order = [tokens[device(name).name] for name in CARDS]
+    assert order == sorted(order)
+
+
+def test_every_card_has_a_plan_that_fits_at_every_size(runs):
+    cards = [device(name) for name in ("RTX 3060 12GB", "RTX 4090", "H100", "H200", "B200")]
+    rows = survey(runs, cards)
+    assert rows["fits"].all()
+    assert rows.filter(device="B200")["plan"].unique().to_list() == ["all resident"]
+    assert (rows["floor_s"] <= rows["ceiling_s"]).all()
+    assert (rows["resident_s"] <= rows["floor_s"]).all()
