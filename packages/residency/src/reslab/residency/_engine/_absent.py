@@ -1,0 +1,124 @@
+"""Weights that are not there: what stands in their place, and who watches over it.
+
+An absent weight is an empty tensor of its type on its device: nearly every use of it raises by itself. Before each
+module that owns one stands a hook that sees to it first, and raises `WeightsAbsent` where nothing can be done. What
+reads weights without computing goes through the manager: `state_dict`, and with it every `save_pretrained`, gets the
+whole weights; copying, pickling, converting and fusing are refused with a sentence.
+
+    guard = Guard("transformer", unit_of=…, needed=…)
+    guard.install(transformer)
+    guard.remove()                  # every hook and attribute as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import torch
+
+from reslab.residency._engine._errors import ResidencyError
+from reslab.stages import Subscription
+
+#: Methods of a component, where it has them, that write into weights or move them.
+WRITING = ("_apply", "fuse_lora", "unfuse_lora", "fuse_qkv_projections", "dequantize")
+#: What copying and pickling ask of a parameter.
+_COPYING = ("__deepcopy__", "__reduce_ex__")
+_WORDS = {"__deepcopy__": "copying", "__reduce_ex__": "pickling", "_apply": "moving or converting"}
+
+
+class Unit(Protocol):
+    """What moves in one piece, as far as guards need it."""
+
+    @property
+    def is_managed(self) -> bool:
+        """Tell whether its parameters hold something else than they held before."""
+
+    def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+        """Return the whole of a weight that is absent, None where it is not."""
+
+
+def empty(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return what an absent weight is."""
+    return torch.empty(0, dtype=dtype, device=device)
+
+
+def watch_calls(module: torch.nn.Module, before: Callable[[], None]) -> Subscription:
+    """Call `before` ahead of each forward of a module, but not of a copy of it that took the hook along."""
+
+    def hook(called: torch.nn.Module, _arguments: Any) -> None:
+        if called is module:
+            before()
+
+    handle = module.register_forward_pre_hook(hook, prepend=True)
+    return Subscription(handle.remove)
+
+
+def give_whole(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], Unit | None]) -> Subscription:
+    """Let the state dictionary of a module, alone or as part of another, hold whole weights."""
+
+    def hook(called: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+        if called is not module:
+            return
+        for name, parameter in called._parameters.items():
+            unit = unit_of(parameter) if parameter is not None else None
+            whole = unit.whole(parameter) if unit is not None and parameter is not None else None
+            if whole is not None and prefix + name in state:
+                state[prefix + name] = whole
+
+    handle = module.register_state_dict_post_hook(hook)
+    return Subscription(handle.remove)
+
+
+def refuse_loading(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], Unit | None]) -> Subscription:
+    """Refuse a state dictionary that would overwrite managed weights; what it adds, such as a LoRA, is let in."""
+
+    def hook(called: torch.nn.Module, state: dict[str, Any], prefix: str, *_arguments: Any) -> None:
+        for name, parameter in called._parameters.items() if called is module else ():
+            unit = unit_of(parameter) if parameter is not None and prefix + name in state else None
+            if unit is not None and unit.is_managed:
+                raise ResidencyError(_told(f"loading {prefix + name!r}"))
+
+    handle = module.register_load_state_dict_pre_hook(hook)
+    return Subscription(handle.remove)
+
+
+def refuse_writing(component: torch.nn.Module, name: str) -> Subscription:
+    """Refuse what would write into managed weights, move or copy them, on the component itself."""
+    shadowed = [method for method in WRITING if callable(getattr(component, method, None))] + [*_COPYING]
+    before = {method: component.__dict__[method] for method in shadowed if method in component.__dict__}
+    for method in shadowed:
+        component.__dict__[method] = _refusal(f"{_WORDS.get(method, method)} {name!r}")
+
+    def restore() -> None:
+        for method in shadowed:
+            component.__dict__.pop(method, None)
+        component.__dict__.update(before)
+
+    return Subscription(restore)
+
+
+def refuse_copying(parameter: torch.nn.Parameter, name: str) -> None:
+    """Refuse to copy or pickle a managed weight, at whatever level of modules it is tried."""
+    for method in _COPYING:
+        parameter.__dict__[method] = _refusal(f"{_WORDS[method]} {name!r}")
+
+
+def allow_copying(parameter: torch.nn.Parameter) -> None:
+    """Undo `refuse_copying`."""
+    for method in _COPYING:
+        parameter.__dict__.pop(method, None)
+
+
+def _refusal(what: str) -> Callable[..., NoReturn]:
+    def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
+        raise ResidencyError(_told(what))
+
+    return refuse
+
+
+def _told(what: str) -> str:
+    return (
+        f"{what}: a residency manages these weights, and what is in the module now may be a slot or nothing; "
+        "leave its `with` block first"
+    )

@@ -1,0 +1,87 @@
+"""`apply`: a plan and a pipeline become a residency."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from reslab.residency._engine import _accelerator
+from reslab.residency._engine._disk import Paths
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._fit import Budget
+from reslab.residency._engine._residency import Residency
+from reslab.residency._engine._setting import Setting
+from reslab.residency._engine._throttle import Link, Ratio
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Workload
+from reslab.stages import Pipeline
+
+ON_OOM = ("stop", "step-down")
+
+
+def apply(
+    pipeline: Pipeline,
+    plan: Plan,
+    *,
+    device: torch.device | str | None = None,
+    link: str | int | Ratio | None = None,
+    budget: Budget | None = None,
+    on_oom: str = "stop",
+    known: Workload | None = None,
+    blocks: Mapping[str, str | Sequence[str]] | None = None,
+    files: Mapping[str, Paths] | None = None,
+) -> Residency:
+    """Return a residency, which carries out a plan within its `with` block.
+
+    Weights really move, on a CPU too: there the device's memory is a second copy. The results are, bit for bit, those
+    of the pipeline without a plan. A plan's `lora` and `numerics` are the pipeline's own business: nothing here
+    touches them.
+
+    >>> from reslab.residency import Plan
+    >>> from reslab.stages import Pipeline, stage
+    >>> model = torch.nn.Sequential(torch.nn.ModuleList(torch.nn.Linear(16, 16) for _ in range(4)))
+    >>> model.forward = lambda x: [x := block(x) for block in model[0]][-1]
+    >>> pipeline = Pipeline({"model": model}, result="y")
+    >>> _ = pipeline.add(stage(lambda model, x: {"y": model(x)}), name="compute")
+    >>> with torch.no_grad(), apply(pipeline, Plan.of({"model": "layerwise"})) as managed:
+    ...     first, second = (pipeline.run(x=torch.ones(16)) for _ in range(2))
+    >>> managed.fetched_bytes, torch.equal(first, second)
+    ({'compute': 4352}, True)
+
+    Args:
+        pipeline: Any pipeline of stages; its components that are modules are managed, whole or by their blocks.
+        plan: Where their weights live; what it does not place is resident.
+        device: Where to compute; by default the accelerator in use, else the CPU.
+        link: Holds each copy to a bandwidth such as "1 GB/s", or to a card's ratio of copying to computing (`like`).
+        budget: What may be used; by default what is free of an accelerator's memory.
+        on_oom: "stop" says what ran out, and where; "step-down" says so, takes the next leaner plan, and runs the
+            stage once more.
+        known: The calls of the run, such as `workload(rehearsal)`; by default the first run finds them out.
+        blocks: Paths or the class of a component's blocks, by component; by default they are found.
+        files: Safetensors files of components that the plan has on disk; what has none is written to a temporary
+            folder.
+
+    Returns:
+        A context manager. Entering refuses (PlanError, ResidencyError) what cannot be carried out, and moves nothing.
+
+    Raises:
+        ResidencyError: For an `on_oom` that does not exist.
+        ValueError: For a link that is no bandwidth.
+    """
+    if on_oom not in ON_OOM:
+        raise ResidencyError(f"on_oom is one of {', '.join(map(repr, ON_OOM))}, got {on_oom!r}")
+    place = _accelerator.current() if device is None else torch.device(device)
+    if budget is None:
+        budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
+    setting = Setting(
+        device=place,
+        link=Link(link),
+        budget=budget,
+        steps_down=on_oom == "step-down",
+        calls=known.calls if known is not None else (),
+        activations=known.activations if known is not None else {},
+        blocks=blocks or {},
+        files=files or {},
+    )
+    return Residency(pipeline, plan, setting)

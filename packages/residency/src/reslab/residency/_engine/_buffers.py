@@ -1,0 +1,161 @@
+"""Memory for weights: how the parameters of a unit lie in one aligned buffer, on the host and on the device.
+
+A unit is what moves in one piece: a repeated block, or all that lies outside the blocks. Its parameters lie one behind
+the other in one buffer, each at an address that divides by the boundary, so that a move is one copy and results do not
+depend on where a weight lies. A host buffer is mapped memory of its own: of exactly its size (torch rounds a pinned
+request up to a power of two), and given back to the system with the last tensor in it. Every tensor in it has a
+storage of its own, so saving one never writes the others.
+
+    layout = lay_out(block.parameters(), boundary=64)
+    host = HostBuffer(layout)
+    host.fill()                                         # from where the parameters are now
+    views(torch.empty(layout.nbytes, dtype=torch.uint8), layout)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import torch
+
+#: Alignment that kernels of the CPU, and of accelerators, were made for, in bytes.
+CPU_BOUNDARY, ACCELERATOR_BOUNDARY = 64, 256
+
+
+class Piece(NamedTuple):
+    """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included."""
+
+    parameter: torch.nn.Parameter
+    offset: int
+    elements: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that it takes."""
+        return self.elements * self.dtype.itemsize
+
+
+class Layout(NamedTuple):
+    """How parameters lie in one buffer of `nbytes`, of which `weight_bytes` are weights and the others lie between."""
+
+    pieces: tuple[Piece, ...]
+    nbytes: int
+    weight_bytes: int
+
+
+class Source(Protocol):
+    """Where a unit's weights are while they are not on the device."""
+
+    #: A tensor for each piece, to be read only.
+    tensors: tuple[torch.Tensor, ...]
+    #: Bytes of host memory that it holds, and what of them is pinned.
+    host_bytes: int
+    pinned_bytes: int
+
+    def staged(self) -> torch.Tensor:
+        """Return the bytes of the whole unit, uint8 (nbytes,), in host memory; valid until the next call."""
+
+    def close(self) -> None:
+        """Let go of what is not memory: a pin, a file."""
+
+
+def boundary(device: torch.device) -> int:
+    """Return the alignment of weights on a device, in bytes."""
+    return CPU_BOUNDARY if device.type == "cpu" else ACCELERATOR_BOUNDARY
+
+
+def lay_out(parameters: Iterable[torch.nn.Parameter], *, boundary: int) -> Layout:
+    """Return how parameters lie in one buffer; those that share memory share it there too.
+
+    >>> layer = torch.nn.Linear(3, 5)
+    >>> [(piece.offset, piece.nbytes) for piece in lay_out(layer.parameters(), boundary=64).pieces]
+    [(0, 60), (64, 20)]
+    """
+    pieces: list[Piece] = []
+    places: dict[object, int] = {}
+    end = weight_bytes = 0
+    for parameter in parameters:
+        key = memory_key(parameter)
+        if key not in places:
+            places[key] = -(-end // boundary) * boundary
+        piece = Piece(parameter, places[key], _span(parameter), parameter.shape, parameter.stride(), parameter.dtype)
+        pieces.append(piece)
+        if piece.offset + piece.nbytes > end:
+            end, weight_bytes = piece.offset + piece.nbytes, weight_bytes + piece.nbytes
+    return Layout(tuple(pieces), end, weight_bytes)
+
+
+def memory_key(parameter: torch.nn.Parameter) -> object:
+    """Return what is equal for two parameters that are the same memory; only valid while both are alive."""
+    count = _span(parameter)
+    return (parameter.data_ptr(), count, parameter.dtype) if count else id(parameter)
+
+
+def _span(tensor: torch.Tensor) -> int:
+    """Return how many elements of its storage a strided tensor reaches over."""
+    if tensor.numel() == 0:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def views(buffer: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:
+    """Return the tensors of a layout inside a buffer, uint8 (at least layout.nbytes,)."""
+    return tuple(
+        buffer[piece.offset : piece.offset + piece.nbytes].view(piece.dtype).as_strided(piece.size, piece.stride)
+        for piece in layout.pieces
+    )
+
+
+def copy_on_host(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy bytes from host memory to host memory on this thread alone, without holding the interpreter."""
+    ctypes.memmove(target.data_ptr(), source.data_ptr(), source.nbytes)
+
+
+class HostBuffer:
+    """The weights of one unit in host memory.
+
+    Args:
+        layout: How they lie in it.
+        pin: Pins memory and returns what undoes it; None leaves it pageable.
+    """
+
+    def __init__(self, layout: Layout, *, pin: Callable[[torch.Tensor], Callable[[], None]] | None = None) -> None:
+        self._layout = layout
+        memory = mmap.mmap(-1, max(layout.nbytes, 1))  # page by page the system's, so exact and aligned
+        self._bytes = torch.frombuffer(memory, dtype=torch.uint8)[: layout.nbytes]
+        self.tensors = tuple(_in_memory(memory, piece) for piece in layout.pieces)
+        self._unpin = pin(self._bytes) if pin is not None else None
+        self.host_bytes = layout.nbytes
+        self.pinned_bytes = layout.nbytes if pin is not None else 0
+
+    def fill(self) -> None:
+        """Copy the weights from where the parameters are now."""
+        self.fill_from(piece.parameter.data for piece in self._layout.pieces)
+
+    def fill_from(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Copy the weights from other tensors, one for each piece."""
+        for piece, tensor, own in zip(self._layout.pieces, tensors, self.tensors, strict=True):
+            own.as_strided((piece.elements,), (1,)).copy_(tensor.as_strided((piece.elements,), (1,)))
+
+    def staged(self) -> torch.Tensor:
+        """Return its bytes."""
+        return self._bytes
+
+    def close(self) -> None:
+        """Unpin it; the tensors in it live on."""
+        if self._unpin is not None:
+            self._unpin()
+            self._unpin, self.pinned_bytes = None, 0
+
+
+def _in_memory(memory: mmap.mmap, piece: Piece) -> torch.Tensor:
+    if not piece.elements:
+        return torch.empty_strided(piece.size, piece.stride, dtype=piece.dtype)
+    flat = torch.frombuffer(memory, dtype=piece.dtype, count=piece.elements, offset=piece.offset)
+    return flat.as_strided(piece.size, piece.stride)

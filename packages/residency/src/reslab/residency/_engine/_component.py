@@ -1,0 +1,150 @@
+"""A managed component: its units, the hooks that watch over them, and what of it has changed since it was last seen.
+
+Its parameters may change while it is managed: a LoRA adds some, and takes them away again. `refresh` notices, gives
+the units concerned back, and makes them anew; the others stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+
+from reslab.residency._engine import _absent
+from reslab.residency._engine._blocks import find_blocks
+from reslab.residency._engine._buffers import boundary, lay_out, memory_key
+from reslab.residency._engine._unit import Shared, Unit
+from reslab.residency._plan._keep import OUTSIDE
+from reslab.residency._plan._workload import ComponentSize
+from reslab.stages import Subscription
+
+#: Stands for the component itself.
+WHOLE = -2
+
+#: Called before a block runs, (OUTSIDE) a module that owns weights outside the blocks, or (WHOLE) the component.
+Watcher = Callable[["Component", int], None]
+
+
+class Component:
+    """One module of a pipeline, in units.
+
+    Args:
+        name: In the pipeline; the first, where it has several.
+        module: The module itself.
+        device: Where it computes.
+        watcher: Asked before a unit is used.
+        blocks: Names of its blocks, see `find_blocks`; None finds them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: torch.nn.Module,
+        *,
+        device: torch.device,
+        watcher: Watcher,
+        blocks: str | Sequence[str] | None = None,
+    ) -> None:
+        self.name, self.module, self._device, self._watcher = name, module, device, watcher
+        self.blocks = list(find_blocks(module, blocks).values())
+        self.units: dict[int, Unit] = {}
+        self._known: tuple[int, ...] = ()
+        self._own: dict[int, tuple[int, ...]] = {}
+        self._unit_of: dict[int, Unit] = {}
+        self._watches: list[Subscription] = []
+
+    @property
+    def size(self) -> ComponentSize:
+        """Return the bytes of its units."""
+        return ComponentSize(
+            outside_bytes=self.units[OUTSIDE].nbytes,
+            block_bytes=tuple(self.units[number].nbytes for number in range(len(self.blocks))),
+        )
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """Return the names of its parameters by their identity."""
+        return {id(parameter): name for name, parameter in self.module.named_parameters()}
+
+    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
+        """See which parameters it has now, and tell whether units were made anew.
+
+        Args:
+            put_back: Gives units back before they are forgotten.
+            shared: Sources by what memory the weights are; for modules that share it.
+        """
+        known = tuple(map(id, self.module.parameters()))
+        if known == self._known:
+            return False
+        owned = self._owned()
+        own = {number: tuple(map(id, parameters)) for number, parameters in owned.items()}
+        changed = [number for number in own if own[number] != self._own.get(number)]
+        put_back([self.units[number] for number in changed if number in self.units])
+        for number in changed:
+            self.units[number] = self._unit(number, owned[number], shared)
+        self._known, self._own = known, own
+        self._unit_of = {key: unit for unit in self.units.values() for key in unit.by_parameter}
+        self._watch()
+        return True
+
+    def close(self) -> None:
+        """Remove every hook and attribute."""
+        while self._watches:
+            self._watches.pop().close()
+
+    def _owned(self) -> dict[int, list[torch.nn.Parameter]]:
+        """Return the parameters of each unit; those of two blocks, or of a block and what is outside, lie outside."""
+        inside = [list(block.parameters()) for block in self.blocks]
+        blocks_of: dict[int, set[int]] = {}
+        for number, parameters in enumerate(inside):
+            for parameter in parameters:
+                blocks_of.setdefault(id(parameter), set()).add(number)
+        for module in self._outer_modules():
+            for each in module._parameters.values():
+                blocks_of.setdefault(id(each), set()).add(OUTSIDE)
+        outside = [each for each in self.module.parameters() if not _is_inside(blocks_of[id(each)])]
+        own = {
+            number: [each for each in parameters if blocks_of[id(each)] == {number}]
+            for number, parameters in enumerate(inside)
+        }
+        return {OUTSIDE: outside, **own}
+
+    def _outer_modules(self) -> list[torch.nn.Module]:
+        inner = {id(module) for block in self.blocks for module in block.modules()}
+        return [module for module in self.module.modules() if id(module) not in inner]
+
+    def _unit(self, number: int, parameters: Sequence[torch.nn.Parameter], shared: dict[object, Shared]) -> Unit:
+        key = tuple(map(memory_key, parameters))
+        layout = lay_out(parameters, boundary=boundary(self._device))
+        return Unit(self.name, number, layout, shared.setdefault(key, Shared()) if key else Shared(), self._device)
+
+    def _watch(self) -> None:
+        self.close()
+        for number, block in enumerate(self.blocks):
+            self._watches.append(_absent.watch_calls(block, self._before(number)))
+        self._watches.append(_absent.watch_calls(self.module, self._before(WHOLE)))
+        for module in self._outer_modules():
+            if module is not self.module and _owns(module):
+                self._watches.append(_absent.watch_calls(module, self._before(OUTSIDE)))
+        for module in filter(_owns, self.module.modules()):
+            self._watches.append(_absent.give_whole(module, self._find))
+            self._watches.append(_absent.refuse_loading(module, self._find))
+        self._watches.append(_absent.refuse_writing(self.module, self.name))
+
+    def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
+        return self._unit_of.get(id(parameter))
+
+    def _before(self, number: int) -> Callable[[], None]:
+        return lambda: self._watcher(self, number)
+
+    def __repr__(self) -> str:
+        return f"Component({self.name!r}, {len(self.blocks)} blocks)"
+
+
+def _owns(module: torch.nn.Module) -> bool:
+    return any(each is not None for each in module._parameters.values())
+
+
+def _is_inside(blocks: set[int]) -> bool:
+    """Tell whether a parameter belongs to one block and to nothing else."""
+    return len(blocks) == 1 and OUTSIDE not in blocks

@@ -1,0 +1,217 @@
+"""The director: what a run does next, and what is to be moved for it.
+
+It follows the script; where the run does something else, it says so once a stage, fetches on demand, and takes up the
+script again at the next border. Either way it has on the device what is about to compute, and no more than the plan
+allows. The calls of a run are noted, and are the script of the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from reslab.residency._engine._component import WHOLE, Component
+from reslab.residency._engine._demand import Demand, kept
+from reslab.residency._engine._errors import WeightsAbsent
+from reslab.residency._engine._mover import Mover
+from reslab.residency._engine._script import Moves, Script, pieces
+from reslab.residency._engine._unit import Where
+from reslab.residency._plan._keep import OUTSIDE
+from reslab.residency._plan._moves import Act, Move
+from reslab.residency._plan._placement import Placement
+from reslab.residency._plan._workload import Call
+
+logger = logging.getLogger(__name__)
+
+
+#: Stands for the method of a call where a stage uses parts of a component without calling it.
+DIRECT = "parts"
+
+
+class Begun(NamedTuple):
+    """A call under way, and the blocks that it has run."""
+
+    stage: str
+    component: Component
+    method: str
+    blocks: list[int]
+
+
+class Director:
+    """Moves what a run needs.
+
+    Args:
+        mover: Moves it.
+        components: By name; filled by its caller.
+    """
+
+    def __init__(self, mover: Mover, components: Mapping[str, Component]) -> None:
+        self._mover, self._components = mover, components
+        self._demand = Demand(mover)
+        self._calls: list[Begun] = []
+        self._under_way: list[Begun] = []
+        self.script: Script | None = None
+        self.stage: str | None = None
+        self._is_told = False
+        self._direct: Begun | None = None
+        #: What was not as foreseen, as sentences.
+        self.notes: list[str] = []
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """Return the calls of the run so far."""
+        return tuple(
+            Call(stage=each.stage, component=each.component.name, method=each.method, blocks=tuple(each.blocks))
+            for each in self._calls
+        )
+
+    def begin_run(self) -> None:
+        """Have on the device what is resident before the first stage, and nothing else."""
+        self._calls.clear()
+        self._direct = None
+        self._mover.fetched_bytes.clear()
+        self.keep_only(None)
+        self._execute(self._the_script.set_up())
+
+    def enter(self, stage: str) -> None:
+        """Make the moves at the border before a stage."""
+        self.stage, self._is_told = stage, False
+        self._under_way.clear()
+        self._demand.forget()
+        self._execute(self._the_script.border(stage))
+        for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
+            kept_there = sorted(self._the_script.keeps(component.name, stage))
+            self._mover.fetch([component.units[number] for number in kept_there], stage=stage)
+
+    def leave(self, stage: str) -> None:
+        """Make the moves at the end of a stage."""
+        moves = self._the_script.rest(stage)
+        if moves is not None:
+            self._execute(moves)
+        else:
+            self._note_off(f"{stage} ended without a call that was foreseen")
+        self._empty_slots()
+        self.keep_only(stage)
+
+    def end_run(self) -> None:
+        """Let go of what does not stay for the next run."""
+        self.keep_only(None)
+
+    def let_go(self, calls: int) -> None:
+        """Let go of everything that does not stay, whatever has happened, and forget calls from that number on."""
+        self._mover.heal()
+        self._mover.lane.drain()
+        self._empty_slots()
+        self.keep_only(None)
+        del self._calls[calls:]
+        self._under_way.clear()
+
+    def keep_only(self, stage: str | None) -> None:
+        """Evict what is not kept in a stage; None: outside of runs."""
+        for component in self._components.values():
+            keeps = self._the_script.keeps(component.name, stage)
+            self._mover.evict([unit for number, unit in component.units.items() if number not in keeps])
+
+    def begin_call(self, component: Component, method: str) -> bool:
+        """Have on the device what a call needs; False for a call inside another one of the same component."""
+        if self.stage is None or any(each.component is component for each in self._under_way):
+            return False
+        begun = Begun(self.stage, component, method, [])
+        self._calls.append(begun)
+        self._follow(self._the_script.call(component.name, method), f"{component.name}.{method} in {self.stage}")
+        if not all(unit.is_here for unit in kept(component, self._placement(component))):
+            self._demand.call(component, self._placement(component), self.stage)
+        self._under_way.append(begun)
+        return True
+
+    def end_call(self) -> None:
+        """Note that the innermost call has ended."""
+        if self._under_way:
+            self._under_way.pop()
+
+    def use(self, component: Component, number: int) -> None:
+        """Have on the device what is about to compute: a block, or (OUTSIDE) a module outside the blocks.
+
+        Raises:
+            WeightsAbsent: Outside of a run, where weights are away.
+        """
+        self._mover.heal()
+        unit = component.units[OUTSIDE if number == WHOLE else number]
+        if self.stage is None:
+            if unit.where in (Where.AWAY, Where.ARRIVING):
+                raise WeightsAbsent(
+                    f"the weights of {unit.name!r} are not on the device: no stage is under way; call it inside "
+                    "pipeline.run(…), or leave the residency's `with` block first"
+                )
+            return
+        if number == WHOLE:
+            return  # its forward is a call, which comes next
+        begun = self._call_of(component)
+        if number != OUTSIDE:
+            begun.blocks.append(number)
+            self._follow(self._the_script.block(number), f"{unit.name} in {self.stage}")
+        if not unit.is_here:
+            self._fetch_now(component, number)
+
+    def _call_of(self, component: Component) -> Begun:
+        """Return the call that a module runs in: one under way, or where a stage uses parts directly, one made up."""
+        for begun in reversed(self._under_way):
+            if begun.component is component:
+                return begun
+        if not self._calls or self._calls[-1] is not self._direct or self._direct.component is not component:
+            self.begin_call(component, DIRECT)
+            self._direct = self._under_way.pop()
+        return self._direct
+
+    def _fetch_now(self, component: Component, number: int) -> None:
+        assert self.stage is not None
+        placement = self._placement(component)
+        self._demand.call(component, placement, self.stage)
+        if number != OUTSIDE:
+            self._demand.block(component, number, placement, self.stage)
+
+    def _follow(self, moves: Moves | None, what: str) -> None:
+        if moves is None:
+            self._note_off(what)
+        else:
+            self._execute(moves)
+
+    def _execute(self, moves: Moves) -> None:
+        for move in moves:
+            component = self._components[move.component]
+            units = [component.units[number] for number in pieces(move, len(component.blocks))]
+            if move.act is Act.FETCH:
+                slot_bytes = 0 if move.slot is None else self._slot_bytes(component, move)
+                self._mover.fetch(units, stage=move.stage, slot=move.slot, slot_bytes=slot_bytes)
+            elif move.act is Act.EVICT:
+                self._mover.evict(units)
+            elif move.act is Act.WAIT:
+                self._mover.wait(units)
+
+    def _slot_bytes(self, component: Component, move: Move) -> int:
+        assert move.stage is not None
+        if move.slot in self._mover.slots.get(component.name, ()):
+            return 0
+        streamed = self._the_script.streamed(component.name, move.stage)
+        return max(component.units[number].layout.nbytes for number in streamed)
+
+    def _note_off(self, what: str) -> None:
+        """Say once a stage that it did something else than was foreseen; of a run that was not foreseen, nothing."""
+        if self._is_told or not self._the_script.workload.calls:
+            return
+        self._is_told = True
+        self.notes.append(f"not as foreseen, so weights were fetched on demand until the stage ended: {what}")
+        logger.warning(self.notes[-1])
+
+    def _empty_slots(self) -> None:
+        for component in self._components:
+            self._mover.empty_slots(component)
+
+    def _placement(self, component: Component) -> Placement:
+        return self._the_script.plan.placement(component.name, self.stage)
+
+    @property
+    def _the_script(self) -> Script:
+        assert self.script is not None
+        return self.script

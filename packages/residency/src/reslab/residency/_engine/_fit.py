@@ -1,0 +1,165 @@
+"""What is checked before anything moves: that the plan can be carried out, on these modules, in this memory.
+
+check_modules({"transformer": transformer})      # compiled, graphed, quantised, on meta, managed by another tool
+check_executable(plan, workload)                 # what describes other tools only
+check_fits(plan, workload, Budget(device_bytes=free))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._plan._footprint import device_bytes
+from reslab.residency._plan._placement import Granularity, Kind, PlanError
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Workload, check_plan
+from reslab.residency._units import gib
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How many bytes a plan may use; None where there is no limit, or nobody knows it.
+
+    Args:
+        device_bytes: Of the device, weights and activations together.
+        host_bytes: Of the host, pinned memory included.
+        pinned_bytes: Of the host, pinned.
+    """
+
+    device_bytes: int | None = None
+    host_bytes: int | None = None
+    pinned_bytes: int | None = None
+
+
+def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> None:
+    """Refuse a plan that needs more memory than there is, naming what is short, where, and by how much.
+
+    Args:
+        plan: The plan.
+        workload: Sizes, and the calls as far as they are known.
+        budget: What there is.
+        pins: Whether host memory of what moves is pinned.
+
+    Raises:
+        PlanError: If it does not fit.
+    """
+    needs = list(_needs(plan, workload, budget, pins=pins))
+    if short := [f"{what} needs {gib(need)}, {gib(free)} are free" for what, need, free in needs if need > free]:
+        raise PlanError(
+            f"the plan {plan.name!r} does not fit, so nothing was moved: {'; '.join(short)}. "
+            "Place less as resident, stream more layerwise or from disk, or free memory"
+        )
+
+
+def _needs(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> Iterator[tuple[str, int, int]]:
+    if budget.device_bytes is not None:
+        for stage, need in device_bytes(plan, workload).items():
+            yield f"the stage {stage!r} on the device", need, budget.device_bytes
+        for name, least in _least(plan, workload).items():
+            yield f"{name!r} on the device", least, budget.device_bytes
+    host = {
+        name: size.weight_bytes
+        for name, size in workload.components.items()
+        if not _has(plan, workload, name, Kind.DISK)
+    }
+    if budget.host_bytes is not None:
+        yield "host memory", sum(host.values()), budget.host_bytes
+    if budget.pinned_bytes is not None and pins:
+        moving = [size for name, size in host.items() if moves(plan, workload, name)]
+        yield "pinned host memory", sum(moving), budget.pinned_bytes
+
+
+def _least(plan: Plan, workload: Workload) -> dict[str, int]:
+    """Return what each component has on the device at least while it runs, whoever calls it."""
+    return {
+        name: min(
+            size.weight_bytes if not placement.streams else size.outside_bytes + max(size.block_bytes, default=0)
+            for placement in (plan.placement(name, stage) for stage in workload.stages)
+        )
+        for name, size in workload.components.items()
+        if workload.users[name]
+    }
+
+
+def moves(plan: Plan, workload: Workload, name: str) -> bool:
+    """Tell whether a component is anything but resident in some stage."""
+    return any(plan.placement(name, stage).kind is not Kind.RESIDENT for stage in workload.stages)
+
+
+def _has(plan: Plan, workload: Workload, name: str, kind: Kind) -> bool:
+    return any(plan.placement(name, stage).kind is kind for stage in workload.stages)
+
+
+def check_executable(plan: Plan, workload: Workload) -> None:
+    """Refuse what only describes other tools, and what the pipeline does not have.
+
+    Raises:
+        PlanError: Naming the setting and what to write instead.
+    """
+    check_plan(plan, workload)
+    for (component, _stage), placement in plan.placements.items():
+        if placement.granularity is not Granularity.BLOCK:
+            raise PlanError(
+                f"{component}.granularity={str(placement.granularity)!r} describes other tools, to predict them; "
+                "apply moves blocks: leave granularity out"
+            )
+        if placement.copy_back:
+            raise PlanError(
+                f"{component}.copy_back=true describes other tools, to predict them; weights cannot have changed, "
+                "so apply never copies them back: leave copy_back out"
+            )
+
+
+def check_modules(modules: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse modules whose weights cannot be moved beneath them.
+
+    Raises:
+        ResidencyError: Naming the component, what is in the way, and what to do.
+    """
+    for name, module in modules.items():
+        for path, part in module.named_modules():
+            if (problem := _problem(part)) is not None:
+                raise ResidencyError(f"{name}{'.' if path else ''}{path} {problem}")
+    _check_shared(modules)
+
+
+def _problem(module: torch.nn.Module) -> str | None:
+    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        return (
+            "is compiled by torch.compile, which keeps addresses of weights; apply the plan to the module before that"
+        )
+    if getattr(module.__dict__.get("forward"), "__module__", "") == "torch.cuda.graphs":
+        return "replays a CUDA graph, which keeps addresses of weights; apply the plan to the module without graphs"
+    if "_hf_hook" in module.__dict__:
+        return "is moved by accelerate already; call remove_all_hooks() on the pipeline first"
+    for name, parameter in module._parameters.items():
+        if parameter is not None and (problem := _tensor_problem(parameter)) is not None:
+            return f"has a weight {name!r} {problem}"
+    return None
+
+
+def _tensor_problem(parameter: torch.nn.Parameter) -> str | None:
+    if parameter.is_meta:
+        return "on meta, without values; load or materialize it first"
+    quantised: Any = parameter.is_quantized or type(parameter.data) is not torch.Tensor
+    if quantised or type(parameter) is not torch.nn.Parameter or parameter.layout is not torch.strided:
+        kind = type(parameter).__name__ if type(parameter) is not torch.nn.Parameter else type(parameter.data).__name__
+        return f"that is quantised or otherwise no plain tensor ({kind}); only plain tensors can be moved"
+    return None
+
+
+def _check_shared(modules: Mapping[str, torch.nn.Module]) -> None:
+    owner: dict[int, str] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            other = owner.setdefault(id(parameter), name)
+            if other != name:
+                raise ResidencyError(
+                    f"{other!r} and {name!r} share weights, so they cannot be moved one without the other; "
+                    "make them one component, or give each its own"
+                )

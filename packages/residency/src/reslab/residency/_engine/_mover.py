@@ -1,0 +1,191 @@
+"""The mover: it fetches, waits for and evicts units, and its ledger says what is where.
+
+Every public method leaves a ledger that is true, or one unit marked as turning, which `heal` points once more. An
+interrupt is held back while a unit turns; one that comes by another way than a signal is healed by the next touch.
+
+    mover.fetch([unit], stage="denoise")        # issued; goes on at once
+    mover.wait([unit])                          # now it can compute
+    mover.evict([unit])                         # by re-pointing; nothing is copied
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+
+from reslab.residency._engine._buffers import Source, boundary
+from reslab.residency._engine._lanes import Copy, CopyLane
+from reslab.residency._engine._recovery import masked
+from reslab.residency._engine._unit import Unit, Where
+from reslab.residency._units import gib
+from reslab.stages import Kind, Observer
+
+
+class Mover:
+    """Moves units between host and device.
+
+    Args:
+        device: Where things compute.
+        lane: Makes the copies.
+        tell: Answers with where events go.
+        make_source: Makes the place where a unit's weights wait.
+        limit_bytes: The most that may be on the device; None leaves that to the device.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        lane: CopyLane,
+        tell: Callable[[], Observer],
+        make_source: Callable[[Unit], Source],
+        limit_bytes: int | None = None,
+    ) -> None:
+        self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
+        self._tell, self._make_source = tell, make_source
+        self.units: list[Unit] = []
+        self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
+        self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
+        self.waited_s = 0.0
+        self._turning: Unit | None = None
+
+    def fetch(self, units: Sequence[Unit], *, stage: str | None, slot: int | None = None, slot_bytes: int = 0) -> None:
+        """Issue the copy of units to the device, in one piece; those that are there, or on their way, are left out.
+
+        Args:
+            units: Of one component.
+            stage: The stage that they are for; None before the first.
+            slot: The slot to copy a single unit into; None gives each memory of its own.
+            slot_bytes: Bytes of a slot, where it is not there yet.
+
+        Raises:
+            torch.OutOfMemoryError: If the device has no memory for them.
+        """
+        wanted = [unit for unit in units if unit.where in (Where.UNTOUCHED, Where.AWAY)]
+        if not wanted:
+            return
+        with masked():
+            for unit in wanted:
+                self._turn(unit, lambda unit: unit.adopt(self._make_source))
+            targets = [self._target(unit, slot, slot_bytes) for unit in wanted]
+            nbytes = sum(unit.nbytes for unit in wanted)
+            name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
+            parts = tuple(zip(targets, (unit.source for unit in wanted), strict=True))
+            copy = Copy(name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell())
+            ticket = self.lane.issue(copy)
+            for unit, target in zip(wanted, targets, strict=True):
+                unit.buffer, unit.slot, unit.ticket, unit.where = target, slot, ticket, Where.ARRIVING
+            self.fetched_bytes[stage] = self.fetched_bytes.get(stage, 0) + nbytes
+
+    def wait(self, units: Iterable[Unit]) -> None:
+        """Go on when units have arrived, and let their parameters be what has arrived."""
+        for unit in units:
+            if unit.where is not Where.ARRIVING:
+                continue
+            assert unit.ticket is not None
+            if not unit.ticket.done():
+                self._stall(unit)
+            unit.ticket.wait()
+            with masked():
+                self._turn(unit, _arrive)
+
+    def evict(self, units: Iterable[Unit]) -> None:
+        """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
+        for unit in units:
+            if unit.where not in (Where.ARRIVING, Where.DEVICE):
+                continue
+            if unit.ticket is not None:
+                unit.ticket.abandon()
+            with masked():
+                self._turn(unit, _leave)
+
+    def empty_slots(self, component: str) -> None:
+        """Let go of what streamed through the slots of a component, and of the slots."""
+        self.evict(unit for unit in self.units if unit.component == component and unit.slot is not None)
+        self.slots.pop(component, None)
+
+    def clear(self) -> None:
+        """Stop all copies, and let go of everything on the device."""
+        self.heal()
+        self.lane.drain()
+        self.evict(self.units)
+        self.slots.clear()
+
+    def put_back(self, units: Iterable[Unit]) -> None:
+        """Let parameters hold their weights in host memory, as if nothing had managed them."""
+        units = list(units)
+        self.evict(units)
+        with masked():
+            for unit in units:
+                self._turn(unit, Unit.put_back)
+
+    def heal(self) -> None:
+        """Finish the turn of a unit that was interrupted."""
+        if self._turning is not None:
+            unit = self._turning
+            unit.point()
+            if unit.where not in (Where.ARRIVING, Where.DEVICE):
+                unit.release()
+            self._turning = None
+
+    def here(self, component: str | None = None) -> Iterator[Unit]:
+        """Yield the units that have memory on the device, or those of one component."""
+        return (
+            unit
+            for unit in self.units
+            if unit.where in (Where.ARRIVING, Where.DEVICE) and component in (None, unit.component)
+        )
+
+    def held_bytes(self, component: str | None = None) -> int:
+        """Return the bytes of device memory held, slots included, by all or by one component."""
+        slots = [buffer for name, pool in self.slots.items() if component in (None, name) for buffer in pool.values()]
+        own = [unit.buffer for unit in self.here(component) if unit.slot is None and unit.buffer is not None]
+        return sum(buffer.nbytes for buffer in (*slots, *own))
+
+    def _target(self, unit: Unit, slot: int | None, slot_bytes: int) -> torch.Tensor:
+        if slot is None:
+            return self._allocate(unit.layout.nbytes)
+        pool = self.slots.setdefault(unit.component, {})
+        if slot not in pool or pool[slot].nbytes < unit.layout.nbytes:
+            pool.pop(slot, None)
+            pool[slot] = self._allocate(max(slot_bytes, unit.layout.nbytes))
+        return pool[slot]
+
+    def _allocate(self, nbytes: int) -> torch.Tensor:
+        if self.limit_bytes is not None and nbytes > (free := self.limit_bytes - self.held_bytes()):
+            raise torch.OutOfMemoryError(f"Tried to allocate {gib(nbytes)} ({nbytes} bytes), {gib(free)} were free")
+        with torch.inference_mode(False):
+            buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        assert buffer.data_ptr() % boundary(self.device) == 0
+        return buffer
+
+    def _stall(self, unit: Unit) -> None:
+        assert unit.ticket is not None
+        tell, begun = self._tell(), time.perf_counter()
+        tell.begin(Kind.WAIT, unit.name)
+        try:
+            unit.ticket.wait()
+        except BaseException as error:
+            tell.end(error)
+            raise
+        finally:
+            self.waited_s += time.perf_counter() - begun
+        tell.end()
+
+    def _turn(self, unit: Unit, change: Callable[[Unit], object]) -> None:
+        self._turning = unit
+        change(unit)
+        self._turning = None
+
+
+def _arrive(unit: Unit) -> None:
+    unit.where, unit.ticket = Where.DEVICE, None
+    unit.point()
+
+
+def _leave(unit: Unit) -> None:
+    unit.where = Where.AWAY
+    unit.point()
+    unit.release()

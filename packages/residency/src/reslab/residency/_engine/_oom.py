@@ -1,0 +1,47 @@
+"""What is said when memory does not suffice: which stage, how much was asked, what was free, and who held the rest."""
+
+from __future__ import annotations
+
+import torch
+
+from reslab.residency._engine import _accelerator
+from reslab.residency._engine._mover import Mover
+from reslab.residency._engine._recovery import asked
+from reslab.residency._plan._placement import Kind
+from reslab.residency._units import gib
+
+#: What runs out: torch on an accelerator, Python itself; a CPU allocation of torch that fails is a RuntimeError.
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory did not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+
+
+def explain(error: BaseException, stage: str, mover: Mover) -> str:
+    """Return in sentences what ran out, asked at the moment when it did."""
+    names = dict.fromkeys(unit.component for unit in mover.units)
+    held = {name: mover.held_bytes(name) for name in names}
+    holders = [f"{name} {gib(size)}" for name, size in sorted(held.items(), key=lambda each: -each[1]) if size]
+    free = _free(mover)
+    return (
+        f"the stage {stage!r} ran out of memory on {mover.device}: {asked(error)} was asked for, "
+        f"{gib(free) if free is not None else 'an unknown amount'} was free, and weights held "
+        f"{gib(sum(held.values()))} ({', '.join(holders) or 'none'})"
+    )
+
+
+def _free(mover: Mover) -> int | None:
+    if mover.limit_bytes is not None:
+        return mover.limit_bytes - mover.held_bytes()
+    return None if mover.device.type == "cpu" else _accelerator.free_bytes(mover.device)
+
+
+def advice(steps_down: bool) -> str:
+    """Return what to do about it."""
+    if steps_down:
+        return "No leaner plan is left; use a smaller size, or free memory."
+    return f"Place less as {Kind.RESIDENT!s}, or let on_oom='step-down' take the next leaner plan."

@@ -1,0 +1,129 @@
+"""The script: a schedule that is followed move by move, for as long as the run does what was foreseen.
+
+The run asks at each border, call and block what is to be done before it goes on. Where it does something else than the
+schedule says, the answer is None, and so until the stage ends: then its caller fetches on demand.
+
+    script = Script(plan, workload)
+    script.set_up(); script.border("denoise"); script.call("transformer", "forward"); script.block(0) …
+    script.rest("denoise")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reslab.residency._plan._keep import OUTSIDE, Units, keeps, stays
+from reslab.residency._plan._moves import Act, Move
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._schedule import schedule
+from reslab.residency._plan._workload import Workload
+
+Moves = Sequence[Move]
+
+
+class Script:
+    """Follows the schedule of one run.
+
+    Args:
+        plan: Where weights live.
+        workload: The calls that are foreseen; without any, all is on demand but what is resident.
+    """
+
+    def __init__(self, plan: Plan, workload: Workload) -> None:
+        self.plan, self.workload = plan, workload
+        self.moves = schedule(plan, workload).moves
+        self._keeps = {name: keeps(plan, workload, name) for name in workload.components}
+        self._cursor = 0
+        self._first: dict[str | None, int] = {}
+        for place, move in enumerate(self.moves):
+            self._first.setdefault(move.stage, place)
+        self._calls: dict[str, int] = {}
+        for number, call in enumerate(workload.calls):
+            self._calls.setdefault(call.stage, number)
+        self._stage: str | None = None
+        self._number = -1  # the call that is foreseen next
+        self._streams = False
+        #: Whether the stage under way has done something that was not foreseen.
+        self.is_off = False
+
+    def keeps(self, component: str, stage: str | None) -> Units:
+        """Return the units of a component that are there all through a stage, or (None) before the first."""
+        if stage is None:
+            first = self.plan.placement(component, self.workload.stages[0])
+            return self._keeps[component][0] if stays(first) else frozenset()
+        return self._keeps[component][self.workload.stages.index(stage)]
+
+    def set_up(self) -> Moves:
+        """Return what is to be fetched before the run."""
+        return self.moves[: next((i for i, move in enumerate(self.moves) if move.stage is not None), len(self.moves))]
+
+    def border(self, stage: str) -> Moves:
+        """Enter a stage, from wherever the script was, and return the moves at the border before it."""
+        self._stage, self._number, self.is_off, self._streams = stage, self._calls.get(stage, -1), False, False
+        self._cursor = start = self._first.get(stage, len(self.moves))
+        while self._in_stage() and self.moves[self._cursor].call is None:
+            self._cursor += 1
+        return self.moves[start : self._cursor]
+
+    def call(self, component: str, method: str) -> Moves | None:
+        """Return the moves before a call, None where another one was foreseen, or none."""
+        foreseen = self.workload.calls[self._number] if 0 <= self._number < len(self.workload.calls) else None
+        if self.is_off or foreseen is None or (foreseen.stage, foreseen.component) != (self._stage, component):
+            self.is_off = True
+            return None
+        moves = self._up_to_compute(self._number)
+        if moves is None or foreseen.method != method:
+            self.is_off = True
+            return None
+        self._streams = self.moves[self._cursor].block is not None
+        if not self._streams:
+            self._cursor += 1
+        self._number += 1
+        return moves
+
+    def block(self, number: int) -> Moves | None:
+        """Return the moves before a block of the call under way, None where another one was foreseen."""
+        if self.is_off:
+            return None
+        if not self._streams:
+            return ()
+        moves = self._up_to_compute(self._number - 1)
+        if moves is None or self.moves[self._cursor].block != number:
+            self.is_off = True
+            return None
+        self._cursor += 1
+        return moves
+
+    def rest(self, stage: str) -> Moves | None:
+        """Return the moves that are left when a stage ends, None where a call that was foreseen did not come."""
+        start = self._cursor
+        while self._in_stage():
+            self._cursor += 1
+        moves = self.moves[start : self._cursor]
+        if self.is_off or any(move.act is Act.COMPUTE for move in moves):
+            self.is_off = True
+            return None
+        return moves
+
+    def streamed(self, component: str, stage: str) -> set[int]:
+        """Return the blocks that stream through the slots of a component in a stage."""
+        of_stage = (move for move in self.moves if move.component == component and move.stage == stage)
+        return {move.block for move in of_stage if move.slot is not None and move.block is not None}
+
+    def _up_to_compute(self, number: int) -> Moves | None:
+        """Move on to the next compute, if it is one of this call, and return the moves before it."""
+        start = end = self._cursor
+        while end < len(self.moves) and self.moves[end].call == number and self.moves[end].act is not Act.COMPUTE:
+            end += 1
+        if end == len(self.moves) or self.moves[end].call != number:
+            return None
+        self._cursor = end
+        return self.moves[start:end]
+
+    def _in_stage(self) -> bool:
+        return self._cursor < len(self.moves) and self.moves[self._cursor].stage == self._stage
+
+
+def pieces(move: Move, count: int) -> range | tuple[int, ...]:
+    """Return the units that a move is about, of a component with `count` blocks."""
+    return range(OUTSIDE, count) if move.block is None else (move.block,)

@@ -1,0 +1,152 @@
+"""Units: what moves in one piece, and the one record of where it is.
+
+Every parameter of a component belongs to one unit: to its repeated block, or to what lies outside the blocks (as does
+a tied weight of two blocks). The unit says where it is, `point` makes its parameters agree; so a move that was
+interrupted half-way is healed by pointing once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+
+import torch
+
+from reslab.residency._described import Described
+from reslab.residency._engine import _absent
+from reslab.residency._engine._buffers import HostBuffer, Layout, Source, views
+from reslab.residency._engine._lanes import Ticket
+from reslab.residency._plan._keep import OUTSIDE
+
+
+class Where(Described):
+    """Where the weights of a unit are."""
+
+    UNTOUCHED = "untouched", "Where they were before the residency: nothing has needed them yet."
+    AWAY = "away", "In host memory or on disk; absent from the device."
+    ARRIVING = "arriving", "Being copied to the device."
+    DEVICE = "device", "On the device."
+
+
+class Shared:
+    """Makes the source of a unit's weights when it is first asked for, one for all units that are the same memory."""
+
+    def __init__(self) -> None:
+        self.source: Source | None = None
+
+
+class Unit:
+    """What moves in one piece.
+
+    Args:
+        component: The component's name.
+        number: The block's number, or `OUTSIDE`.
+        layout: How its parameters lie in one buffer.
+        shared: Where the source is kept.
+        device: Where it computes.
+    """
+
+    def __init__(self, component: str, number: int, layout: Layout, shared: Shared, device: torch.device) -> None:
+        self.component, self.number, self.layout, self._device = component, number, layout, device
+        self.where = Where.UNTOUCHED
+        self.buffer: torch.Tensor | None = None
+        self.slot: int | None = None
+        self.ticket: Ticket | None = None
+        self.shared = shared
+        self._views: tuple[torch.Tensor, ...] = ()
+        self._viewed: torch.Tensor | None = None
+        self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
+
+    @property
+    def name(self) -> str:
+        """Return its name in events and errors: "transformer/7", or "transformer" for what lies outside the blocks."""
+        return self.component if self.number == OUTSIDE else f"{self.component}/{self.number}"
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its weights."""
+        return self.layout.weight_bytes
+
+    @property
+    def source(self) -> Source:
+        """Return where its weights are while they are not on the device."""
+        assert self.shared.source is not None
+        return self.shared.source
+
+    @property
+    def is_here(self) -> bool:
+        """Tell whether it can compute."""
+        return self.where is Where.DEVICE
+
+    @property
+    def is_managed(self) -> bool:
+        """Tell whether its parameters hold something else than they held before."""
+        return self.where is not Where.UNTOUCHED
+
+    def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+        """Return the whole of a weight that is absent, None where it is not."""
+        if self.where in (Where.UNTOUCHED, Where.DEVICE):
+            return None
+        return self.source.tensors[self.by_parameter[id(parameter)]]
+
+    def adopt(self, make: Callable[[Unit], Source]) -> None:
+        """Let the weights lie in a source, and be absent; the memory that they were in is given up."""
+        if self.where is not Where.UNTOUCHED:
+            return
+        if self.shared.source is None:
+            self.shared.source = make(self)
+        self.where = Where.AWAY
+        self.point()
+
+    def point(self) -> None:
+        """Make the parameters agree with where the unit is."""
+        if self.where is Where.UNTOUCHED:
+            tensors = self._originals()
+        elif self.where is Where.DEVICE:
+            tensors = self._on_device()
+        else:
+            tensors = self._absent
+        with torch.inference_mode(False), torch.no_grad():
+            for piece, tensor in zip(self.layout.pieces, tensors, strict=bool(tensors)):
+                piece.parameter.data = tensor
+                if self.where is Where.UNTOUCHED:
+                    _absent.allow_copying(piece.parameter)
+                else:
+                    _absent.refuse_copying(piece.parameter, self.component)
+
+    def put_back(self) -> None:
+        """Let the parameters hold their weights in host memory, as if nothing had managed them."""
+        if self.where is Where.UNTOUCHED and self.shared.source is None:
+            return
+        if self.shared.source is not None and not isinstance(self.shared.source, HostBuffer):
+            memory = HostBuffer(self.layout)
+            memory.fill_from(self.shared.source.tensors)
+            self.shared.source.close()
+            self.shared.source = memory
+        self.where = Where.UNTOUCHED
+        self.point()
+
+    def _originals(self) -> tuple[torch.Tensor, ...]:
+        return self.source.tensors if self.shared.source is not None else ()
+
+    def _on_device(self) -> tuple[torch.Tensor, ...]:
+        assert self.buffer is not None
+        if self._viewed is not self.buffer:
+            self._views, self._viewed = views(self.buffer, self.layout), self.buffer
+        return self._views
+
+    def release(self) -> torch.Tensor | None:
+        """Give up the buffer on the device and return it."""
+        buffer, self.buffer, self.ticket, self.slot = self.buffer, None, None, None
+        self._views, self._viewed = (), None
+        return buffer
+
+    @cached_property
+    def _absent(self) -> tuple[torch.Tensor, ...]:
+        kinds: Mapping[torch.dtype, torch.Tensor] = {
+            dtype: _absent.empty(dtype, self._device) for dtype in {piece.dtype for piece in self.layout.pieces}
+        }
+        return tuple(kinds[piece.dtype] for piece in self.layout.pieces)
+
+    def __repr__(self) -> str:
+        return f"Unit({self.name!r}, {self.where})"
