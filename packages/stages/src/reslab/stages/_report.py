@@ -8,6 +8,7 @@ written. The diagram has a column a stage and a row for each component (a dot wh
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sized
 from html import escape
 from itertools import groupby
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
 BLUE, ORANGE = "#0072B2", "#E69F00"
+#: A grey that is read on white and on black: an image does not know the theme.
+INK = "#7a7a7a"
 COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
 #: Names listed in a cell before the rest is counted.
 SHOWN = 3
@@ -160,10 +163,14 @@ def _svg(lines: Mapping[str, list[str]], count: int, caption: str) -> str:
     marks = [_text(LABEL + COLUMN * (i + 0.5), 11, str(i + 1), "middle") for i in range(count)]
     for name, y in _heights(lines):
         marks += [_text(LABEL - 8, y + 4, name, "end"), *lines[name]]
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{caption}" viewBox="0 0 {width} {height}" '
-        f'width="{width}" style="max-width:100%;height:auto">{"".join(marks)}</svg><p><small>{caption}.</small></p>'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
+        f"{''.join(marks)}</svg>"
     )
+    # As an image: a notebook that is not trusted shows an inline SVG as a run of text.
+    data = b64encode(svg.encode()).decode()
+    image = f'<img alt="{caption}" width="{width}" src="data:image/svg+xml;base64,{data}">'
+    return f"{image}<p><small>{caption}.</small></p>"
 
 
 def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
@@ -191,5 +198,5 @@ def _bar(name: str, first: int, last: int, y: float) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
-    style = f'text-anchor="{anchor}" font-size="11" font-family="sans-serif" fill="currentColor"'
+    style = f'text-anchor="{anchor}" font-size="11" font-family="sans-serif" fill="{INK}"'
     return f'<text x="{x:g}" y="{y:g}" {style}>{escape(text)}</text>'
