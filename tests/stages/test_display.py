@@ -1,8 +1,8 @@
 """A pipeline as a table and a diagram: escaped, the same every time, and true."""
 
 import re
-from base64 import b64decode
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 
 import pytest
 
