@@ -33,7 +33,7 @@ LAYERS = 4
 
 def main() -> None:
     """Rehearse, compare and print."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     print(f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {diffusers.__version__}")
     forward(two_stage_run())
     against_memtracker()
@@ -69,6 +69,7 @@ class Forward(Stage):
     writes = ()
 
     def run(self, transformer, inputs):
+        """Call it."""
         transformer(**inputs)
 
 

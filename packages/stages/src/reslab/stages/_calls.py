@@ -117,11 +117,11 @@ class Watch:
         original = owner.cache_context
 
         @contextmanager
-        def entered(name: str) -> Iterator[None]:
+        def entered(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
             self._tell.begin(Kind.PASS, sys.intern(name), self._pass)
             self._pass += 1
             try:
-                with original(name):
+                with original(name, *args, **kwargs):
                     yield
             except BaseException as error:
                 self._tell.end(error)

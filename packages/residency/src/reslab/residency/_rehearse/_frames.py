@@ -11,12 +11,11 @@ import polars as pl
 
 from reslab.residency._rehearse._blocks import Anatomy
 from reslab.residency._rehearse._calls import Traced
+from reslab.residency._rehearse._costs import UNKNOWN
 from reslab.residency._rehearse._errors import raise_uncosted
 from reslab.residency._rehearse._phantom import Row
 from reslab.residency._rehearse._schema import frame
 from reslab.residency._rehearse._stand import Stand
-
-_UNKNOWN = "unknown"
 
 
 def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> dict[str, pl.DataFrame]:
@@ -86,7 +85,7 @@ def check_costs(traced: Sequence[Traced], stand: Stand) -> None:
     """Raise `RehearsalError` listing the operations that nobody can cost."""
     rows = [row for each in traced for segment in each.segments for row in segment.rows]
     rows += [row for glue in stand.glue for row in glue.unknown]
-    unknown = [row for row in rows if row.kind == _UNKNOWN]
+    unknown = [row for row in rows if row.kind == UNKNOWN]
     if unknown:
         nbytes: Counter[str] = Counter()
         for row in unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from reslab.residency._rehearse._costs import UNKNOWN
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Row
 
@@ -22,7 +23,7 @@ class Glue:
         self.flops += row.flops
         self.read_bytes += row.read_bytes
         self.written_bytes += row.written_bytes
-        if row.kind == "unknown":
+        if row.kind == UNKNOWN:
             self.unknown.append(row)
         for tensor in fresh:
             self.liveness.add(tensor)

@@ -137,6 +137,8 @@ class Phantoms(TorchDispatchMode):
         if op.is_view or op.reads_values:
             return out
         row = self._row(op, args, kwargs, out)
+        if row.kind == _costs.UNKNOWN:  # it was computed here and now, on less than a megabyte
+            row = row._replace(kind="other")
         if op.mutable:
             self.record(row, [])
             return out

@@ -1,0 +1,152 @@
+"""Stock diffusers pipelines at full size without weights, from public configurations.
+
+    pipeline = blank("FLUX.1-dev")                   # or a folder in diffusers' layout, with or without weights
+    rehearse(pipeline, prompt="a heron over a weir", width=1024, height=1024, num_inference_steps=28)
+
+Configurations of some models ship as data, each with its source and the number of parameters it must have. Tokenizers
+of these stand in for the real ones, since vocabularies are not configuration; a folder's own are used where they lie.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reslab.residency._rehearse._errors import RehearsalError
+from reslab.residency._rehearse._weightless import parameters_to_meta, weightless
+from reslab.stages import Pipeline
+
+_PACKAGE, _FOLDER = "reslab.residency", "_rehearse/configs"
+
+
+def blanks() -> list[str]:
+    """Name the models whose configurations ship.
+
+    >>> blanks()
+    ['FLUX.1-dev', 'Qwen-Image', 'SDXL', 'Wan2.2-T2V-A14B']
+    """
+    return sorted(_shipped())
+
+
+def blank(model: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Pipeline:
+    """Build a stock diffusers pipeline at its released size, its weights on meta.
+
+    Args:
+        model: One of `blanks()`, or a folder with a model_index.json and a configuration for each component.
+        dtype: Of the weights; by default the one that the model is run with, bfloat16 for a folder.
+
+    Returns:
+        A pipeline of one stage, `Pipeline.from_diffusers`; its request is what the stock pipeline takes.
+
+    Raises:
+        RehearsalError: There is no such model or folder, or a configuration has not the parameters it should have.
+    """
+    shipped = _shipped()
+    if Path(model).is_dir():
+        return _from_folder(Path(model), dtype or torch.bfloat16)
+    names = {name.casefold(): name for name in shipped}
+    if str(model).casefold() not in names:
+        nearest = difflib.get_close_matches(str(model).casefold(), names, n=1, cutoff=0)[0]
+        raise RehearsalError(
+            f"there is no configuration of {str(model)!r} and no such folder. The nearest is {names[nearest]!r}; there "
+            f"are {', '.join(map(repr, sorted(shipped)))}."
+        )
+    return _from_config(shipped[names[str(model).casefold()]], dtype)
+
+
+def _shipped() -> dict[str, dict[str, Any]]:
+    folder = resources.files(_PACKAGE).joinpath(_FOLDER)
+    read = (json.loads(file.read_text(encoding="utf-8")) for file in folder.iterdir() if file.name.endswith(".json"))
+    return {config["name"]: config for config in read}
+
+
+def _from_config(config: Mapping[str, Any], dtype: torch.dtype | None) -> Pipeline:
+    own = dtype or getattr(torch, config["dtype"])
+    parts = {name: _part(name, part, own) for name, part in config["components"].items()}
+    pipe = _class("diffusers", config["pipeline"])(**parts, **config["arguments"])
+    return _composed(pipe, config["name"])
+
+
+def _part(name: str, part: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    if "tokenizer" in part:
+        from reslab.residency._rehearse._words import WordTokenizer
+
+        return WordTokenizer(**part["tokenizer"])
+    made = _made(_find(part["class"]), part["config"], dtype)
+    counted = sum(weight.numel() for weight in made.parameters()) if part["parameters"] else 0
+    if counted != part["parameters"]:
+        raise RehearsalError(
+            f"the {name} has {counted:,} parameters where the released one has {part['parameters']:,}; the installed "
+            f"{part['class']} is not the one that the configuration was made for"
+        )
+    return made
+
+
+def _made(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """Make a module, or a scheduler, of a configuration."""
+    if not issubclass(kind, torch.nn.Module):
+        return kind.from_config(dict(config))
+    with weightless():
+        if hasattr(kind, "config_class"):
+            module = kind(kind.config_class(**config))
+        else:
+            module = kind(**{name: value for name, value in config.items() if not name.startswith("_")})
+    return _converted(parameters_to_meta(module.eval()), dtype)
+
+
+def _converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Convert the weights, but for those that diffusers keeps in float32 when it loads the model."""
+    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    diffusers_own = type(module).__module__.startswith("diffusers.")
+    for path, weight in module.named_parameters():
+        if weight.is_floating_point() and not (diffusers_own and kept & set(path.split("."))):
+            weight.data = weight.data.to(dtype)
+    return module
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> Pipeline:
+    """Build what a model_index.json lists; schedulers and tokenizers are read as they are."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise RehearsalError(f"{str(folder)!r} has no model_index.json: it is not a pipeline in diffusers' layout")
+    listed = json.loads(index.read_text(encoding="utf-8"))
+    parts: dict[str, Any] = {}
+    for name, value in listed.items():
+        if isinstance(value, list) and None not in value:
+            library, kind = value
+            parts[name] = _from_subfolder(folder / name, _class(library, kind), dtype)
+    given = {name: value for name, value in listed.items() if not name.startswith("_") and not isinstance(value, list)}
+    return _composed(_class("diffusers", listed["_class_name"])(**parts, **given), folder.name)
+
+
+def _from_subfolder(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
+    if not issubclass(kind, torch.nn.Module):
+        return kind.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return _made(kind, config, dtype)
+
+
+def _find(name: str) -> Any:
+    return next(
+        found for library in ("diffusers", "transformers") if (found := _class(library, name, None)) is not None
+    )
+
+
+def _class(library: str, name: str, *default: Any) -> Any:
+    """A class of diffusers or transformers, or of a pipeline's own folder in diffusers, such as "ltx2"."""
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    return getattr(import_module(module), name, *default)
+
+
+def _composed(pipe: Any, name: str) -> Pipeline:
+    pipe.set_progress_bar_config(disable=True)
+    pipeline = Pipeline.from_diffusers(pipe)
+    pipeline.name = name
+    return pipeline
