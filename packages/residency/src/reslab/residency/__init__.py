@@ -49,6 +49,8 @@ _NEEDS_TORCH = {
     "ResidencyError": "_engine._errors",
     "WeightsAbsent": "_engine._errors",
     "apply": "_engine._apply",
+    "blank": "_rehearse._blank",
+    "blanks": "_rehearse._blank",
     "like": "_engine._throttle",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
