@@ -22,12 +22,13 @@ from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
+from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
-from reslab.residency._plan._plan import DecidedBy, Decision, Plan
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets
 from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._settings import Settings, user_settings
@@ -36,14 +37,18 @@ from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._bounds_chart import bounds_chart
 from reslab.residency._report._break_even import break_even, break_even_tokens
+from reslab.residency._report._kept_chart import kept_chart
+from reslab.residency._report._moved import moved_bytes, moved_chart
+from reslab.residency._report._offloading_chart import offloading_chart
 from reslab.residency._report._survey import survey
+from reslab.residency._report._survey_chart import survey_chart
 from reslab.residency._report._work_chart import work_chart
 
 __version__ = "0.1.0"
 
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
-    "Memory": "_engine._fit",
+    "Budget": "_engine._fit",
     "OutOfMemory": "_engine._errors",
     "Residency": "_engine._residency",
     "ResidencyError": "_engine._errors",
@@ -109,13 +114,18 @@ __all__ = [
     "devices",
     "disk",
     "footprint",
+    "kept_chart",
     "layerwise",
     "leaner",
+    "moved_bytes",
+    "moved_chart",
+    "offloading_chart",
     "preset",
     "presets",
     "resident",
     "schedule",
     "survey",
+    "survey_chart",
     "swap",
     "this_machine",
     "user_settings",

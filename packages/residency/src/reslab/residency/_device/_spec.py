@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reslab.residency._described import Described
+from reslab.stages import Described
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,9 +10,10 @@ import json
 from types import MappingProxyType
 from typing import Any
 
+from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._keys import parse_key, read_value
 from reslab.residency._plan._placement import PlanError
-from reslab.residency._plan._plan import DecidedBy, Decision, Plan
+from reslab.residency._plan._plan import Plan
 
 #: Raised when a name changes its meaning; plans of a newer version are refused.
 SCHEMA_VERSION = 1

@@ -4,7 +4,7 @@
     leaner(plan, workload, stage="denoise")      # less in that stage, which ran out of memory
     leaner(plan, workload) is None               # nothing is left to give up
 
-A step takes one component from resident to swap, from swap to layerwise with all but one block resident, takes some of
+A step takes one component from resident to swap, from swap to layerwise with all but two blocks resident, takes some of
 its resident blocks, or one of the blocks it fetches ahead. What a person set is never changed. Repeated, the steps end
 where every block streams through one slot: sequential.
 """
@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._footprint import device_bytes, footprint
 from reslab.residency._plan._placement import Kind, Placement, Until
-from reslab.residency._plan._plan import DecidedBy, Plan
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 
 #: Of the resident blocks that are left, how many a step takes: one in four, at least one.
@@ -74,10 +75,13 @@ def _less(placement: Placement, blocks: int) -> Iterator[dict[str, Any]]:
     if placement.kind is Kind.SWAP and placement.until is not Until.EACH:
         yield {"until": Until.EACH}
     if placement.kind in (Kind.RESIDENT, Kind.SWAP) and blocks > 1:
-        yield {"placement": Kind.LAYERWISE, "resident": blocks - 1, "prefetch": 0, "until": Until.EACH}
+        yield {"placement": Kind.LAYERWISE, "resident": blocks - 2, "prefetch": 0, "until": Until.EACH}
+    # there are never more slots than blocks that stream, so what is fetched ahead beyond that counts for nothing
+    slots = min(placement.slots, blocks - placement.resident)
     if placement.streams and placement.resident:
-        yield {"resident": placement.resident - max(1, placement.resident // _SHARE)}
-    if placement.streams and placement.prefetch:
-        yield {"prefetch": placement.prefetch - 1}
+        ahead = {"prefetch": slots - 1} if 0 < slots < placement.slots else {}
+        yield {"resident": placement.resident - max(1, placement.resident // _SHARE), **ahead}
+    if placement.streams and slots > 1:
+        yield {"prefetch": slots - 2}
     if placement.streams and placement.until is not Until.EACH:
         yield {"until": Until.EACH}

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from reslab.residency._described import Described
+from reslab.stages import Described
 
 
 class Lora(Described):

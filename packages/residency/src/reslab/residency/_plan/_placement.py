@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from reslab.residency._described import Described
+from reslab.stages import Described
 
 
 class PlanError(ValueError):

@@ -20,7 +20,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from reslab.residency._described import Described
+from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
 from reslab.residency._plan._placement import FIELDS, Kind, Placement
@@ -31,33 +31,6 @@ if TYPE_CHECKING:
 
 
 _RESIDENT = Placement()
-
-
-class DecidedBy(Described):
-    """Who decides."""
-
-    USER = "user", "You set it, so nothing changes it."
-    DEVICE_MODE = "device mode", "A device mode of the model decided it."
-    RULE = "rule", "A rule or a preset decided it."
-    TUNER = "tuner", "It was found by search."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """One setting of a plan: its value, who decided, and why in a sentence."""
-
-    key: Key
-    value: Any
-    by: DecidedBy
-    why: str
-
-    @property
-    def text(self) -> str:
-        """Return the value as it is written."""
-        return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
-
-    def __str__(self) -> str:
-        return f"{self.key}={self.text!r} ({self.by}: {self.why})"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until, layerwise, resident, swap
-from reslab.residency._plan._plan import DecidedBy, Plan
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import nearest
