@@ -30,7 +30,7 @@ RUNS = {
         {"text_encoder.forward": 2, "transformer.forward": 4, "vae.decode": 1},
     ),
     "SDXL": (
-        {"width": 1024, "height": 1024, "num_inference_steps": 3},
+        {"width": 1024, "height": 1024, "num_inference_steps": 3, "negative_prompt": "blurry"},
         83_653_863 + 123_060_480 + 694_659_840 + 2_567_463_684,
         {"text_encoder.forward": 2, "text_encoder_2.forward": 2, "unet.forward": 3, "vae.decode": 1},
     ),
