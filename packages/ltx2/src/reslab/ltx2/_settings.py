@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
 from reslab.ltx2._variants import Guidance
-from reslab.stages import PipelineError
+from reslab.stages import Described, PipelineError
 
 #: The constant shift of the reference's schedule: Lightricks/LTX-2, `ltx_core/components/schedulers.py`, `max_shift`.
 REFERENCE_SHIFT = 2.05
 
 
-class SigmaSchedule(StrEnum):
+class SigmaSchedule(Described):
     """How evenly spaced sigmas are shifted towards high noise."""
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str) -> SigmaSchedule:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     DIFFUSERS = "diffusers", "The shift grows with the number of video tokens, as diffusers has it."
     REFERENCE = "reference", "The shift is constant (2.05), as in Lightricks' pipelines."
 
 
-class DecodeAudio(StrEnum):
+class DecodeAudio(Described):
     """Whose sound a two-stage video gets."""
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str) -> DecodeAudio:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     STAGE_1 = (
         "stage 1",
@@ -46,16 +29,8 @@ class DecodeAudio(StrEnum):
     STAGE_2 = "stage 2", "The sound as the second stage refined it, as in diffusers' two-call recipe."
 
 
-class Tiling(StrEnum):
+class Tiling(Described):
     """When the video VAE decodes in tiles."""
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str) -> Tiling:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     AUTO = "auto", "Above the variant's `tile_above_pixels`; below, as the VAE is set."
     ON = "on", "Always."
@@ -89,7 +64,7 @@ class Settings:
         return asdict(self)
 
 
-def choose(kind: type[StrEnum], argument: str, value: str) -> Any:
+def choose(kind: type[Described], argument: str, value: str) -> Any:
     """Return the member of `kind` that `value` names.
 
     >>> choose(Tiling, "tiling", "on").doc

@@ -11,31 +11,23 @@ It is frozen data; `_compare` makes it, `_compare_report` shows it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from reslab.profiler._schema import Schema
+from reslab.stages import Described
 
 if TYPE_CHECKING:
     from reslab.profiler._vega import Figure
 
 
-class Change(StrEnum):
+class Change(Described):
     """What is said of a stage; each member carries its sentence in `doc`.
 
     >>> Change.UNSURE.doc
     'Too few repeats to tell a difference from noise.'
     """
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str) -> Change:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     SLOWER = "slower", "Slower than noise and the tolerance explain."
     FASTER = "faster", "Faster than noise and the tolerance explain."

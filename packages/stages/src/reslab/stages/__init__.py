@@ -22,6 +22,7 @@ imported here.
 
 from reslab.stages._blocks import BlockStage
 from reslab.stages._choice import Choice
+from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
 from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
 from reslab.stages._pipeline import Pipeline
@@ -37,6 +38,7 @@ __all__ = [
     "BlockStage",
     "Choice",
     "Conductor",
+    "Described",
     "Kind",
     "Names",
     "Observer",

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
+
+from reslab.stages._described import Described
 
 if TYPE_CHECKING:
     from reslab.stages._stage import Stage
@@ -27,20 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Kind(StrEnum):
+class Kind(Described):
     """What an event is about; each member carries its sentence in `doc`.
 
     >>> Kind.PASS.value, Kind.PASS.doc
     ('guidance pass', 'One forward made for guidance, named by its cache context.')
     """
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str) -> Kind:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     RUN = "run", "One run of a pipeline."
     STAGE = "stage", "One named step of a pipeline."

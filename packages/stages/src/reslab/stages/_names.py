@@ -17,28 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from enum import StrEnum
 from typing import NamedTuple
+
+from reslab.stages._described import Described
 
 
 class PipelineError(ValueError):
     """A pipeline was built or called in a way that cannot work; nothing has been run."""
 
 
-class ProfileNames(StrEnum):
+class ProfileNames(Described):
     """The two rules; see the module's docstring.
 
     >>> ProfileNames("registered").doc
     'The profile name is the registered name.'
     """
-
-    doc: str
-
-    def __new__(cls, value: str, doc: str = "") -> ProfileNames:
-        member = str.__new__(cls, value)
-        member._value_ = value
-        member.doc = doc
-        return member
 
     REGISTERED = "registered", "The profile name is the registered name."
     FIRST_KEEPS_CLASS = (

@@ -12,11 +12,11 @@ from functools import cached_property
 
 import torch
 
-from reslab.residency._described import Described
 from reslab.residency._engine import _absent
 from reslab.residency._engine._buffers import HostBuffer, Layout, Source, views
 from reslab.residency._engine._lanes import Ticket
 from reslab.residency._plan._keep import OUTSIDE
+from reslab.stages import Described
 
 
 class Where(Described):
