@@ -181,7 +181,7 @@ class Calls:
     def _key(self, place: Any, about: _Method, given: Any) -> Any:
         self.phantoms.paused = True
         try:
-            return place, settings(about.owner), about.lora, key(given, self.phantoms)
+            return place, settings(about.owner, private=False), about.lora, key(given, self.phantoms)
         except Unshareable:
             return None
         finally:

@@ -3,7 +3,7 @@
 Two calls are equal if the modules have the same classes, the same parameter shapes and the same settings, the arguments
 the same shapes, and all other arguments are equal; what is known of a tensor's numbers counts as well, so the block
 that spatio-temporal guidance perturbs is not equal to its neighbours. An argument that is an object, such as a cache,
-may be changed by the call: then every call is traced.
+may be changed by the call, and hooks inside may collect what passes: then every call is traced.
 
 What is looked at: members of lists of modules, direct children of the component (a VAE's decoder is called for each
 tile), and the methods that blend tiles.
@@ -50,6 +50,7 @@ class Repeats:
         self._kinds: dict[Any, int] = {}
         self._state: Any = None
         self._kind_of: dict[int, int] = {}
+        self._hooks: dict[int, list[Any]] = {}
 
     @contextmanager
     def tracing(self, trace: Trace, state: Any = None) -> Iterator[None]:
@@ -98,7 +99,7 @@ class Repeats:
         return call
 
     def _shared(self, trace: Trace, owner: Any, method: Any, original: Any, args: Any, kwargs: Any) -> Any:
-        if not self.share:
+        if not self.share or any(self._hooks_inside(owner)):
             return original(*args, **kwargs)
         self.phantoms.paused = True
         try:
@@ -136,6 +137,15 @@ class Repeats:
         live.peak, trace.workspace_peak = max(peak, live.peak), max(workspace, trace.workspace_peak)
         return result
 
+    def _hooks_inside(self, owner: torch.nn.Module) -> list[Any]:
+        """The forward hooks of modules inside: a call that is not made would leave out what they do."""
+        if id(owner) not in self._hooks:
+            inside = [part for part in owner.modules() if part is not owner]
+            self._hooks[id(owner)] = [
+                hooks for part in inside for hooks in (part._forward_hooks, part._forward_pre_hooks)
+            ]
+        return self._hooks[id(owner)]
+
     def _kind(self, owner: torch.nn.Module) -> int:
         """A number that equal modules have in common."""
         if id(owner) not in self._kind_of:
@@ -171,9 +181,10 @@ def _shapes(module: torch.nn.Module) -> Any:
     return tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items() if tensor is not None)
 
 
-def settings(module: torch.nn.Module) -> Any:
+def settings(module: torch.nn.Module, *, private: bool = True) -> Any:
     """What a module is set to, apart from its weights: flags, sizes, strengths."""
-    return tuple((name, _setting(value)) for name, value in vars(module).items() if name not in _NOT_SETTINGS)
+    own = [(name, value) for name, value in vars(module).items() if name not in _NOT_SETTINGS]
+    return tuple((name, _setting(value)) for name, value in own if private or not name.startswith("_"))
 
 
 def _setting(value: Any) -> Any:
