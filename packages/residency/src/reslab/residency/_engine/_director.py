@@ -101,7 +101,7 @@ class Director:
     def let_go(self, calls: int) -> None:
         """Let go of everything that does not stay, whatever has happened, and forget calls from that number on."""
         self._mover.heal()
-        self._mover.lane.drain()
+        self._mover.evict([unit for unit in self._mover.units if unit.where is Where.ARRIVING])
         self._empty_slots()
         self.keep_only(None)
         del self._calls[calls:]

@@ -69,14 +69,14 @@ class Mover:
         with masked():
             for unit in wanted:
                 self._turn(unit, lambda unit: unit.adopt(self._make_source))
-            targets = [self._target(unit, slot, slot_bytes) for unit in wanted]
+            targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
             parts = tuple(zip(targets, (unit.source for unit in wanted), strict=True))
             copy = Copy(name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell())
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
-                unit.buffer, unit.slot, unit.ticket, unit.where = target, slot, ticket, Where.ARRIVING
+                unit.slot, unit.buffer, unit.ticket, unit.where = slot, target, ticket, Where.ARRIVING
             self.fetched_bytes[stage] = self.fetched_bytes.get(stage, 0) + nbytes
 
     def wait(self, units: Iterable[Unit]) -> None:
@@ -109,9 +109,9 @@ class Mover:
     def clear(self) -> None:
         """Stop all copies, and let go of everything on the device."""
         self.heal()
-        self.lane.drain()
         self.evict(self.units)
         self.slots.clear()
+        self.lane.drain()
 
     def put_back(self, units: Iterable[Unit]) -> None:
         """Let parameters hold their weights in host memory, as if nothing had managed them."""
@@ -141,12 +141,25 @@ class Mover:
     def held_bytes(self, component: str | None = None) -> int:
         """Return the bytes of device memory held, slots included, by all or by one component."""
         slots = [buffer for name, pool in self.slots.items() if component in (None, name) for buffer in pool.values()]
-        own = [unit.buffer for unit in self.here(component) if unit.slot is None and unit.buffer is not None]
+        units = (unit for unit in self.units if component in (None, unit.component) and unit.slot is None)
+        own = [unit.buffer for unit in units if unit.buffer is not None]
         return sum(buffer.nbytes for buffer in (*slots, *own))
 
-    def _target(self, unit: Unit, slot: int | None, slot_bytes: int) -> torch.Tensor:
-        if slot is None:
-            return self._allocate(unit.layout.nbytes)
+    def _targets(self, units: Sequence[Unit], slot: int | None, slot_bytes: int) -> list[torch.Tensor]:
+        """Return memory on the device for each unit; all or nothing."""
+        if slot is not None:
+            return [self._slot(unit, slot, slot_bytes) for unit in units]
+        try:
+            for unit in units:
+                unit.buffer = self._allocate(unit.layout.nbytes)
+        except BaseException:
+            for unit in units:
+                unit.release()
+            raise
+        return [unit.buffer for unit in units if unit.buffer is not None]
+
+    def _slot(self, unit: Unit, slot: int, slot_bytes: int) -> torch.Tensor:
+        """Return a slot of a component, allocated if it is not there, or too small."""
         pool = self.slots.setdefault(unit.component, {})
         if slot not in pool or pool[slot].nbytes < unit.layout.nbytes:
             pool.pop(slot, None)

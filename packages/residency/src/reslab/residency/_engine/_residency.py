@@ -32,7 +32,7 @@ from reslab.residency._engine._setting import Setting, Sources
 from reslab.residency._engine._unit import Shared
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call, Workload
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.stages import Pipeline, Stage, Subscription
 
 if TYPE_CHECKING:
@@ -258,11 +258,16 @@ class Residency:
         return leaner(self.plan, self._so_far(stage), stage=stage)
 
     def _so_far(self, stage: str) -> Workload:
-        """Return what is foreseen, and what the failed stage was seen to call beyond that."""
+        """Return what is foreseen, and what the failed stage called; of a first run, that all is used again."""
         known = self.workload
-        seen = tuple(call for call in self._failed if call not in known.by_stage[known.stages.index(stage)])
-        earlier = tuple(call for call in known.calls if known.stages.index(call.stage) <= known.stages.index(stage))
-        return replace(known, calls=(*earlier, *seen, *known.calls[len(earlier) :]))
+        calls = {name: list(own) for name, own in zip(known.stages, known.by_stage, strict=True)}
+        calls[stage] += [call for call in self._failed if call not in calls[stage]]
+        if not known.calls:
+            for end in (known.stages[0], known.stages[-1]):
+                calls[end] += [
+                    Call(stage=end, component=name, blocks=_all(size)) for name, size in known.components.items()
+                ]
+        return replace(known, calls=tuple(call for own in calls.values() for call in own))
 
     def _step_down(self, plan: Plan, problem: str) -> None:
         self._director.notes.append(f"{problem}; so the stage is run again with the leaner {plan!r}")
@@ -295,6 +300,10 @@ class Residency:
 
         self._mover.heal()
         return html(self)
+
+
+def _all(size: ComponentSize) -> tuple[int, ...]:
+    return tuple(range(len(size.block_bytes)))
 
 
 class _Exhausted(Exception):

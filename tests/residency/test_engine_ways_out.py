@@ -1,0 +1,398 @@
+"""Every way out of a managed run: errors, interrupts and exhausted memory, wherever they come, under every placement.
+
+After each the pipeline computes what it did before, and nothing is left on the device but what is resident; after
+leaving, everything is as it was.
+"""
+
+import signal
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
+from reslab.residency._engine import _lanes, _mover, _recovery, _unit
+from reslab.stages import Pipeline, Stage
+
+WIDTH = 16
+
+
+class Block(torch.nn.Linear):
+    """A linear block that fails before or after it has computed, when it is its turn."""
+
+    fault = None
+
+    def forward(self, x):
+        Block.check(self, "before")
+        result = torch.tanh(super().forward(x))
+        Block.check(self, "after")
+        return result
+
+    @staticmethod
+    def check(block, when):
+        if Block.fault is not None:
+            Block.fault(block, when)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = torch.nn.Linear(WIDTH, WIDTH)
+        self.blocks = torch.nn.ModuleList(Block(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Step(Stage):
+    """Calls a model twice and draws noise; fails at its borders, when it is its turn."""
+
+    fault = None
+
+    def __init__(self, component, reads, writes):
+        self.components, self.writes, self._reads = (component,), (writes,), reads
+
+    def signature(self, available=()):
+        from reslab.stages import REQUIRED, Signature
+
+        return Signature(
+            components=self.components, reads={self._reads: REQUIRED, "generator": REQUIRED}, writes=self.writes
+        )
+
+    def run(self, **told):
+        self.may_fail("before")
+        model, x = told[self.components[0]], told[self._reads]
+        x = model(model(x) + torch.randn(WIDTH, generator=told["generator"]))
+        self.may_fail("after")
+        return {self.writes[0]: x}
+
+    def may_fail(self, when):
+        if Step.fault is not None:
+            Step.fault(self.registered_name, when)
+
+
+def make():
+    pipeline = Pipeline({"one": Model(1), "two": Model(2)}, result="d")
+    for name, component, reads, writes in (("A", "one", "x", "b"), ("B", "two", "b", "c"), ("C", "one", "c", "d")):
+        pipeline.add(Step(component, reads, writes), name=name)
+    return pipeline
+
+
+PIPELINE = make()
+
+
+def run():
+    with torch.no_grad():
+        return PIPELINE.run(x=torch.linspace(-1, 1, WIDTH), generator=torch.Generator().manual_seed(3))
+
+
+WANT = run()
+PLACES = {
+    "resident": "resident",
+    "swap": "swap",
+    "swap each": swap(until="each stage"),
+    "layerwise": layerwise(),
+    "deep": layerwise(resident=1, prefetch=2),
+    "kept": layerwise(resident=1, prefetch=0, until="run"),
+    "disk": "disk",
+}
+#: What an injected error says; exhausted memory is explained.
+INJECTED = "injected|ran out of memory"
+ERRORS = (RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError)
+
+
+@pytest.fixture(params=PLACES)
+def plan(request):
+    return Plan.of(dict.fromkeys(("one", "two"), PLACES[request.param]))
+
+
+@pytest.fixture(autouse=True)
+def no_faults():
+    yield
+    Block.fault = Step.fault = None
+
+
+def picture():
+    return [
+        (path, id(p), p.detach().numpy().tobytes(), sorted(vars(p)), sorted(vars(part)), len(part._forward_pre_hooks))
+        for component in PIPELINE.components.values()
+        for path, part in component.named_modules()
+        for p in part._parameters.values()
+    ]
+
+
+BEFORE = picture()
+
+
+def resident_bytes(managed, plan):
+    """What the plan keeps on the device outside of runs."""
+    held = [unit for unit in managed._mover.here() if unit.slot is None]
+    assert not managed._mover.slots
+    allowed = {
+        unit for unit in managed._mover.units if unit.number in managed._director.script.keeps(unit.component, None)
+    }
+    assert set(held) <= allowed
+    return managed.device_bytes
+
+
+def nth(count, error):
+    """A fault that raises at the count-th place where it is asked."""
+    left = [count]
+
+    def fault(*_where):
+        left[0] -= 1
+        if left[0] == 0:
+            raise error("injected")
+
+    return fault
+
+
+#: Borders: stages, before and after. Blocks: stages, calls, blocks, before and after.
+PLACES_TO_FAIL = [(Step, count + 1) for count in range(3 * 2)] + [(Block, count + 1) for count in range(3 * 2 * 3 * 2)]
+
+
+def fail(managed, plan, error):
+    """Run into a fault; then nothing but what stays is on the device, and the next run is right."""
+    with pytest.raises(error, match=INJECTED):
+        run()
+    Block.fault = Step.fault = None
+    resident_bytes(managed, plan)
+    assert torch.equal(run(), WANT)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_whatever_is_raised_at_any_border_or_block(plan, error):
+    with apply(PIPELINE, plan) as managed:
+        run()
+        for where, count in PLACES_TO_FAIL:
+            where.fault = staticmethod(nth(count, error))
+            fail(managed, plan, error)
+    assert managed.device_bytes == 0
+    assert picture() == BEFORE
+    assert torch.equal(run(), WANT)
+
+
+def test_whatever_is_raised_in_a_first_run(plan):
+    for where, count in PLACES_TO_FAIL:
+        with apply(PIPELINE, plan) as managed:
+            where.fault = staticmethod(nth(count, KeyboardInterrupt))
+            fail(managed, plan, KeyboardInterrupt)
+        assert managed.device_bytes == 0
+        assert picture() == BEFORE
+
+
+@pytest.mark.parametrize("error", ERRORS[1:], ids=lambda error: error.__name__)
+def test_whatever_is_raised_inside_a_copy(plan, error, monkeypatch):
+    made, real = [0, 0], _lanes.copy_on_host
+
+    def copy(target, source):
+        made[0] += 1
+        if made[0] == made[1]:
+            raise error("injected")
+        real(target, source)
+
+    monkeypatch.setattr(
+        _lanes.ThreadLane.__init__, "__kwdefaults__", _lanes.ThreadLane.__init__.__kwdefaults__ | {"copy": copy}
+    )
+    with apply(PIPELINE, plan):
+        run()
+        run()
+    for count in range(1, made[0] + 1):
+        made[:] = 0, count
+        with apply(PIPELINE, plan) as managed:
+            with pytest.raises(error, match=INJECTED):
+                [run(), run()]
+            resident_bytes(managed, plan)
+            assert torch.equal(run(), WANT)
+        assert managed.device_bytes == 0
+        assert picture() == BEFORE
+
+
+def interrupted_at_line(count, modules):
+    """A trace function that interrupts at the count-th line run in some modules, on this thread, outside of masks."""
+    files, left = {module.__file__ for module in modules}, [count]
+
+    def local(frame, event, _argument):
+        if event == "line":
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+        return local
+
+    return lambda frame, _event, _argument: local if frame.f_code.co_filename in files else None
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_interrupts_at_any_line_of_the_engine_are_healed(plan, seed):
+    """Harder than a signal, which is held back while a unit turns."""
+    generator = torch.Generator().manual_seed(seed)
+    for count in torch.randint(1, 1500, (12,), generator=generator).tolist():
+        with apply(PIPELINE, plan) as managed:
+            run()
+            sys.settrace(interrupted_at_line(count, (_mover, _unit)))
+            try:
+                run()
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            assert torch.equal(run(), WANT)
+            resident_bytes(managed, plan)
+        assert picture() == BEFORE
+
+
+def test_leaving_can_be_interrupted_and_goes_on_when_closed_again(plan):
+    for count in range(1, 400, 37):
+        managed = apply(PIPELINE, plan).__enter__()
+        run()
+        sys.settrace(interrupted_at_line(count, (_mover, _unit)))
+        try:
+            managed.close()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        managed.close()
+        assert picture() == BEFORE
+        assert torch.equal(run(), WANT)
+
+
+def test_a_signal_waits_for_the_end_of_a_mask():
+    done = []
+
+    def stop_inside():
+        with _recovery.masked():
+            signal.raise_signal(signal.SIGINT)
+            done.append("inside")
+        done.append("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        stop_inside()
+    assert done == ["inside"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# Out of memory
+
+
+def test_out_of_memory_says_stage_asked_free_and_who_held_it():
+    plan = Plan.of({"one": "resident", "two": "swap"})
+    with apply(PIPELINE, plan, budget=Budget(device_bytes=2 * 4 * 1088 - 1)) as managed:
+        with pytest.raises(OutOfMemory) as raised:
+            run()
+        assert managed.device_bytes == 4 * 1088
+    text = str(raised.value)
+    assert "the stage 'B' ran out of memory on cpu" in text
+    assert "was asked for" in text
+    assert "weights held 0.00 GiB (one 0.00 GiB" in text
+    assert "on_oom='step-down'" in text
+    assert isinstance(raised.value, torch.OutOfMemoryError)
+    assert raised.value.__notes__ == ["in the stage 'B' (2 of 3) of 'pipeline'"]
+    assert picture() == BEFORE
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["first run", "later run"])
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "disk"])
+def test_step_down_takes_a_leaner_plan_says_so_and_gives_the_same_bits(place, warm):
+    failed = []
+
+    def exhaust(stage, when):
+        if (stage, when) == ("B", "after") and not failed:
+            failed.append(stage)
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
+
+    plan = Plan.of().decide({"one": PLACES[place], "two": PLACES[place]}, why="to begin with")
+    with apply(PIPELINE, plan, on_oom="step-down") as managed:
+        if warm:
+            run()
+        Step.fault = staticmethod(exhaust)
+        assert torch.equal(run(), WANT)
+        assert managed.plan != plan
+        assert "the stage 'B' ran out of memory on cpu: 2.00 GiB was asked for" in managed.notes[0]
+        assert "so the stage is run again with the leaner Plan(" in managed.notes[0]
+        assert torch.equal(run(), WANT)
+        need = [device_bytes(each, managed.workload)["B"] for each in (plan, managed.plan)]
+        assert need[1] < need[0]
+    assert picture() == BEFORE
+
+
+def test_step_down_retries_once_and_stops_where_nothing_is_left():
+    def exhaust(stage, when):
+        if (stage, when) == ("B", "before"):
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
+
+    Step.fault = staticmethod(exhaust)
+    plan = Plan.of().decide({"one": "resident", "two": "resident"}, why="to begin with")
+    with (
+        apply(PIPELINE, plan, on_oom="step-down") as managed,
+        pytest.raises(OutOfMemory, match="though the plan was made"),
+    ):
+        run()
+    assert len(managed.notes) == 1
+    told, nothing = Plan.of({"one": "resident", "two": "resident"}), pytest.raises(OutOfMemory, match="No leaner plan")
+    with apply(PIPELINE, told, on_oom="step-down"), nothing:
+        run()
+    assert picture() == BEFORE
+
+
+def test_step_down_lets_go_of_what_the_failed_attempt_held():
+    import weakref
+
+    held = []
+
+    def exhaust(stage, when):
+        if (stage, when) == ("B", "after"):
+            if not held:
+                big = torch.zeros(1000)
+                held.append(weakref.ref(big))
+                raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB.")
+            assert held[0]() is None
+
+    Step.fault = staticmethod(exhaust)
+    with apply(PIPELINE, Plan.of(), on_oom="step-down"):
+        assert torch.equal(run(), WANT)
+
+
+def test_leaner_plans_need_ever_less_and_end_with_one_block_at_a_time():
+    with apply(PIPELINE, Plan.of()) as managed:
+        run()
+        work = managed.workload
+    plan, needs = Plan.of(), []
+    while plan is not None:
+        needs.append(sorted(device_bytes(plan, work).values(), reverse=True))
+        last, plan = plan, leaner(plan, work)
+    assert needs == sorted(needs, reverse=True)
+    assert len({tuple(need) for need in needs}) == len(needs)
+    assert needs[-1][0] == 2 * 1088
+    assert last.placement("one") == layerwise(prefetch=0, until="each stage")
+    assert leaner(Plan.of({"one": "resident", "two": "resident"}), work) is None
+
+
+@settings(max_examples=60)
+@given(
+    places=st.tuples(*[st.sampled_from([*PLACES.values()])] * 2),
+    error=st.sampled_from(ERRORS),
+    faults=st.lists(st.tuples(st.booleans(), st.integers(1, 36)), min_size=1, max_size=3),
+)
+def test_any_plan_any_interruptions_leave_the_bits_and_the_bytes(places, error, faults):
+    plan = Plan.of(dict(zip(("one", "two"), places, strict=True)))
+    with apply(PIPELINE, plan) as managed:
+        for at_block, count in faults:
+            fault = staticmethod(nth(count, error))
+            (Block if at_block else Step).fault = fault
+            try:
+                run()
+            except error:
+                pass
+            finally:
+                Block.fault = Step.fault = None
+            resident_bytes(managed, plan)
+        assert torch.equal(run(), WANT)
+    assert managed.device_bytes == 0
+    assert picture() == BEFORE
