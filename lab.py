@@ -19,7 +19,7 @@ VENV, MY = ROOT / ".venv", ROOT / "my"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 PACKAGES = [ROOT / "packages" / name for name in ("stages", "profiler", "residency", "ltx2")]
 RENDER = ROOT / "notebooks" / "render.py"
-DEMO = ["notebooks/01_what_happens.ipynb"]
+DEMO = ["notebooks/00_what_does_offloading_cost.ipynb", "notebooks/01_what_happens.ipynb"]
 
 # Under another Python: the version of its torch, then where torch and all that it requires there lie.
 TORCH = """
@@ -109,7 +109,7 @@ def tools():
 
 
 def demo():
-    """Run the first notebook, print the profile that it made and write it as a web page."""
+    """Run the first two notebooks, print what they found and write them as web pages."""
     run(PYTHON, RENDER, "demo", *DEMO)
 
 

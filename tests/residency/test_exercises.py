@@ -5,29 +5,33 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from reslab import ltx2
+from reslab import ltx2, residency
 from reslab.residency import exercises
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-SIZE = {"width": 1536, "height": 1024, "num_frames": 121}
-# notebook, answer, a wrong answer, keywords
+FIRST, FIFTH = "00_what_does_offloading_cost", "05_rehearse_22B_on_a_laptop"
+# notebook, right answer, wrong answer, what else the check takes
 ANSWERS = {
-    "rule_misses_tflop": ("05_rehearse_22B_on_a_laptop", 203, 204, {}),
-    "activation_gib_at": ("05_rehearse_22B_on_a_laptop", 4.5, 4.4, {"tokens": 32640}),
-    "traced_blocks": ("05_rehearse_22B_on_a_laptop", 6, 10, {}),
+    "link_for_free": (FIRST, 81, 55, [residency.device("H100")]),
+    "blocks_for_free": (FIRST, 43, 42, [residency.device("L40S")]),
+    "recipe_gib_encoding_once": (FIRST, 102, 67, []),
+    "rule_misses_tflop": (FIFTH, 203, 204, []),
+    "activation_gib_at": (FIFTH, 4.5, 4.4, [32640]),
+    "traced_blocks": (FIFTH, 6, 10, []),
 }
 
 
 @pytest.fixture(scope="module")
-def rehearsal():
-    return ltx2.rehearsal("LTX-2.3", **SIZE)
+def rehearsals():
+    small = ltx2.rehearsal("LTX-2.3", width=768, height=512, num_frames=121)
+    return {True: small, False: ltx2.rehearsal("LTX-2.3", width=1536, height=1024, num_frames=121)}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_right_answer_is_right_and_a_wrong_one_is_not(name, rehearsal):
-    check, (_, right, wrong, keywords) = getattr(exercises, name), ANSWERS[name]
-    verdicts = [check(answer, rehearsal, **keywords).right for answer in (right, wrong, ...)]
-    assert verdicts == [True, False, None]
+def test_a_right_answer_is_right_and_a_wrong_one_is_not(name, rehearsals):
+    check, (_, right, wrong, more) = getattr(exercises, name), ANSWERS[name]
+    rehearsal = rehearsals[name == "blocks_for_free"]
+    assert [check(answer, rehearsal, *more).right for answer in (right, wrong, ...)] == [True, False, None]
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -7,9 +7,70 @@ from types import EllipsisType
 import polars as pl
 
 from reslab.profiler.teaching import Verdict, check_number
+from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._workload import workload
+from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._plan._footprint import footprint
+from reslab.residency._plan._plan import Plan
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._break_even import break_even
 
 _GIB = 2**30
+
+
+def link_for_free(answer: float | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+    """Check how many GB/s a card's link must carry for streaming to be free in the first stage, at the least.
+
+    Args:
+        answer: GB/s, a whole number, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+        card: Whose compute it is.
+    """
+    row = break_even([rehearsal], [card]).row(0, named=True)
+    nbytes = row["copy_ns"] * card.link_bytes_per_s / 1e9
+    return check_number(
+        answer,
+        truth=round(nbytes / row["compute_ns"]),
+        what="the bandwidth in GB/s",
+        why=f"{nbytes / 1e9:.1f} GB of blocks in the {row['compute_ns'] / 1e9:.3f} s that a pass computes at most",
+    )
+
+
+def blocks_for_free(answer: int | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+    """Check how many blocks are sure to be enough on a card for streaming the others to be free in the first stage.
+
+    Args:
+        answer: A number of blocks, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+        card: The device.
+    """
+    row = break_even([rehearsal], [card]).row(0, named=True)
+    compute, copy = row["fused_ns"] / 1e9, row["copy_ns"] / 1e9
+    return check_number(
+        answer,
+        truth=row["fused_keep"],
+        what="the number of blocks",
+        why=f"a pass computes for {compute:.3f} s at least and all copies take {copy:.3f}: {row['blocks']} × "
+        f"(1 - {compute:.3f} / {copy:.3f}), rounded up",
+    )
+
+
+def recipe_gib_encoding_once(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+    """Check how many GiB diffusers' recipe would move to the card if it encoded the prompt once, the LoRA apart.
+
+    Args:
+        answer: GiB, a whole number, or `...`.
+        rehearsal: Of an LTX-2 two-stage run.
+    """
+    work = workload(rehearsal, Plan.of({"lora": "merged"}))
+    rows = footprint(preset("diffusers model offload", work), work)
+    transformer = work.components["transformer"].weight_bytes / _GIB
+    return check_number(
+        answer,
+        truth=round(sum(row.fetched_bytes for row in rows) / _GIB),
+        what="the size in GiB",
+        why=f"everything once, and the transformer's {transformer:.1f} GiB a second time",
+    )
 
 
 def rule_misses_tflop(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
@@ -30,7 +91,7 @@ def rule_misses_tflop(answer: float | EllipsisType, rehearsal: Rehearsal) -> Ver
     )
 
 
-def activation_gib_at(answer: float | EllipsisType, rehearsal: Rehearsal, *, tokens: int) -> Verdict:
+def activation_gib_at(answer: float | EllipsisType, rehearsal: Rehearsal, tokens: int) -> Verdict:
     """Check how many GiB of activations one pass needs at another number of video tokens, LoRA merged.
 
     Args:

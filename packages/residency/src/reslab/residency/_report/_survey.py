@@ -26,7 +26,7 @@ from reslab.residency._report._break_even import labelled
 SURVEY: Mapping[str, Any] = {
     "device": pl.String,
     "size": pl.String,
-    "plan": pl.String,
+    "plan": pl.String,  # all resident, swap, streaming, streaming, others from disk, streaming from disk
     "fits": pl.Boolean,  # False: not even the last plan fits, and the row is about that one
     "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
     "floor_s": pl.Float64,
@@ -38,6 +38,13 @@ SURVEY: Mapping[str, Any] = {
     "why": pl.String,
 }
 _GIB = 2**30
+
+#: Where blocks come from, those of the other components and those of the one that keeps most, in the order of trying.
+_STREAMING = {
+    "streaming": (layerwise, layerwise),
+    "streaming, others from disk": (disk, layerwise),
+    "streaming from disk": (disk, disk),
+}
 
 Try = Callable[[Plan], Bounds]
 
@@ -81,22 +88,21 @@ def roomiest(rehearsal: Rehearsal, card: DeviceSpec, *, component: str = "transf
             return limits
     sizes = workload(rehearsal).components
     blocks = len(sizes[component].block_bytes) if component in sizes else 0
-    for others, own in ((layerwise, layerwise), (disk, layerwise), (disk, disk)):
-        rest = {name: others() if size.block_bytes else swap() for name, size in sizes.items() if name != component}
-        limits = _most_kept(attempt, rest, own, component, blocks)
+    for name, (others, own) in _STREAMING.items():
+        rest = {each: others() if size.block_bytes else swap() for each, size in sizes.items() if each != component}
+        start = Plan.of(name=name).decide(rest, why="not more than its stages need stays")
+        limits = _most_kept(attempt, start, own, component, blocks)
         if limits.fits:
             break
     return limits
 
 
-def _most_kept(
-    attempt: Try, rest: Mapping[str, Placement], own: Callable[..., Placement], component: str, blocks: int
-) -> Bounds:
+def _most_kept(attempt: Try, start: Plan, own: Callable[..., Placement], component: str, blocks: int) -> Bounds:
     """Return the bounds with the most resident blocks that the device has room for, by bisection."""
 
     def limits(kept: int) -> Bounds:
-        places = {**rest, component: own(resident=kept)} if blocks else rest
-        return attempt(Plan.of(name="streaming").decide(places, why="as many blocks stay as fit"))
+        places = {component: own(resident=kept)} if blocks else {}
+        return attempt(start.decide(places, why="as many blocks stay as fit"))
 
     fewest, most = 0, blocks
     while fewest < most:

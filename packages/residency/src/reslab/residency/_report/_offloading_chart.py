@@ -1,0 +1,120 @@
+"""The picture of what offloading costs: time streamed ÷ time resident against video size, a line a card.
+
+    offloading_chart(break_even(rehearsals, [device("RTX 4090"), device("H100")]))
+
+At 1 the copies hide behind compute and streaming every block is free. A card's line is solid where each operation runs
+by itself, which is the least that streaming costs; the dotted one takes all but matrix products, convolutions and
+attention as fused away, which is the most. Where they come down to 1 is the card's break-even, named in the legend.
+Both axes are logarithmic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from reslab.profiler import PALETTE, Figure
+from reslab.residency._report._break_even import break_even_tokens
+
+#: Lines that a reader can tell apart; grey is for what is not a card.
+_HUES = [PALETTE[hue] for hue in ("green", "blue", "sky", "purple", "orange", "vermilion", "yellow")]
+_READINGS = {"ratio": "one by one", "fused_ratio": "fused"}
+_WIDTH_PX, _HEIGHT_PX = 520, 300
+
+
+def offloading_chart(streaming: pl.DataFrame) -> Figure:
+    """Draw what streaming all blocks of a component costs.
+
+    Args:
+        streaming: What `break_even` returns, of up to seven devices.
+
+    Returns:
+        Two lines a device, its least and its most, and a point where each reaches 1.
+
+    Raises:
+        ValueError: There are more devices than hues.
+    """
+    import altair as alt  # takes two seconds
+
+    devices = streaming["device"].unique(maintain_order=True).to_list()
+    if len(devices) > len(_HUES):
+        raise ValueError(f"{len(devices)} devices cannot be told apart by colour; draw {len(_HUES)} at most")
+    free = {name: dict(break_even_tokens(streaming, ratio=name).rows()) for name in _READINGS}
+    labels = {device: f"{device}: {_from(device, free)}" for device in devices}
+    tokens = sorted(streaming["tokens"].unique())
+    color = alt.Color(
+        "device:N",
+        title="free from … to … video tokens on",
+        scale=alt.Scale(domain=list(labels.values()), range=_HUES[: len(devices)]),
+        legend=alt.Legend(
+            orient="bottom", columns=2, labelLimit=400, symbolType="stroke", symbolStrokeWidth=3, titleLimit=400
+        ),
+    )
+    x = alt.X(
+        "tokens:Q",
+        title="video tokens in one pass",
+        scale=alt.Scale(type="log", domain=[tokens[0], tokens[-1]], nice=False),
+        axis=alt.Axis(values=tokens, format=",d", labelAngle=-40, labelOverlap=False, tickSize=4),
+    )
+    top = float(streaming["fused_ratio"].max())  # type: ignore[arg-type]
+    y = alt.Y(
+        "ratio:Q",
+        title="time streamed ÷ time resident",
+        scale=alt.Scale(type="log", domain=[1, top], nice=False),
+        axis=alt.Axis(values=[1, 1.5, 2, 3, 5, 10, 20, 50], labelExpr="'×' + datum.label"),
+    )
+    dash = alt.StrokeDash(
+        "reading:N", scale=alt.Scale(domain=list(_READINGS.values()), range=[[1, 0], [2, 3]]), legend=None
+    )
+    tooltip = ["device:N", "reading:N", "tokens:Q", "ratio:Q"]
+    lines = alt.Chart(alt.Data(values=_lines(streaming, labels, free))).mark_line(strokeWidth=2)
+    ends = alt.Chart(alt.Data(values=_ends(labels, free))).mark_point(size=45, filled=True, opacity=1)
+    layers = [chart.encode(x=x, y=y, color=color, tooltip=tooltip) for chart in (lines, ends)]
+    chart = alt.layer(layers[0].encode(strokeDash=dash), layers[1]).properties(width=_WIDTH_PX, height=_HEIGHT_PX)
+    return Figure.from_altair(chart, caption=_caption(streaming))
+
+
+Free = Mapping[str, Mapping[str, int | None]]
+
+
+def _lines(streaming: pl.DataFrame, labels: Mapping[str, str], free: Free) -> list[dict[str, Any]]:
+    """Return the points of all lines, each ending where it reaches 1."""
+    rows = [
+        {"device": labels[row["device"]], "reading": _READINGS[name], "tokens": row["tokens"], "ratio": row[name]}
+        for row in streaming.unique(["device", "tokens"], keep="first", maintain_order=True).rows(named=True)
+        for name in _READINGS
+        if row[name] > 1
+    ]
+    return [{**row, "ratio": round(row["ratio"], 4)} for row in rows] + _ends(labels, free)
+
+
+def _ends(labels: Mapping[str, str], free: Free) -> list[dict[str, Any]]:
+    return [
+        {"device": label, "reading": reading, "tokens": free[name][device], "ratio": 1}
+        for device, label in labels.items()
+        for name, reading in _READINGS.items()
+        if free[name][device] is not None
+    ]
+
+
+def _from(device: str, free: Free) -> str:
+    least, most = (free[name][device] for name in _READINGS)
+    if least is None:
+        return "at none of these"
+    return f"{_round(least)} to {_round(most)}" if most is not None else f"{_round(least)} at the earliest"
+
+
+def _round(tokens: int) -> str:
+    return f"{round(tokens, -2):,}"
+
+
+def _caption(streaming: pl.DataFrame) -> str:
+    worst = streaming.sort("fused_ratio", descending=True).row(0, named=True)
+    return (
+        "What streaming every block costs against keeping all of them: the faster the card for its link, the dearer; "
+        f"the larger the video, the cheaper. At {worst['tokens']:,} tokens it is ×{worst['ratio']:.0f} to "
+        f"×{worst['fused_ratio']:.0f} on the {worst['device']}. Solid lines are the least, dotted ones the most: "
+        "bounds by roofline, not predictions."
+    )
