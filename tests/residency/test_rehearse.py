@@ -173,6 +173,11 @@ def test_afterwards_the_pipeline_is_what_it_was_and_makes_the_same_video():
     assert np.array_equal(pipe.run(**request).frames, before.frames)
 
 
+def test_rehearsing_twice_says_the_same():
+    pipe, request = composed("LTX-2.3", ltx2.two_stage), request_for("LTX-2.3")
+    assert rehearse(pipe, **request) == rehearse(pipe, **request)
+
+
 def test_a_failed_rehearsal_leaves_the_pipeline_as_it_was():
     pipe = composed("LTX-2.3 distilled", ltx2.one_stage)
     device = next(pipe.components["vae"].parameters()).device

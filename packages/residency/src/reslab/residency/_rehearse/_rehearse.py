@@ -76,6 +76,9 @@ def _prepared(pipeline: Pipeline, anatomies: Collection[Anatomy], calls: Calls, 
     with ExitStack() as stack:
         stack.callback(setattr, pipeline, "progress", progress)
         pipeline.progress = False
+        for component in pipeline.components.values():
+            if hasattr(component, "set_timesteps"):
+                stack.callback(_restore, component, _attributes(component))
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
         stack.enter_context(without_weights([each.component for each in anatomies]))
@@ -87,6 +90,16 @@ def _prepared(pipeline: Pipeline, anatomies: Collection[Anatomy], calls: Calls, 
                     answer = calls.answering(module, lambda: stand.component, method)
                     stack.enter_context(shadowed(module, method, answer))
         yield
+
+
+def _attributes(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's attributes with its lists copied: multistep ones write their history into a list."""
+    return {name: list(value) if type(value) is list else value for name, value in vars(scheduler).items()}
+
+
+def _restore(scheduler: Any, attributes: Mapping[str, Any]) -> None:
+    vars(scheduler).clear()
+    vars(scheduler).update(attributes)
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ class Repeats:
         self._state: Any = None
         self._kind_of: dict[int, int] = {}
         self._hooks: dict[int, list[Any]] = {}
+        self._inside: dict[int, list[tuple[str, torch.nn.Module]]] = {}
 
     @contextmanager
     def tracing(self, trace: Trace, state: Any = None) -> Iterator[None]:
@@ -140,16 +141,22 @@ class Repeats:
     def _hooks_inside(self, owner: torch.nn.Module) -> list[Any]:
         """The forward hooks of modules inside: a call that is not made would leave out what they do."""
         if id(owner) not in self._hooks:
-            inside = [part for part in owner.modules() if part is not owner]
+            inside = [part for _path, part in self._parts(owner)[1:]]
             self._hooks[id(owner)] = [
-                hooks for part in inside for hooks in (part._forward_hooks, part._forward_pre_hooks)
+                each for part in inside for each in (part._forward_hooks, part._forward_pre_hooks)
             ]
         return self._hooks[id(owner)]
+
+    def _parts(self, owner: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+        """The modules inside one, itself the first, by path."""
+        if id(owner) not in self._inside:
+            self._inside[id(owner)] = list(owner.named_modules())
+        return self._inside[id(owner)]
 
     def _kind(self, owner: torch.nn.Module) -> int:
         """A number that equal modules have in common."""
         if id(owner) not in self._kind_of:
-            self._kind_of[id(owner)] = self._kinds.setdefault(signature(owner), len(self._kinds))
+            self._kind_of[id(owner)] = self._kinds.setdefault(signature(self._parts(owner)), len(self._kinds))
         return self._kind_of[id(owner)]
 
 
@@ -171,9 +178,9 @@ def _has_forward(module: torch.nn.Module) -> bool:
     return not isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList))
 
 
-def signature(module: torch.nn.Module) -> Any:
+def signature(parts: Sequence[tuple[str, torch.nn.Module]]) -> Any:
     """What equal modules have in common: classes, parameter shapes and settings of all that is inside."""
-    return tuple((path, type(part), settings(part), _shapes(part)) for path, part in module.named_modules())
+    return tuple((path, type(part), settings(part), _shapes(part)) for path, part in parts)
 
 
 def _shapes(module: torch.nn.Module) -> Any:
