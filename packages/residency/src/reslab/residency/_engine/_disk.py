@@ -50,7 +50,8 @@ class DiskSource:
         target = self._window.bytes[: self._layout.nbytes]
         for piece, tensor in zip(self._layout.pieces, self.tensors, strict=True):
             if piece.elements:
-                copy_on_host(target[piece.offset : piece.offset + piece.nbytes], tensor)
+                stored = tensor.as_strided((piece.elements,), (1,)).view(torch.uint8)
+                copy_on_host(target[piece.offset : piece.offset + piece.nbytes], stored)
         return target
 
     def close(self) -> None:
