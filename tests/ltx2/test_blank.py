@@ -40,6 +40,16 @@ def blanks():
     return {name: ltx2.blank(name) for name in (*PARAMETERS, "LTX-2.3 distilled")}
 
 
+FRAMES = ("components", "blocks", "calls", "traces", "segments", "glue")
+
+
+def counted(rehearsal):
+    """How often each operation is in each body; transformers makes Gemma's two masks in the order of a set of text."""
+    what = [name for name in rehearsal.operations.columns if name not in ("position", "repeats")]
+    sums = rehearsal.operations.group_by(what).agg(pl.col("repeats").sum())
+    return {tuple(map(str, row[:-1])): row[-1] for row in sums.iter_rows()}
+
+
 def of(frame, **where):
     """Rows of a frame where columns of text have these values."""
     return frame.filter(*(pl.col(name).cast(pl.String) == value for name, value in where.items()))
@@ -104,8 +114,11 @@ def test_shipped_rehearsals_are_what_rehearsing_says(name):
     width, height, num_frames = size
     shipped = ltx2.rehearsal(name, width=width, height=height, num_frames=num_frames)
     made = _rehearsal.made(ltx2.variant(name), size)
-    assert shipped.meta["versions"] != made.meta["versions"] or shipped == made
     assert shipped.total_flops == made.total_flops
+    if shipped.meta["versions"] == made.meta["versions"]:
+        assert shipped.meta == made.meta
+        assert all(getattr(shipped, each).equals(getattr(made, each)) for each in FRAMES)
+        assert counted(shipped) == counted(made)
 
 
 def test_every_shipped_size_is_there_and_small():

@@ -85,6 +85,17 @@ def tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from tensors(value)
 
 
+def flat(args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """List the tensors among an operation's arguments, one level of lists deep; the hot path of a rehearsal."""
+    given = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, torch.Tensor):
+            given.append(value)
+        elif isinstance(value, (list, tuple)):
+            given += [each for each in value if isinstance(each, torch.Tensor)]
+    return given
+
+
 def nbytes(tensor: torch.Tensor) -> int:
     """Bytes that a kernel touches to read all of a tensor: an expanded one has fewer than elements."""
     if 0 not in tensor.stride():
@@ -97,7 +108,7 @@ def nbytes(tensor: torch.Tensor) -> int:
 
 def traffic(op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> tuple[int, int]:
     """Return the bytes that an operation reads and writes."""
-    given = [*tensors(args), *tensors(tuple(kwargs.values()))]
+    given = flat(args, kwargs)
     if op.mutable:
         written = nbytes(given[0]) if given else 0
         if op.kind == "index":  # the rows that are written, not the table

@@ -15,7 +15,10 @@ from torch.overrides import TorchFunctionMode
 from reslab.residency._rehearse._errors import raise_unknown
 from reslab.residency._rehearse._phantom import META, Phantoms
 
+_ATTENTION = torch.nn.functional.scaled_dot_product_attention
 _FROM_VALUES = (torch.tensor, torch.as_tensor)
+_TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
+_SEEN = frozenset((_ATTENTION, torch.Tensor.tolist, *_FROM_VALUES, *_TO_NUMPY))
 
 
 class Functions(TorchFunctionMode):
@@ -27,13 +30,15 @@ class Functions(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.nn.functional.scaled_dot_product_attention:
+        if func not in _SEEN:
+            return func(*args, **kwargs)
+        if func is _ATTENTION:
             return self.phantoms.attention(*args, **kwargs)
         if func in _FROM_VALUES and str(kwargs.get("device", "")).startswith(META.type):
             kwargs = {**kwargs, "device": "cpu"}  # torch would drop the values before any operation is told
         elif func is torch.Tensor.tolist and self.phantoms.is_phantom(args[0]):
             raise_unknown("tolist")
-        elif func in (torch.Tensor.numpy, torch.Tensor.__array__) and self.phantoms.is_phantom(args[0]):
+        elif func in _TO_NUMPY and self.phantoms.is_phantom(args[0]):
             return zeros(args[0])
         return func(*args, **kwargs)
 

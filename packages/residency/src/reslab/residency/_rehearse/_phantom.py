@@ -86,6 +86,11 @@ class Phantoms(TorchDispatchMode):
         self._results: dict[Any, Result] = {}
         self._unknown: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch's guard against it would cost more than all the rest of an operation."""
+        return False
+
     def is_phantom(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor's numbers are not known, or too many to compute with."""
         if tensor.is_meta or tensor.numel() * tensor.itemsize > SMALL:
@@ -103,9 +108,10 @@ class Phantoms(TorchDispatchMode):
         if self.paused:
             return func(*args, **kwargs)
         op = _costs.describe(func)
-        given = [*_costs.tensors(args), *_costs.tensors(tuple(kwargs.values()))]
-        if any(self.is_phantom(tensor) for tensor in given):
-            return self._on_phantoms(func, op, args, kwargs, given)
+        given = _costs.flat(args, kwargs)
+        for tensor in given:
+            if self.is_phantom(tensor):
+                return self._on_phantoms(func, op, args, kwargs, given)
         return self._for_real(func, op, args, kwargs, given)
 
     def _on_phantoms(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
