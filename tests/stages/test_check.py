@@ -2,7 +2,7 @@
 
 import pytest
 
-from reslab.stages import Pipeline, PipelineError, Stage, stage
+from reslab.stages import Choice, Pipeline, PipelineError, Stage, stage
 
 
 class Multiple(Stage):
@@ -102,6 +102,27 @@ def test_unknown_keyword_is_found_again_in_the_second_run():
     for _ in range(2):
         with pytest.raises(PipelineError, match="no stage reads 'stops'; did you mean 'steps'"):
             pipeline.run(prompt="a heron", stops=3)
+
+
+def test_value_that_a_stage_overwrites_before_any_reads_it_is_refused():
+    pipeline = Pipeline({"transformer": 1}).add(stage(writes="prompt")(lambda text: text), name="write").add(denoise)
+    with pytest.raises(PipelineError) as caught:
+        pipeline.check(text="a heron", prompt="a crane")
+    assert str(caught.value) == (
+        "'prompt' would be ignored: the stage 'write' writes it before any stage reads it; leave it out"
+    )
+    pipeline.check(text="a heron", prompt=None)
+
+
+def test_value_that_is_read_before_it_is_overwritten_is_taken():
+    again = stage(writes="prompt")(lambda prompt: prompt + "!")
+    pipeline = Pipeline({"transformer": 1}).add(again, name="louder").add(denoise)
+    pipeline.run(prompt="a heron")
+
+
+def test_value_that_is_written_in_some_runs_alone_may_be_given():
+    sometimes = Choice("text", present=stage(writes="prompt")(lambda text: text)())
+    Pipeline({"transformer": 1}).add(sometimes).add(denoise).check(prompt="a heron")
 
 
 def test_value_that_is_fixed_for_the_only_stage_that_reads_it_is_unknown():

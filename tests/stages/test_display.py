@@ -49,6 +49,11 @@ def test_table_has_a_row_a_stage_under_its_groups_heading():
     ]
 
 
+def test_names_break_between_words_alone():
+    html = Pipeline().add(stage(lambda: None), name="LTX2LoRASwitchStage")._repr_html_()
+    assert "LTX2<wbr>LoRA<wbr>Switch<wbr>Stage" in html
+
+
 def test_head_says_what_a_request_needs_and_what_comes_back():
     text = re.sub("<.*?>", "", video()._repr_html_().split("<table>")[0])
     assert text == "video: 2 stages, 2 components; needs width; returns frames"

@@ -1,7 +1,8 @@
 """Checking a request before anything runs.
 
-Every value that a stage reads is given, or written by an earlier stage; every component exists; no keyword is unknown;
-and the rules of the model hold, which each stage states in its own `check`. All that is wrong is said in one error.
+Every value that a stage reads is given, or written by an earlier stage; every component exists; no keyword is unknown,
+or overwritten before it is read; and the rules of the model hold, which each stage states in its own `check`. All that
+is wrong is said in one error.
 """
 
 from __future__ import annotations
@@ -112,13 +113,34 @@ def _available(bind: Binding, there: Collection[str]) -> Available:
     return Available(has)
 
 
-def _unknown(bound: Bound, components: Mapping[str, Any], inputs: Collection[str]) -> Iterator[str]:
-    known = {bind.value(name) for stage, bind in bound for name in _asked_for(stage, bind)}
-    for name in inputs:
+def _unknown(bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
+    known, overwritten = _read_from_inputs(bound)
+    for name, value in inputs.items():
         if name in components:
             yield f"{name!r} is a component of the pipeline, not a value: set it with pipeline.components[{name!r}] = …"
-        elif name not in known:
+        elif name in known or (name in overwritten and value is None):
+            continue
+        elif name in overwritten:
+            writer = overwritten[name]
+            yield f"{name!r} would be ignored: the stage {writer!r} writes it before any stage reads it; leave it out"
+        else:
             yield f"no stage reads {name!r}; {nearest(name, known)}"
+
+
+def _read_from_inputs(bound: Bound) -> tuple[set[str], dict[str, str]]:
+    """The values that a run can take from its inputs; and those that it cannot, with the stage that writes them first.
+
+    What a stage writes whatever is given stands in the way of later readers; what it may write does not.
+    """
+    known: set[str] = set()
+    written: dict[str, str] = {}
+    for stage, bind in bound:
+        known |= {bind.value(name) for name in _asked_for(stage, bind)} - written.keys()
+        full, bare = (signature.writes or () for signature in signatures(stage))
+        for name in full:
+            if name in bare:
+                written.setdefault(bind.value(name), stage.registered_name)
+    return known, {name: stage for name, stage in written.items() if name not in known}
 
 
 def _asked_for(stage: Stage, bind: Binding) -> set[str]:

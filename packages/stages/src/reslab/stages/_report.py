@@ -124,8 +124,8 @@ def _short(names: list[str]) -> str:
 
 
 def _breakable(name: str) -> str:
-    """A name that may be broken after an underscore and before a capital, and nowhere else."""
-    return re.sub(r"(?<=_)|(?<=[a-z0-9])(?=[A-Z])", "<wbr>", escape(name))
+    """A name that may be broken after an underscore and before a word's capital, and nowhere else: LTX2|LoRA|Switch."""
+    return re.sub(r"(?<=_)|(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "<wbr>", escape(name))
 
 
 def _cell(content: str) -> str:
