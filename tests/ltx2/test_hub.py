@@ -172,6 +172,14 @@ def test_without_a_network_the_hub_says_so(monkeypatch, tmp_path):
         load("Lightricks/LTX-2")
 
 
+def test_without_a_network_huggingface_hub_itself_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    with pytest.raises(ValueError, match=r"cannot be reached for 'Lightricks/LTX-2' \(.*\), and it is not cached"):
+        load("Lightricks/LTX-2")
+
+
 def test_without_a_network_a_cached_checkpoint_is_loaded(hub, monkeypatch, tmp_path):
     """Through `huggingface_hub` itself, with a cache as it lays one out."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))

@@ -17,6 +17,9 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+# Errors of the HTTP client under huggingface_hub, whichever its version has: without a network it raises its own.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
 
 class Listing(NamedTuple):
     """List the files of a repository at one commit, with their bytes."""
@@ -57,7 +60,7 @@ class HuggingFaceHub:
             raise ValueError(f"{repo!r} has no revision {revision!r}; name a branch, tag or commit of it.") from None
         except RepositoryNotFoundError:
             raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.") from None
-        except (HfHubHTTPError, OSError) as error:
+        except (_HTTP_ERROR, OSError) as error:
             return _cached_listing(repo, revision, error)
         return Listing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
 
