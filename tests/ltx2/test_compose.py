@@ -152,6 +152,14 @@ def test_a_run_with_an_image_encodes_it_at_both_sizes():
     assert "vae.encode" not in observed(two_stage()).named("component call")
 
 
+def test_what_decoding_hands_over_is_the_video_alone():
+    pipe = two_stage()
+    assert pipe.stages["LTX2AVDecodingStage"].signature().writes == ("video",)
+    pipe.result = "videos"
+    with pytest.raises(PipelineError, match="no stage writes the result 'videos'; did you mean 'video'"):
+        pipe.check(**REQUEST)
+
+
 def test_decode_audio_says_whose_sound_is_decoded():
     request = REQUEST | {"num_inference_steps": 2}
     first, second = (two_stage(decode_audio=whose).run(**request) for whose in ("stage 1", "stage 2"))

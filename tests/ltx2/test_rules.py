@@ -4,6 +4,7 @@ import functools
 import warnings
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from diffusers.modular_pipelines.ltx2 import LTX2AutoBlocks
@@ -84,6 +85,20 @@ def test_at_least_two_steps(pipe):
     assert "at least 2 are needed" in refused(pipe, num_inference_steps=1)
 
 
+@pytest.mark.parametrize("steps", [8.0, "8", True])
+def test_steps_are_a_whole_number(pipe, steps):
+    assert refused(pipe, num_inference_steps=steps) == (
+        f"num_inference_steps={steps!r} is not a whole number from 2 up."
+    )
+
+
+def test_numbers_of_numpy_are_numbers(pipe):
+    names = ("width", "height", "num_frames", "num_inference_steps", "seed")
+    counts = {name: np.int64(REQUEST[name]) for name in names}
+    theirs = pipe.run(prompt="a heron", frame_rate=np.float32(24), **counts)
+    assert np.array_equal(theirs.frames, pipe.run(**REQUEST).frames)
+
+
 def test_diffusers_computes_nan_with_one_step():
     with pytest.warns(RuntimeWarning, match="invalid value"):
         assert diffusers_would(num_inference_steps=1).get("latents").isnan().all()
@@ -105,7 +120,7 @@ def test_diffusers_fails_on_a_sequence_length_of_200_after_the_text_encoder_ran(
         diffusers_would(max_sequence_length=200)
 
 
-@pytest.mark.parametrize("rate", [0, -24.0, float("nan"), float("inf"), "24"])
+@pytest.mark.parametrize("rate", [0, -24.0, float("nan"), float("inf"), "24", True])
 def test_the_frame_rate_is_positive(pipe, rate):
     assert "is not a positive number of frames a second; the default is 24." in refused(pipe, frame_rate=rate)
 
@@ -113,6 +128,19 @@ def test_the_frame_rate_is_positive(pipe, rate):
 def test_diffusers_divides_by_a_frame_rate_of_0():
     with pytest.raises(ZeroDivisionError):
         diffusers_would(frame_rate=0.0)
+
+
+def test_a_video_is_long_enough_for_sound(pipe):
+    assert refused(pipe, num_frames=1, frame_rate=50) == (
+        "num_frames=1 at frame_rate=50 is too short for sound, whose latents are 40 ms long; "
+        "the nearest whole frame_rate is 49."
+    )
+    assert len(pipe.run(**REQUEST | {"num_frames": 1, "frame_rate": 49}).audio) > 0
+
+
+def test_diffusers_fails_without_sound_while_denoising():
+    with pytest.raises(RuntimeError, match="cannot reshape tensor of 0 elements"):
+        diffusers_would(num_frames=1, frame_rate=50.0)
 
 
 def test_the_stg_block_is_inside_the_depth():
@@ -151,6 +179,8 @@ def test_unknown_variants_are_named_with_the_nearest():
         ("heron.png", "got str"),
         (np.zeros((64, 128, 3)), "got ndarray of shape (64, 128, 3) and float64"),
         (np.zeros((64, 128), np.uint8), "got ndarray of shape (64, 128) and uint8"),
+        (torch.zeros((64, 128, 3), dtype=torch.uint8), "got Tensor of shape (64, 128, 3) and torch.uint8"),
+        (PIL.Image.new("RGB", (1, 300)), "image is 1×300"),
     ],
 )
 def test_an_image_of_the_wrong_kind_is_refused(pipe, image, got):
@@ -160,6 +190,43 @@ def test_an_image_of_the_wrong_kind_is_refused(pipe, image, got):
 def test_diffusers_takes_a_float_image_only_after_the_text_encoder_ran():
     with pytest.raises(ValueError, match="expects a uint8 RGB frame"):
         diffusers_would(conditions=[LTX2VideoCondition(frames=np.zeros((64, 128, 3)))])
+
+
+def test_diffusers_takes_a_tensors_rows_for_its_channels():
+    with pytest.raises(ValueError, match="Unexpected numpy array shape"):
+        diffusers_would(conditions=[LTX2VideoCondition(frames=torch.zeros((64, 128, 3), dtype=torch.uint8))])
+
+
+def test_diffusers_fails_on_an_image_of_one_pixel():
+    with pytest.raises(IndexError):
+        diffusers_would(conditions=[LTX2VideoCondition(frames=PIL.Image.new("RGB", (1, 300)))])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "CMYK"])
+def test_a_pil_image_of_any_mode_is_taken(pipe, mode):
+    image = PIL.Image.new("RGB", (40, 90)).convert(mode)
+    assert pipe.run(**REQUEST, image=image, image_strength=None).frames.shape == (9, 64, 128, 3)
+
+
+@pytest.mark.parametrize("crf", [-1, 52, 33.0, "33", True])
+def test_the_images_quality_is_one_of_h264(pipe, crf):
+    assert refused(pipe, image_crf=crf) == f"image_crf={crf!r} is not a whole number from 0 to 51, H.264's range."
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 7.0, "7", True])
+def test_a_seed_is_one_that_torch_takes(pipe, seed):
+    assert refused(pipe, seed=seed) == f"seed={seed!r} is not a whole number from 0 to 2⁶⁴−1."
+    assert torch.Generator().manual_seed(2**64 - 1).initial_seed() == 2**64 - 1
+
+
+def test_a_generator_is_one_of_torch(pipe):
+    message = refused(pipe, seed=None, generator=np.random.default_rng(7))
+    assert message == "generator is a torch.Generator, got Generator; for a number use seed=."
+
+
+@pytest.mark.parametrize("name", ["sigmas", "conditions", "prompt_embeds", "half_width", "num_videos_per_prompt"])
+def test_what_the_pipeline_makes_itself_is_refused(pipe, name):
+    assert f"{name!r} would be ignored" in refused(pipe, **{name: [1]})
 
 
 def test_all_that_is_wrong_is_said_at_once(pipe):

@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
+from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, AudioShape
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
 
-FRAMES = 8  # video frames a latent frame, after the first: the VAE's temporal compression
+MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
+MAX_CRF = 51  # H.264 with 8 bits a sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +84,8 @@ def _sizes(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     frames = values.get("num_frames")
-    if frames is not None and not (_is_count(frames) and frames % FRAMES == 1):
-        yield f"num_frames={frames!r} is not 8k+1{_nearest(frames, FRAMES, 1)}."
+    if frames is not None and not (_is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
+        yield f"num_frames={frames!r} is not 8k+1{_nearest(frames, TEMPORAL_COMPRESSION, 1)}."
 
 
 def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
@@ -87,16 +94,30 @@ def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
         return
     if fixed is not None and steps != len(fixed):
         yield f"num_inference_steps={steps!r}: {limits.variant.name} runs {len(fixed)} fixed steps; leave it out."
-    elif not (_is_count(steps) and steps >= 2):
+    elif not _is_whole(steps):
+        yield f"num_inference_steps={steps!r} is not a whole number from 2 up."
+    elif steps < 2:
         why = "with one, the schedule divides 0 by 0"
         yield f"num_inference_steps={steps!r}: at least 2 are needed ({why}); the nearest is 2."
 
 
 def _frame_rate(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    rate = values.get("frame_rate")
-    if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
-        default = limits.variant.frame_rate
+    rate, default = values.get("frame_rate"), limits.variant.frame_rate
+    if rate is not None and not (_is_number(rate) and rate > 0):
         yield f"frame_rate={rate!r} is not a positive number of frames a second; the default is {default:g}."
+
+
+def _duration(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    asked, rate = values.get("num_frames"), values.get("frame_rate")
+    frames = limits.variant.num_frames if asked is None else asked
+    if rate is None or not (_is_count(frames) and _is_number(rate) and rate > 0):
+        return
+    if AudioShape.from_video(num_frames=int(frames), frame_rate=float(rate)).frames == 0:
+        nearest = math.ceil(2 * AUDIO_LATENTS_PER_SECOND * frames) - 1  # half an audio latent is rounded down
+        yield (
+            f"num_frames={frames} at frame_rate={rate!r} is too short for sound, whose latents are "
+            f"{1000 / AUDIO_LATENTS_PER_SECOND:g} ms long; the nearest whole frame_rate is {nearest}."
+        )
 
 
 def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
@@ -132,16 +153,24 @@ def _image(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
             "image is a PIL image or a uint8 array of shape (height, width, 3), "
             f"got {type(image).__name__}{array}; open a file with PIL.Image.open."
         )
-    strength = values.get("image_strength")
-    if strength is not None and not (isinstance(strength, (int, float)) and 0 <= strength <= 1):
+    elif image is not None and min(width_and_height(image)) < 2:
+        width, height = width_and_height(image)
+        yield f"image is {width}×{height}, and H.264, which compresses it first, needs at least 2×2 pixels."
+    strength, crf = values.get("image_strength"), values.get("image_crf")
+    if strength is not None and not (_is_number(strength) and 0 <= strength <= 1):
         yield f"image_strength={strength!r} is not between 0 and 1."
+    if crf is not None and not (_is_whole(crf) and 0 <= crf <= MAX_CRF):
+        yield f"image_crf={crf!r} is not a whole number from 0 to {MAX_CRF}, H.264's range."
 
 
-def _seeds(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    if values.get("seed") is not None and values.get("generator") is not None:
+def _noise(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    seed, generator = values.get("seed"), values.get("generator")
+    if seed is not None and generator is not None:
         yield "seed and generator both say where the noise comes from; give one of them."
-    if values.get("seed") is not None and not (_is_whole(values["seed"]) and values["seed"] >= 0):
-        yield f"seed={values['seed']!r} is not a whole number from 0 up."
+    if seed is not None and not (_is_whole(seed) and 0 <= seed <= MAX_SEED):
+        yield f"seed={seed!r} is not a whole number from 0 to 2⁶⁴−1."
+    if generator is not None and not isinstance(generator, torch.Generator):
+        yield f"generator is a torch.Generator, got {type(generator).__name__}; for a number use seed=."
 
 
 RULES: tuple[Callable[[Mapping[str, Any], Limits], Iterator[str]], ...] = (
@@ -149,30 +178,38 @@ RULES: tuple[Callable[[Mapping[str, Any], Limits], Iterator[str]], ...] = (
     _sizes,
     _frames,
     _frame_rate,
+    _duration,
     _steps,
     _sequence_length,
     _stg,
     _image,
-    _seeds,
+    _noise,
 )
 
 
 def is_image(image: Any) -> bool:
-    """Whether this is one RGB image: a PIL image, or a uint8 array of shape (height, width, 3)."""
-    if hasattr(image, "convert") and hasattr(image, "size"):
-        return True
-    shape, dtype = getattr(image, "shape", None), str(getattr(image, "dtype", ""))
-    return shape is not None and len(shape) == 3 and shape[-1] == 3 and dtype.endswith("uint8")
+    """Tell whether this is one RGB image: a PIL image, or a uint8 array of shape (height, width, 3)."""
+    array = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8
+    return array or isinstance(image, Image.Image)
+
+
+def width_and_height(image: Image.Image | np.ndarray) -> tuple[int, int]:
+    """Return the pixels of an image, across and down."""
+    return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
 
 def _is_whole(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
+    """Tell a whole number, of numpy too, from a truth value, which Python counts among them."""
+    return not isinstance(number, bool) and isinstance(number, Integral)
 
 
 def _is_count(number: Any) -> bool:
-    return _is_whole(number) and number > 0
+    return _is_whole(number) and bool(number > 0)
+
+
+def _is_number(number: Any) -> bool:
+    return not isinstance(number, bool) and isinstance(number, Real) and math.isfinite(number)
 
 
 def _nearest(number: Any, of: int, offset: int = 0) -> str:
-    known = isinstance(number, (int, float)) and math.isfinite(number)
-    return f"; the nearest is {nearest_multiple(number, of, offset)}" if known else ""
+    return f"; the nearest is {nearest_multiple(number, of, offset)}" if _is_number(number) else ""

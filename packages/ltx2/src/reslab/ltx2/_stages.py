@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class InputValidationStage(Stage):
         "frame_rate",
         "num_inference_steps",
         "max_sequence_length",
+        "num_videos_per_prompt",
         "generator",
     )
 
@@ -54,15 +55,15 @@ class InputValidationStage(Stage):
         prompt: str,
         negative_prompt: str | None = None,
         image: Any = None,
-        image_strength: float = 1.0,
-        image_crf: int | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        num_frames: int | None = None,
-        frame_rate: float | None = None,
-        num_inference_steps: int | None = None,
-        max_sequence_length: int | None = None,
-        seed: int | None = None,
+        image_strength: SupportsFloat | None = None,
+        image_crf: SupportsIndex | None = None,
+        width: SupportsIndex | None = None,
+        height: SupportsIndex | None = None,
+        num_frames: SupportsIndex | None = None,
+        frame_rate: SupportsFloat | None = None,
+        num_inference_steps: SupportsIndex | None = None,
+        max_sequence_length: SupportsIndex | None = None,
+        seed: SupportsIndex | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
         """Return the request made complete.
@@ -71,40 +72,44 @@ class InputValidationStage(Stage):
             prompt: What the video should show.
             negative_prompt: What it should not; read by guided variants only.
             image: A PIL image or a uint8 array (height, width, 3) that becomes the first frame.
-            image_strength: How firmly the first frame is held, from 0 to 1.
-            image_crf: H.264 quality at which the image is compressed first, as in training; None takes the model's.
-            width: Pixels.
-            height: Pixels.
+            image_strength: How firmly the first frame is held, from 0 to 1; by default 1.
+            image_crf: H.264 quality at which the image is compressed first, as in training: 51 is the coarsest, 0
+                leaves it as it is, None takes the model's.
+            width: Pixels, a multiple of 64 (32 in one stage); by default, as for what follows, the variant's.
+            height: Pixels, as for `width`.
             num_frames: Frames, 8k+1.
             frame_rate: Frames a second.
-            num_inference_steps: Denoising steps of the first stage.
-            max_sequence_length: Tokens the prompt is padded to.
-            seed: Where the noise starts; a new one in each run where neither it nor `generator` is given.
+            num_inference_steps: Denoising steps of the first stage, at least 2.
+            max_sequence_length: Tokens the prompt is padded to, a multiple of the connectors' registers; 1024.
+            seed: Where the noise starts, from 0 to 2⁶⁴−1; a new one in each run where neither it nor `generator` is
+                given.
             generator: A generator to draw the noise from, instead of a seed.
         """
         variant = self.variant
-        condition = LTX2VideoCondition(frames=image, index=0, strength=image_strength, crf=image_crf)
+        strength = 1.0 if image_strength is None else float(image_strength)
+        condition = LTX2VideoCondition(frames=image, index=0, strength=strength, crf=image_crf)
         return {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "conditions": None if image is None else [condition],
-            "width": width or variant.width,
-            "height": height or variant.height,
-            "num_frames": num_frames or variant.num_frames,
+            "width": int(width or variant.width),
+            "height": int(height or variant.height),
+            "num_frames": int(num_frames or variant.num_frames),
             "frame_rate": float(frame_rate or variant.frame_rate),
-            "num_inference_steps": num_inference_steps or variant.num_inference_steps,
-            "max_sequence_length": max_sequence_length or MAX_SEQUENCE_LENGTH,
+            "num_inference_steps": int(num_inference_steps or variant.num_inference_steps),
+            "max_sequence_length": int(max_sequence_length or MAX_SEQUENCE_LENGTH),
+            "num_videos_per_prompt": 1,
             "generator": generator if generator is not None else _generator(seed),
         }
 
 
-def _generator(seed: int | None) -> torch.Generator:
+def _generator(seed: SupportsIndex | None) -> torch.Generator:
     """A generator on the CPU: the same noise whatever device the model runs on."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
     else:
-        generator.manual_seed(seed)
+        generator.manual_seed(int(seed))
     return generator
 
 
@@ -244,7 +249,7 @@ class LTX2AVDecodingStage(BlockStage):
 
     def signature(self, available: Collection[str] = ()) -> Signature:
         own = super().signature(available)
-        return Signature(components=own.components, reads=own.reads, writes=(*(own.writes or ()), "video"))
+        return Signature(components=own.components, reads=own.reads, writes=("video",))
 
     def prepare(self, bind: Any) -> Callable[[Any], None]:
         decode = super().prepare(bind)
