@@ -17,6 +17,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from html.parser import HTMLParser
+from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
@@ -113,14 +115,58 @@ def demo_texts(notebook: NotebookNode) -> Iterator[str]:
     for cell in notebook.cells:
         if "demo" in cell.metadata.get("tags", []):
             for output in cell.outputs:
-                yield (output.text if output.output_type == "stream" else output.data["text/plain"]).rstrip()
+                yield (output.text if output.output_type == "stream" else as_text(output.data)).rstrip()
+
+
+def as_text(data: NotebookNode) -> str:
+    """Return what a cell showed as text: a table where Python would print one line of what is a table in a notebook."""
+    tables = Tables()
+    tables.feed(data.get("text/html", ""))
+    printed = data["text/plain"]
+    return printed if "\n" in printed else "\n\n".join(map(aligned, tables.found)) or printed
+
+
+class Tables(HTMLParser):
+    """Collects the cells of the tables in a page as text: `found` has a list of rows for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[list[list[str]]] = []
+        self.inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a table, a row or a cell."""
+        self.inside = tag in ("td", "th") or (self.inside and tag != "tr")
+        if tag == "table":
+            self.found.append([])
+        elif tag == "tr":
+            self.found[-1].append([])
+        elif tag in ("td", "th"):
+            self.found[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a cell."""
+        self.inside = self.inside and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        """Keep the text of a cell."""
+        if self.inside:
+            self.found[-1][-1][-1] += data
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Align the columns of a table."""
+    texts = [[cell.strip() for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip_longest(*texts, fillvalue="")]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in texts)
 
 
 def write_page(name: str, notebook: NotebookNode) -> Path:
     """Write a notebook as one web page, its pictures and videos inside."""
     SITE.mkdir(exist_ok=True)
     page = SITE / f"{name}.html"
-    body, _ = HTMLExporter(config=PAGE).from_notebook_node(notebook)
+    title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+    body, _ = HTMLExporter(config=PAGE).from_notebook_node(notebook, {"metadata": {"name": title}})
     page.write_text(body, encoding="utf-8")
     return page
 

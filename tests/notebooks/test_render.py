@@ -62,6 +62,22 @@ def test_demo_prints_tagged_cells_and_writes_a_page(write, render, capsys, tmp_p
     assert path.read_bytes() == before
 
 
+def test_demo_prints_a_table_where_the_notebook_shows_one(write, render, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "SITE", tmp_path / "site")
+    table = "<table><tr><th>stage</th><th>host</th></tr><tr><td>a &amp; b</td><td><b>385</b> ms</td></tr></table>"
+    shown = f"class Shown:\n    __repr__ = lambda self: 'Shown()'\n    _repr_html_ = lambda self: {table!r}\nShown()"
+    render.demo([write(new_code_cell(shown, metadata={"tags": ["demo"]}))])
+    printed = capsys.readouterr().out
+    assert "\nstage  host\na & b  385 ms\n" in printed
+    assert "Shown()" not in printed
+
+
+def test_a_page_has_the_notebooks_title(write, render, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "SITE", tmp_path / "site")
+    page = render.write_page("07_tiny", nbformat.read(write(new_markdown_cell("# Why?\n\nText.")), as_version=4))
+    assert "<title>Why?</title>" in page.read_text(encoding="utf-8")
+
+
 def test_a_page_loads_no_code_from_elsewhere_but_formulas(write, render, tmp_path, monkeypatch):
     monkeypatch.setattr(render, "SITE", tmp_path / "site")
     path = write(new_markdown_cell("# Why?"))
