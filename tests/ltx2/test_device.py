@@ -29,3 +29,14 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, asked, says):
     monkeypatch.setenv("RESLAB_DEVICE", asked)
     with pytest.raises(ValueError, match=says):
         default_device()
+
+
+@pytest.mark.parametrize("asked", ["cuda:2", "xpu"])
+def test_a_device_beyond_those_that_are_there_is_refused(monkeypatch, asked):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setenv("RESLAB_DEVICE", asked)
+    with pytest.raises(ValueError, match=f"'{asked}', but this machine has 2 of type 'cuda'; unset it"):
+        default_device()
+    monkeypatch.setenv("RESLAB_DEVICE", "cuda:1")
+    assert default_device() == torch.device("cuda:1")

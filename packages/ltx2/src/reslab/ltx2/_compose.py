@@ -1,15 +1,10 @@
 """LTX-2 as pipelines of named stages: `one_stage` and `two_stage`, from text or from an image, always with sound.
 
-The stages bear the reference's registered names; what they run are diffusers' own Modular LTX-2 blocks. The two
-denoising stages share names such as `latents`, so the second works on values called `refine_…`; the first of two
-stages works on `half_width` and `half_height`.
-
     pipe = two_stage(load("tiny", variant="LTX-2.3"))
     pipe.run(prompt="a heron over a weir", width=128, height=64, num_frames=9, seed=7).show()
 
-With an image, diffusers draws the video noise when it places the image, before the audio noise. To keep the
-reference's order of stages (latents, then image), the latents are prepared without an image first, and placed again
-with it by a generator that was kept as it was: the same noise, bit for bit.
+`_groups` has the stages, which bear the reference's registered names; here are the components that they work with and
+the settings that are recorded with every run.
 """
 
 from __future__ import annotations
@@ -21,45 +16,13 @@ from typing import Any
 
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.guiders import LTX2Guidance
-from diffusers.modular_pipelines.ltx2 import before_denoise, decoders, denoise, encoders
 from diffusers.video_processor import VideoProcessor
 
-from reslab.ltx2 import _lora, _stages
+from reslab.ltx2 import _groups, _lora
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, choose
 from reslab.ltx2._variants import Guidance
-from reslab.stages import BlockStage, Choice, Pipeline, PipelineError
-
-#: Headings for displays; "denoise" and "refine" are what prose calls the two denoising stages.
-PROMPT, PREPARE, DENOISE, REFINE, DECODE = "prompt", "prepare", "denoise (half size)", "refine (full size)", "decode"
-
-#: Values that the second denoising stage has for itself.
-_REFINE_VALUES = {
-    name: f"refine_{name}"
-    for name in (
-        "latents",
-        "audio_latents",
-        "audio_num_frames",
-        "timesteps",
-        "sigmas",
-        "num_inference_steps",
-        "audio_scheduler",
-        "noise_scale",
-        "video_coords",
-        "audio_coords",
-        "conditioning_mask",
-        "clean_latents",
-        "appended_coords",
-        "base_token_count",
-    )
-}
-_CONDITIONS = ("condition_latents", "condition_strengths", "condition_indices", "condition_pixel_frames")
-_REFINE_CONDITIONS = {name: f"refine_{name}" for name in _CONDITIONS}
-
-_HALF = {"width": "half_width", "height": "half_height"}
-#: The second placing of the latents, with the image, draws from the generator as it was before the first.
-_PLACED_AGAIN = {"generator": "image_generator"}
-_NO_CONDITIONS: dict[str, list[Any]] = {name: [] for name in _CONDITIONS}
+from reslab.stages import Pipeline, PipelineError
 
 
 def one_stage(
@@ -72,6 +35,10 @@ def one_stage(
 ) -> Pipeline:
     """Compose the one-stage pipeline: denoise at full size, then decode.
 
+    >>> from reslab import ltx2
+    >>> one_stage(ltx2.load("tiny", variant="LTX-2"))
+    <Pipeline 'LTX-2, one stage': 9 stages, 11 components>
+
     Args:
         checkpoint: From `load`.
         video_guidance: Guidance of the video; by default the variant's.
@@ -80,17 +47,19 @@ def one_stage(
         tiling: "auto", "on" or "off"; see `Tiling`.
 
     Returns:
-        A pipeline whose `run` takes what `InputValidationStage` reads and returns a `Video`.
+        A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
+        first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
+        `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`.
 
     Raises:
         PipelineError: A setting is not one of those named.
     """
     settings = _settings(checkpoint, "one", video_guidance, audio_guidance, sigma_schedule, DecodeAudio.STAGE_1, tiling)
     pipe = _pipeline(checkpoint, settings)
-    _add_prompt(pipe, checkpoint, multiple=32)
-    _add_preparation(pipe, checkpoint, sizes={})
-    pipe.add(_denoising(base_only=True), name="LTX2AVDenoisingStage", given=_given(checkpoint), group="denoise")
-    pipe.add(_decoding(checkpoint, settings), name="LTX2AVDecodingStage", given={"output_type": "pt"}, group=DECODE)
+    _groups.add_prompt(pipe, checkpoint, multiple=32)
+    _groups.add_preparation(pipe, checkpoint, half=False)
+    _groups.add_denoising(pipe, checkpoint, half=False)
+    _groups.add_decoding(pipe, checkpoint, settings)
     return pipe
 
 
@@ -108,6 +77,10 @@ def two_stage(
     For refining, the checkpoint's distilled LoRA is added to the transformer on the fly; a distilled variant needs
     none, so its pipeline has no switching stages.
 
+    >>> from reslab import ltx2
+    >>> two_stage(ltx2.load("tiny", variant="LTX-2.3"), decode_audio="stage 1")
+    <Pipeline 'LTX-2.3, two stages': 15 stages, 15 components>
+
     Args:
         checkpoint: From `load`.
         video_guidance: Guidance of the video in the first stage; by default the variant's. Refining is unguided.
@@ -117,7 +90,9 @@ def two_stage(
         tiling: "auto", "on" or "off"; see `Tiling`.
 
     Returns:
-        A pipeline whose `run` takes what `InputValidationStage` reads and returns a `Video`.
+        A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
+        first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
+        `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`.
 
     Raises:
         PipelineError: A setting is not one of those named, or the checkpoint lacks what two stages need.
@@ -126,22 +101,11 @@ def two_stage(
     _require_two_stages(checkpoint)
     settings = _settings(checkpoint, "two", video_guidance, audio_guidance, sigma_schedule, decode_audio, tiling)
     pipe = _pipeline(checkpoint, settings)
-    variant = checkpoint.variant
-    _add_prompt(pipe, checkpoint, multiple=64)
-    pipe.add(_stages.LTX2HalveResolutionStage(), group=PREPARE)
-    if not variant.is_distilled:
-        pipe.add(_stages.LTX2LoRASwitchStage(variant.lora_strength_stage_1), group=PREPARE)
-    _add_preparation(pipe, checkpoint, sizes=_HALF)
-    pipe.add(_denoising(), name="LTX2AVDenoisingStage", values=_HALF, given=_given(checkpoint), group=DENOISE)
-    _add_refinement(pipe, checkpoint)
-    sound = {} if settings.decode_audio is DecodeAudio.STAGE_1 else {"audio_latents": "refine_audio_latents"}
-    pipe.add(
-        _decoding(checkpoint, settings),
-        name="LTX2AVDecodingStage",
-        values={"latents": "refine_latents", **sound},
-        given={"output_type": "pt"},
-        group=DECODE,
-    )
+    _groups.add_prompt(pipe, checkpoint, multiple=64)
+    _groups.add_preparation(pipe, checkpoint, half=True)
+    _groups.add_denoising(pipe, checkpoint, half=True)
+    _groups.add_refinement(pipe, checkpoint)
+    _groups.add_decoding(pipe, checkpoint, settings)
     return pipe
 
 
@@ -225,100 +189,4 @@ def _settings(
         sigma_schedule=choose(SigmaSchedule, "sigma_schedule", sigma_schedule),
         decode_audio=choose(DecodeAudio, "decode_audio", decode_audio),
         tiling=choose(Tiling, "tiling", tiling),
-    )
-
-
-def _add_prompt(pipe: Pipeline, checkpoint: Checkpoint, *, multiple: int) -> None:
-    connect = BlockStage(
-        encoders.LTX2TextConnectorStep(), before_denoise.LTX2TextInputStep(), stage_class="LTX2TextConnectorStage"
-    )
-    pipe.add(_stages.InputValidationStage(checkpoint.variant, multiple=multiple), group=PROMPT)
-    pipe.add(BlockStage(encoders.LTX2TextEncoderStep()), name="TextEncodingStage", group=PROMPT)
-    pipe.add(connect, name="LTX2TextConnectorStage", group=PROMPT)
-
-
-def _add_preparation(pipe: Pipeline, checkpoint: Checkpoint, *, sizes: dict[str, str]) -> None:
-    pipe.add(_stages.LTX2SigmaPreparationStage(checkpoint.variant.sigmas), group=PREPARE)
-    timesteps = BlockStage(before_denoise.LTX2SetTimestepsStep())
-    pipe.add(timesteps, name="TimestepPreparationStage", values=sizes, group=PREPARE)
-    pipe.add(_latents(), name="LTX2AVLatentPreparationStage", values=sizes, given=_NO_CONDITIONS, group=PREPARE)
-    place = BlockStage(encoders.LTX2ConditionEncoderStep(), before_denoise.LTX2ConditionPrepareLatentsStep())
-    image = Choice("image", present=place, stage_class="LTX2ImageEncodingStage")
-    # Placed anew, not noised once more: diffusers' block would take latents that are there as a finished video.
-    pipe.add(image, values=sizes | _PLACED_AGAIN, given={"latents": None}, group=PREPARE)
-
-
-def _latents() -> Choice:
-    text = BlockStage(
-        before_denoise.LTX2PrepareLatentsStep(),
-        before_denoise.LTX2PrepareAudioLatentsStep(),
-        before_denoise.LTX2PrepareCoordsStep(),
-    )
-    image = _stages.LTX2AVLatentPreparationStage(
-        before_denoise.LTX2ConditionPrepareLatentsStep(),
-        before_denoise.LTX2ConditionPrepareAudioLatentsStep(),
-        before_denoise.LTX2ConditionPrepareCoordsStep(),
-    )
-    return Choice("image", present=image, absent=text, stage_class="LTX2AVLatentPreparationStage")
-
-
-def _denoising(*, base_only: bool = False) -> _stages.LTX2AVDenoisingStage:
-    text, image = BlockStage(denoise.LTX2DenoiseStep()), BlockStage(denoise.LTX2ConditionDenoiseStep())
-    return _stages.LTX2AVDenoisingStage("image", present=image, absent=text, base_only=base_only)
-
-
-def _given(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"use_cross_timestep": checkpoint.variant.use_cross_timestep}
-
-
-def _add_refinement(pipe: Pipeline, checkpoint: Checkpoint) -> None:
-    variant = checkpoint.variant
-    pipe.add(_stages.LTX2UpsampleStage(), values=_HALF, group=REFINE)
-    if not variant.is_distilled:
-        switch = _stages.LTX2LoRASwitchStage(variant.lora_strength_stage_2)
-        pipe.add(switch, name="ltx2_lora_switch_stage2", group=REFINE)
-    encode = BlockStage(encoders.LTX2ConditionEncoderStep())
-    image = Choice("image", present=encode, stage_class="LTX2ImageEncodingStage")
-    pipe.add(image, name="ltx2_image_encoding_stage2", values=_REFINE_CONDITIONS, group=REFINE)
-    pipe.add(
-        _refinement(),
-        name="LTX2RefinementStage",
-        components={"scheduler": "refine_scheduler", "guider": "refine_guider", "audio_guider": "refine_audio_guider"},
-        values=_REFINE_VALUES | _REFINE_CONDITIONS,
-        given={
-            "sigmas": list(variant.stage_2_sigmas),
-            "num_inference_steps": len(variant.stage_2_sigmas),
-            "timesteps": None,
-            "noise_scale": variant.noise_scale,
-            **_given(checkpoint),
-        },
-        group=REFINE,
-    )
-
-
-def _refinement() -> Choice:
-    text = BlockStage(
-        before_denoise.LTX2SetTimestepsStep(),
-        before_denoise.LTX2PrepareLatentsStep(),
-        before_denoise.LTX2PrepareAudioLatentsStep(),
-        before_denoise.LTX2PrepareCoordsStep(),
-        denoise.LTX2DenoiseStep(),
-    )
-    image = BlockStage(
-        before_denoise.LTX2ConditionPrepareLatentsStep(),
-        before_denoise.LTX2ConditionSetTimestepsStep(),
-        before_denoise.LTX2ConditionPrepareAudioLatentsStep(),
-        before_denoise.LTX2ConditionPrepareCoordsStep(),
-        denoise.LTX2ConditionDenoiseStep(),
-    )
-    return Choice("image", present=image, absent=text, stage_class="LTX2RefinementStage")
-
-
-def _decoding(checkpoint: Checkpoint, settings: Settings) -> Any:
-    above = {Tiling.AUTO: checkpoint.variant.tile_above_pixels, Tiling.ON: 0, Tiling.OFF: float("inf")}
-    return _stages.LTX2AVDecodingStage(
-        decoders.LTX2VaeDecoderStep(),
-        decoders.LTX2AudioDecoderStep(),
-        tile_above_pixels=above[settings.tiling],
-        untrained=checkpoint.untrained,
     )

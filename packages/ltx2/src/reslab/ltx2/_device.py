@@ -23,6 +23,8 @@ def default_device() -> torch.device:
         device = torch.device(asked)
     except RuntimeError:
         raise ValueError(f"RESLAB_DEVICE={asked!r} is no device; set it to 'cpu' or, for example, 'cuda:0'") from None
-    if device.type != "cpu" and (found is None or found.type != device.type):
-        raise ValueError(f"RESLAB_DEVICE={asked!r}, but this machine has {found or 'no accelerator'}; unset it")
+    count = torch.accelerator.device_count() if found is not None and found.type == device.type else 0
+    if device.type != "cpu" and (device.index or 0) >= count:
+        there = f"{torch.accelerator.device_count()} of type {found.type!r}" if found is not None else "no accelerator"
+        raise ValueError(f"RESLAB_DEVICE={asked!r}, but this machine has {there}; unset it")
     return device

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from reslab.ltx2._numbers import is_count, is_number, is_whole, nearest
 from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, AudioShape
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
@@ -64,28 +64,18 @@ def check_request(values: Mapping[str, Any], limits: Limits) -> None:
         )
 
 
-def nearest_multiple(number: float, of: int, offset: int = 0) -> int:
-    """Return the nearest legal size of the form k × of + offset.
-
-    >>> nearest_multiple(100, 64), nearest_multiple(10, 8, offset=1), nearest_multiple(1, 64)
-    (128, 9, 64)
-    """
-    k = max(math.floor((number - offset) / of + 0.5), 0 if offset else 1)
-    return k * of + offset
-
-
 def _sizes(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     for name in ("width", "height"):
         size = values.get(name)
-        if size is not None and not (_is_count(size) and size % limits.multiple == 0):
+        if size is not None and not (is_count(size) and size % limits.multiple == 0):
             why = " (the first stage runs at half size)" if limits.multiple == 64 else ""
-            yield f"{name}={size!r} is not a multiple of {limits.multiple}{why}{_nearest(size, limits.multiple)}."
+            yield f"{name}={size!r} is not a multiple of {limits.multiple}{why}{nearest(size, limits.multiple)}."
 
 
 def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     frames = values.get("num_frames")
-    if frames is not None and not (_is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
-        yield f"num_frames={frames!r} is not 8k+1{_nearest(frames, TEMPORAL_COMPRESSION, 1)}."
+    if frames is not None and not (is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
+        yield f"num_frames={frames!r} is not 8k+1{nearest(frames, TEMPORAL_COMPRESSION, 1)}."
 
 
 def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
@@ -94,7 +84,7 @@ def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
         return
     if fixed is not None and steps != len(fixed):
         yield f"num_inference_steps={steps!r}: {limits.variant.name} runs {len(fixed)} fixed steps; leave it out."
-    elif not _is_whole(steps):
+    elif not is_whole(steps):
         yield f"num_inference_steps={steps!r} is not a whole number from 2 up."
     elif steps < 2:
         why = "with one, the schedule divides 0 by 0"
@@ -103,29 +93,29 @@ def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 def _frame_rate(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     rate, default = values.get("frame_rate"), limits.variant.frame_rate
-    if rate is not None and not (_is_number(rate) and rate > 0):
+    if rate is not None and not (is_number(rate) and rate > 0):
         yield f"frame_rate={rate!r} is not a positive number of frames a second; the default is {default:g}."
 
 
 def _duration(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     asked, rate = values.get("num_frames"), values.get("frame_rate")
     frames = limits.variant.num_frames if asked is None else asked
-    if rate is None or not (_is_count(frames) and _is_number(rate) and rate > 0):
+    if rate is None or not (is_count(frames) and is_number(rate) and rate > 0):
         return
     if AudioShape.from_video(num_frames=int(frames), frame_rate=float(rate)).frames == 0:
-        nearest = math.ceil(2 * AUDIO_LATENTS_PER_SECOND * frames) - 1  # half an audio latent is rounded down
+        fastest = math.ceil(2 * AUDIO_LATENTS_PER_SECOND * frames) - 1  # half an audio latent is rounded down
         yield (
             f"num_frames={frames} at frame_rate={rate!r} is too short for sound, whose latents are "
-            f"{1000 / AUDIO_LATENTS_PER_SECOND:g} ms long; the nearest whole frame_rate is {nearest}."
+            f"{1000 / AUDIO_LATENTS_PER_SECOND:g} ms long; the nearest whole frame_rate is {fastest}."
         )
 
 
 def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     length = values.get("max_sequence_length")
-    if length is not None and not (_is_count(length) and length % limits.registers == 0):
+    if length is not None and not (is_count(length) and length % limits.registers == 0):
         yield (
             f"max_sequence_length={length!r} is not a multiple of the connectors' {limits.registers} registers"
-            f"{_nearest(length, limits.registers)}."
+            f"{nearest(length, limits.registers)}."
         )
 
 
@@ -157,9 +147,9 @@ def _image(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
         width, height = width_and_height(image)
         yield f"image is {width}×{height}, and H.264, which compresses it first, needs at least 2×2 pixels."
     strength, crf = values.get("image_strength"), values.get("image_crf")
-    if strength is not None and not (_is_number(strength) and 0 <= strength <= 1):
+    if strength is not None and not (is_number(strength) and 0 <= strength <= 1):
         yield f"image_strength={strength!r} is not between 0 and 1."
-    if crf is not None and not (_is_whole(crf) and 0 <= crf <= MAX_CRF):
+    if crf is not None and not (is_whole(crf) and 0 <= crf <= MAX_CRF):
         yield f"image_crf={crf!r} is not a whole number from 0 to {MAX_CRF}, H.264's range."
 
 
@@ -167,7 +157,7 @@ def _noise(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     seed, generator = values.get("seed"), values.get("generator")
     if seed is not None and generator is not None:
         yield "seed and generator both say where the noise comes from; give one of them."
-    if seed is not None and not (_is_whole(seed) and 0 <= seed <= MAX_SEED):
+    if seed is not None and not (is_whole(seed) and 0 <= seed <= MAX_SEED):
         yield f"seed={seed!r} is not a whole number from 0 to 2⁶⁴−1."
     if generator is not None and not isinstance(generator, torch.Generator):
         yield f"generator is a torch.Generator, got {type(generator).__name__}; for a number use seed=."
@@ -196,20 +186,3 @@ def is_image(image: Any) -> bool:
 def width_and_height(image: Image.Image | np.ndarray) -> tuple[int, int]:
     """Return the pixels of an image, across and down."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
-
-
-def _is_whole(number: Any) -> bool:
-    """Tell a whole number, of numpy too, from a truth value, which Python counts among them."""
-    return not isinstance(number, bool) and isinstance(number, Integral)
-
-
-def _is_count(number: Any) -> bool:
-    return _is_whole(number) and bool(number > 0)
-
-
-def _is_number(number: Any) -> bool:
-    return not isinstance(number, bool) and isinstance(number, Real) and math.isfinite(number)
-
-
-def _nearest(number: Any, of: int, offset: int = 0) -> str:
-    return f"; the nearest is {nearest_multiple(number, of, offset)}" if _is_number(number) else ""

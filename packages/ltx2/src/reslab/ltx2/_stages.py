@@ -1,25 +1,21 @@
-"""The stages of LTX-2 that are not diffusers' blocks: checking, halving, switching, upsampling, and putting the video
-together.
+"""The stages of LTX-2 up to denoising that are not diffusers' blocks: checking, halving, switching, keeping the noise.
 
-No model mathematics is here: sizes are halved, adapters switched, tensors handed from one convention to the other by
-diffusers' own functions. `_compose` puts these and diffusers' blocks in order.
+No model mathematics is here. `_compose` puts these and diffusers' blocks in order; `_upsample` and `_decoding` have
+the stages after denoising.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 import torch
-from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab.ltx2 import _lora
 from reslab.ltx2._rules import Limits, check_request
 from reslab.ltx2._variants import Variant
-from reslab.ltx2._video import Video
 from reslab.stages import BlockStage, Choice, Signature, Stage
 
 #: Tokens a prompt is padded to: diffusers 0.42.1, `LTX2TextEncoderStep`.
@@ -182,105 +178,3 @@ class LTX2AVDenoisingStage(Choice):
             denoise(values)
 
         return call
-
-
-class LTX2UpsampleStage(Stage):
-    """Double the width and height of the video latents, and hand both latents over in the form the second stage takes.
-
-    The upsampler works on de-normalised latents (B, C, F, H, W). The second stage takes video in that form and audio as
-    de-normalised (B, C, L, M): it normalises audio whatever its rank, so packed, normalised audio would be a silent
-    error.
-    """
-
-    components = ("latent_upsampler", "vae", "audio_vae", "transformer")
-    writes = ("refine_latents", "refine_audio_latents")
-
-    @torch.no_grad()
-    def run(
-        self,
-        latents: torch.Tensor,
-        audio_latents: torch.Tensor,
-        audio_num_frames: int,
-        num_frames: int,
-        height: int,
-        width: int,
-        latent_upsampler: Any,
-        vae: Any,
-        audio_vae: Any,
-        transformer: Any,
-    ) -> dict[str, torch.Tensor]:
-        video = denormalised_video(latents, num_frames, height, width, vae, transformer)
-        return {
-            "refine_latents": latent_upsampler(video.to(latent_upsampler.dtype)),
-            "refine_audio_latents": denormalised_audio(audio_latents, audio_num_frames, audio_vae),
-        }
-
-
-def denormalised_video(
-    latents: torch.Tensor, num_frames: int, height: int, width: int, vae: Any, transformer: Any
-) -> torch.Tensor:
-    """Turn packed, normalised video latents (B, tokens, C) into de-normalised ones (B, C, F, H, W)."""
-    frames = (num_frames - 1) // vae.temporal_compression_ratio + 1
-    rows, columns = height // vae.spatial_compression_ratio, width // vae.spatial_compression_ratio
-    patch = transformer.config.patch_size, transformer.config.patch_size_t
-    unpacked = LTX2Pipeline._unpack_latents(latents, frames, rows, columns, *patch)
-    return LTX2Pipeline._denormalize_latents(unpacked, vae.latents_mean, vae.latents_std, vae.config.scaling_factor)
-
-
-def denormalised_audio(audio_latents: torch.Tensor, audio_num_frames: int, audio_vae: Any) -> torch.Tensor:
-    """Turn packed, normalised audio latents (B, L, C×M) into de-normalised ones (B, C, L, M)."""
-    mel_bins = audio_vae.config.mel_bins // audio_vae.mel_compression_ratio
-    packed = LTX2Pipeline._denormalize_audio_latents(audio_latents, audio_vae.latents_mean, audio_vae.latents_std)
-    return LTX2Pipeline._unpack_audio_latents(packed, audio_num_frames, num_mel_bins=mel_bins)
-
-
-class LTX2AVDecodingStage(BlockStage):
-    """Decode video and audio, tiled where that is due, and put them together on the host.
-
-    Args:
-        blocks: diffusers' video and audio decoders.
-        tile_above_pixels: Pixels × frames above which the video VAE decodes in tiles; below, as the user set it.
-        untrained: Whether the weights are random, so that the result is noise by design.
-    """
-
-    def __init__(self, *blocks: Any, tile_above_pixels: float, untrained: bool) -> None:
-        super().__init__(*blocks, stage_class=type(self).__name__)
-        self.tile_above_pixels, self.untrained = tile_above_pixels, untrained
-
-    def signature(self, available: Collection[str] = ()) -> Signature:
-        own = super().signature(available)
-        return Signature(components=own.components, reads=own.reads, writes=("video",))
-
-    def prepare(self, bind: Any) -> Callable[[Any], None]:
-        decode = super().prepare(bind)
-
-        def call(values: Any) -> None:
-            pixels = values["width"] * values["height"] * values["num_frames"]
-            with tiled(bind.component("vae"), pixels > self.tile_above_pixels):
-                decode(values)
-            values["video"] = Video(
-                frames=to_uint8(values.pop("videos")),
-                audio=values.pop("audio")[0].float().cpu().numpy().T,
-                frame_rate=values["frame_rate"],
-                sample_rate=bind.component("vocoder").config.output_sampling_rate,
-                untrained=self.untrained,
-            )
-
-        return call
-
-
-@contextmanager
-def tiled(vae: Any, due: bool) -> Iterator[None]:
-    """Let the VAE decode in tiles where that is due, then be set as it was."""
-    before = vae.use_tiling
-    vae.use_tiling = before or due
-    try:
-        yield
-    finally:
-        vae.use_tiling = before
-
-
-def to_uint8(videos: torch.Tensor) -> np.ndarray:
-    """Turn decoded videos (1, F, 3, H, W) in [0, 1] into frames (F, H, W, 3) on the host, rounded as diffusers does."""
-    frames = (videos[0].permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-    return frames.cpu().numpy()
