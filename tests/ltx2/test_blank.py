@@ -7,7 +7,7 @@ import torch
 from reslab import ltx2
 from reslab.ltx2 import _blank, _rehearsal
 from reslab.ltx2._align import is_aligned
-from reslab.ltx2._tiny_sizes import tiny_config
+from reslab.ltx2._sizes import small_config
 
 GIB = 2**30
 #: Published counts of parameters, and GiB at two bytes each.
@@ -141,7 +141,7 @@ def test_a_size_against_the_rules_and_an_unknown_model_are_clear_errors():
 def small_blank():
     """A blank with the tiny widths: what is tested of materialising does not depend on size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_blank, "config", tiny_config)
+        patch.setattr(_blank, "config", small_config)
         patch.setattr(_blank, "LORA_RANK", 4)
         return ltx2.blank("LTX-2.3", dtype=torch.float32)
 

@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import save_file
 
 from reslab.ltx2._lora import add_lora, check_lora, read_lora, set_strength
-from reslab.ltx2._tiny import tiny, tiny_lora
+from reslab.ltx2._small import small, small_lora
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny("LTX-2.3")
+    return small("LTX-2.3")
 
 
 def forward(transformer) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_strength_changes_the_output_and_zero_takes_it_back_bit_for_bit(model):
 
 
 def test_the_update_is_strength_times_b_times_a():
-    single = tiny("LTX-2.3")
+    single = small("LTX-2.3")
     transformer, layer = single.components["transformer"], "transformer_blocks.1.ff.net.2"
     state = {key: value for key, value in single.distilled_lora.items() if f".{layer}." in key}
     down, up = (state[f"transformer.{layer}.{part}.weight"] for part in ("lora_A", "lora_B"))
@@ -68,7 +68,7 @@ def test_the_update_is_strength_times_b_times_a():
 
 
 def test_adding_the_same_lora_again_changes_nothing_and_another_is_refused():
-    single = tiny("LTX-2.3")
+    single = small("LTX-2.3")
     transformer = single.components["transformer"]
     add_lora(transformer, single.distilled_lora)
     count = sum(1 for _ in transformer.parameters())
@@ -79,9 +79,9 @@ def test_adding_the_same_lora_again_changes_nothing_and_another_is_refused():
 
 
 def test_another_adapter_stays_as_it_is():
-    single = tiny("LTX-2.3")
+    single = small("LTX-2.3")
     transformer = single.components["transformer"]
-    style = {key: value.clone() for key, value in tiny_lora(transformer, seed=5).items()}
+    style = {key: value.clone() for key, value in small_lora(transformer, seed=5).items()}
     add_lora(transformer, style, name="style")
     set_strength(transformer, 0.7, name="style")
     styled = forward(transformer)
@@ -94,7 +94,7 @@ def test_another_adapter_stays_as_it_is():
 
 
 def test_base_weights_are_never_written(model):
-    transformer = tiny("LTX-2.3").components["transformer"]
+    transformer = small("LTX-2.3").components["transformer"]
     before = {id(parameter): parameter.clone() for parameter in transformer.parameters()}
     add_lora(transformer, model.distilled_lora)
     set_strength(transformer, 1.0)
@@ -125,7 +125,7 @@ LAYER = "transformer.transformer_blocks.0.attn1.to_q"
     ],
 )
 def test_a_lora_that_does_not_fit_is_refused_and_nothing_is_added(state, message):
-    transformer = tiny("LTX-2.3").components["transformer"]
+    transformer = small("LTX-2.3").components["transformer"]
     with pytest.raises(ValueError, match=message):
         add_lora(transformer, state)
     assert not getattr(transformer, "peft_config", {})
@@ -133,18 +133,18 @@ def test_a_lora_that_does_not_fit_is_refused_and_nothing_is_added(state, message
 
 def test_a_lora_of_ltx2_does_not_fit_ltx23(tiny_ltx2):
     with pytest.raises(ValueError, match=r"tensors belong to no layer \(there is no layer 'caption_projection"):
-        check_lora(tiny("LTX-2.3").components["transformer"], tiny_ltx2.distilled_lora)
+        check_lora(small("LTX-2.3").components["transformer"], tiny_ltx2.distilled_lora)
 
 
 def test_diffusers_itself_drops_a_lora_that_fits_no_layer_without_an_error():
-    transformer = tiny("LTX-2.3").components["transformer"]
+    transformer = small("LTX-2.3").components["transformer"]
     foreign = {"other.to_q.lora_A.weight": torch.zeros(4, 32), "other.to_q.lora_B.weight": torch.zeros(32, 4)}
     transformer.load_lora_adapter(foreign, prefix="transformer", adapter_name="foreign")
     assert not getattr(transformer, "peft_config", {})
 
 
 def test_switching_on_what_was_never_added_is_an_error_and_off_is_not():
-    transformer = tiny("LTX-2.3").components["transformer"]
+    transformer = small("LTX-2.3").components["transformer"]
     set_strength(transformer, 0.0)
     with pytest.raises(ValueError, match="no LoRA named 'distilled'; add it with add_lora first"):
         set_strength(transformer, 1.0)
@@ -165,4 +165,4 @@ def test_a_file_of_the_original_repository_is_read_with_its_layers_renamed(tmp_p
     assert list(state) == ["transformer.time_embed.linear.lora_A.weight", "transformer.time_embed.linear.lora_B.weight"]
     assert torch.equal(state["transformer.time_embed.linear.lora_B.weight"], up)
     assert all(tensor.data_ptr() % 64 == 0 for tensor in state.values())
-    check_lora(tiny("LTX-2.3").components["transformer"], state)
+    check_lora(small("LTX-2.3").components["transformer"], state)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers import LTX2Pipeline
 
+from reslab.ltx2 import load, two_stage
 from reslab.ltx2._configs import COMPONENTS, config
-from reslab.ltx2._tiny import lora_layers, tiny
-from reslab.ltx2._tiny_sizes import tiny_config
+from reslab.ltx2._sizes import SIZES, small_config
+from reslab.ltx2._small import lora_layers, small
 from reslab.ltx2._tokenizer import byte_tokenizer
 
 # What may be smaller: widths, depths, and the ids and sizes that follow from a smaller vocabulary or image.
@@ -26,13 +27,25 @@ SHRUNK = {
 
 
 @pytest.mark.parametrize("component", [name for name in COMPONENTS if name != "tokenizer"])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["LTX-2", "LTX-2.3", "LTX-2.3 distilled"])
-def test_only_widths_and_depths_are_shrunk(name, component):
-    small, released = tiny_config(name, component), config(name, component)
-    assert small.keys() == released.keys()
-    changed = {key for key in small if small[key] != released[key]}
+def test_only_widths_and_depths_are_shrunk(name, component, size):
+    smaller, released = small_config(name, component, size), config(name, component)
+    assert smaller.keys() == released.keys()
+    changed = {key for key in smaller if smaller[key] != released[key]}
     assert changed <= SHRUNK
-    assert not any(isinstance(small[key], (bool, str)) for key in changed)
+    assert not any(isinstance(smaller[key], (bool, str)) for key in changed)
+
+
+def test_mid_size_models_are_heavy_where_the_released_ones_are_and_make_a_video():
+    checkpoint = load("mid", variant="LTX-2.3 distilled")
+    weights = {name: sum(each.nbytes for each in part.parameters()) for name, part in checkpoint.modules.items()}
+    assert 200e6 < weights["transformer"] < 500e6
+    assert sorted(weights, key=weights.__getitem__)[-3:] == ["connectors", "text_encoder", "transformer"]
+    pipe = two_stage(checkpoint)
+    with torch.inference_mode():
+        result = pipe.run(prompt="a heron", width=64, height=64, num_frames=9, seed=0)
+    assert torch.isfinite(torch.as_tensor(result.audio)).all()
 
 
 def test_the_released_compression_is_kept(checkpoint):
@@ -59,7 +72,7 @@ def test_stg_blocks_lie_inside_the_depth(tiny_ltx2, tiny_ltx23, tiny_distilled):
 
 
 def test_equal_seeds_give_equal_weights_and_others_do_not():
-    first, again, other = tiny("LTX-2.3"), tiny("LTX-2.3"), tiny("LTX-2.3", seed=1)
+    first, again, other = small("LTX-2.3"), small("LTX-2.3"), small("LTX-2.3", seed=1)
     for name, module in first.modules.items():
         same, different = again.modules[name].state_dict(), other.modules[name].state_dict()
         assert all(torch.equal(value, same[key]) for key, value in module.state_dict().items())
@@ -76,7 +89,7 @@ def test_every_weight_is_finite_and_every_layer_differs(checkpoint):
 
 
 def test_the_tiny_lora_reaches_attention_and_feed_forward_and_changes_the_output(tiny_ltx23):
-    layers = lora_layers(tiny("LTX-2.3").components["transformer"])
+    layers = lora_layers(small("LTX-2.3").components["transformer"])
     assert {
         f"transformer_blocks.3.{part}" for part in ("attn1.to_q", "audio_to_video_attn.to_out.0", "ff.net.2")
     } <= set(layers)

@@ -7,7 +7,7 @@
     video = pipe.run(prompt="a heron over a weir", width=128, height=64, num_frames=9, seed=7)
     video.show()
 
-Read on in `_variants` (what there is), `_tiny`, `_load` and `_blank` (where weights come from), `_compose` (the
+Read on in `_variants` (what there is), `_small`, `_load` and `_blank` (where weights come from), `_compose` (the
 pipelines), `_rehearsal` (what a run at full size consists of), `_modes` (where its weights live), `_rules` (what a
 request must keep to) and `_lora` (the distilled LoRA). No model mathematics is here: diffusers has it.
 

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 import transformers
 
-from reslab.ltx2 import _tiny
 from reslab.ltx2._align import aligned_copy, aligned_empty, boundary
+from reslab.ltx2._bases import fourier_basis, mel_basis
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._classes import find_class
 from reslab.ltx2._configs import COMPONENTS, class_name, config
+from reslab.ltx2._small import lora_layers
 from reslab.ltx2._stages import MAX_SEQUENCE_LENGTH
 from reslab.ltx2._tokenizer import byte_tokenizer
 from reslab.ltx2._variants import Variant, variant
@@ -124,7 +125,7 @@ def _converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 def _blank_lora(transformer: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The distilled LoRA's tensors on meta, for the layers that it reaches."""
     state: dict[str, torch.Tensor] = {}
-    for name, layer in _tiny.lora_layers(transformer).items():
+    for name, layer in lora_layers(transformer).items():
         for letter, shape in (("A", (LORA_RANK, layer.in_features)), ("B", (layer.out_features, LORA_RANK))):
             state[f"transformer.{name}.lora_{letter}.weight"] = torch.empty(shape, dtype=dtype, device="meta")
     return state
@@ -182,9 +183,9 @@ def _placed(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 def _buffer_values(name: str, buffer: torch.Tensor) -> torch.Tensor:
     """The numbers of a buffer: what the module computed, else the tables that a release stores."""
     if name.endswith(("forward_basis", "inverse_basis")):
-        return _tiny._fourier_basis(buffer.shape[-1])
+        return fourier_basis(buffer.shape[-1])
     if name.endswith("mel_basis"):
-        return _tiny._mel_basis(*buffer.shape)
+        return mel_basis(*buffer.shape)
     return buffer
 
 

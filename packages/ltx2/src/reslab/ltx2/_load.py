@@ -1,6 +1,7 @@
-"""Load a checkpoint: tiny and in memory, from a folder, or from the Hugging Face Hub.
+"""Load a checkpoint: small and in memory, from a folder, or from the Hugging Face Hub.
 
     load("tiny", variant="LTX-2.3")                          # random weights, 6 MiB, no files
+    load("mid", variant="LTX-2.3")                           # the same, heavy enough to feel a copy
     load("folder")                                           # diffusers layout; the variant is read from it
     load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
 
@@ -8,7 +9,7 @@ Named as errors are: an unknown source or variant, a contradiction between the c
 component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no layer, too little disk or
 memory.
 
-One loader reads the tiny checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
+One loader reads the small checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
 see `_align`. What is missing or damaged is named before anything is used.
 """
 
@@ -29,7 +30,8 @@ from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
 from reslab.ltx2._layout import Layout, find_layout, read_config
 from reslab.ltx2._lora import check_lora, read_lora
 from reslab.ltx2._read import Wanted, read_component
-from reslab.ltx2._tiny import tiny
+from reslab.ltx2._sizes import SIZES
+from reslab.ltx2._small import small
 from reslab.ltx2._variants import variants
 
 
@@ -51,12 +53,12 @@ def load(
     >>> load("tiny", variant="LTX-2")
     Checkpoint('LTX-2' from 'tiny', 3.08 MiB, untrained weights: noise by design)
 
-    `source` is "tiny", a folder, or a Hub id such as "Lightricks/LTX-2". `variant` is read from the configurations
-    unless given ("LTX-2.3" for "tiny"); `dtype` is bfloat16 for released and float32 for untrained weights unless
-    given. `revision` is a branch, tag or commit on the Hub, `device` where the weights come to lie.
-    `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the checkpoint's own; `two_stage=False`
-    leaves out both, which one stage has no use for. `progress` shows bars and what will be downloaded; `hub` replaces
-    the Hub's client.
+    `source` is "tiny", "mid" (tiny's geometry at half a gigabyte), a folder, or a Hub id such as "Lightricks/LTX-2".
+    `variant` is read from the configurations unless given ("LTX-2.3" for "tiny" and "mid"); `dtype` is bfloat16 for
+    released and float32 for untrained weights unless given. `revision` is a branch, tag or commit on the Hub, `device`
+    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the
+    checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. `progress` shows bars and what
+    will be downloaded; `hub` replaces the Hub's client.
     """
     wanted = Wanted(
         variant=variant,
@@ -67,8 +69,8 @@ def load(
         two_stage=two_stage,
         progress=progress,
     )
-    if source == "tiny":
-        return _tiny(wanted, revision)
+    if source in SIZES:
+        return _small(str(source), wanted, revision)
     if Path(source).is_dir():
         return _local(Path(source), wanted, revision)
     if not is_hub_id(str(source)):
@@ -77,10 +79,10 @@ def load(
     return _read(fetched.layout, str(source), fetched.commit, wanted)
 
 
-def _tiny(wanted: Wanted, revision: str | None) -> Checkpoint:
+def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
     if revision is not None or wanted.latent_upsampler is not None or wanted.lora is not None:
-        raise ValueError('load("tiny") builds everything in memory: leave out revision, latent_upsampler and lora.')
-    return tiny(wanted.variant or "LTX-2.3", dtype=wanted.dtype or torch.float32, device=wanted.device)
+        raise ValueError(f'load("{size}") builds everything in memory: leave out revision, latent_upsampler and lora.')
+    return small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
 
 
 def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:

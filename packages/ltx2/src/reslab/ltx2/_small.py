@@ -1,14 +1,14 @@
-"""Tiny LTX-2 models with the true geometry, built in memory in a fraction of a second.
+"""Small LTX-2 models with the true geometry, built in memory: tiny ones at once, mid-size ones in a second or two.
 
 The weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones.
 They are never trained: what comes out is noise by design, but noise that varies in space, time and pitch. Both VAEs
 have latent statistics that are not 0 and 1, and a scaling factor that is not 1: with the constructors' values a
 forgotten normalisation would be invisible.
 
-    checkpoint = tiny("LTX-2.3")
+    checkpoint = small("LTX-2.3")                              # or small("LTX-2.3", "mid"), of half a gigabyte
     checkpoint.components["transformer"].config.num_layers     # 4
 
-Read on in `_tiny_sizes`: which widths and depths are shrunk.
+Read on in `_sizes`: which widths and depths are shrunk.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers.audio_utils import mel_filter_bank
 
 from reslab.ltx2._align import align
+from reslab.ltx2._bases import fourier_basis, mel_basis
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._classes import find_class
 from reslab.ltx2._configs import COMPONENTS, class_name
-from reslab.ltx2._tiny_sizes import tiny_config
+from reslab.ltx2._sizes import small_config
 from reslab.ltx2._tokenizer import byte_tokenizer
 from reslab.ltx2._variants import Variant, variant
 
@@ -35,28 +35,40 @@ _LORA_RANK = 4
 _RESIDUAL_GAIN = 0.1
 
 
-def tiny(
-    name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+def small(
+    name: str,
+    size: str = "tiny",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> Checkpoint:
-    """Build the tiny checkpoint of a variant; equal seeds give equal weights.
+    """Build a small checkpoint of a variant; equal seeds give equal weights.
 
-    >>> tiny("LTX-2.3 distilled")
+    >>> small("LTX-2.3 distilled")
     Checkpoint('LTX-2.3 distilled' from 'tiny', 5.57 MiB, untrained weights: noise by design)
+
+    Args:
+        name: A variant's name.
+        size: A key of `SIZES`.
+        seed: Where the values start.
+        dtype: Of the weights.
+        device: Where the weights lie; by default the CPU.
     """
     chosen = variant(name)
-    parts = {component: _component(chosen, component, seed) for component in COMPONENTS}
+    parts = {component: _component(chosen, component, size, seed) for component in COMPONENTS}
     for part in parts.values():
         if isinstance(part, torch.nn.Module):
             align(part.eval(), dtype=dtype, device=device)
-    lora = None if chosen.is_distilled else tiny_lora(parts["transformer"], seed=seed)
-    return Checkpoint(variant=chosen, components=parts, distilled_lora=lora, source="tiny", untrained=True)
+    lora = None if chosen.is_distilled else small_lora(parts["transformer"], seed=seed)
+    return Checkpoint(variant=chosen, components=parts, distilled_lora=lora, source=size, untrained=True)
 
 
-def _component(chosen: Variant, component: str, seed: int) -> Any:
+def _component(chosen: Variant, component: str, size: str, seed: int) -> Any:
     if component == "tokenizer":
         return byte_tokenizer()
     kind: Any = find_class(class_name(chosen.name, component))
-    sizes = tiny_config(chosen.name, component)
+    sizes = small_config(chosen.name, component, size)
     if component == "scheduler":
         return kind.from_config(sizes)
     if component == "text_encoder":
@@ -87,9 +99,9 @@ def _fill(module: torch.nn.Module, generator: np.random.Generator) -> None:
         elif name == "latents_std":
             buffer.copy_(torch.from_numpy(generator.uniform(0.6, 1.4, buffer.shape)))
         elif name.endswith(("forward_basis", "inverse_basis")):
-            buffer.copy_(_fourier_basis(buffer.shape[-1]))
+            buffer.copy_(fourier_basis(buffer.shape[-1]))
         elif name.endswith("mel_basis"):
-            buffer.copy_(_mel_basis(*buffer.shape))
+            buffer.copy_(mel_basis(*buffer.shape))
 
 
 @torch.no_grad()
@@ -120,26 +132,6 @@ def _normal(generator: np.random.Generator, shape: torch.Size) -> torch.Tensor:
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
-def _fourier_basis(window: int) -> torch.Tensor:
-    """Return the real and imaginary rows of a windowed Fourier transform, (window + 2, 1, window).
-
-    The bandwidth extension of the vocoder reads its spectrogram through it; the release stores it as a buffer.
-    """
-    rows = np.fft.rfft(np.eye(window), axis=0) * np.hanning(window + 1)[:-1]
-    return torch.from_numpy(np.concatenate([rows.real, rows.imag])[:, None]).float()
-
-
-def _mel_basis(bins: int, frequencies: int) -> torch.Tensor:
-    bank = mel_filter_bank(
-        num_frequency_bins=frequencies,
-        num_mel_filters=bins,
-        min_frequency=0.0,
-        max_frequency=8000.0,
-        sampling_rate=16000,
-    )
-    return torch.from_numpy(bank.T).float()
-
-
 def lora_layers(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     """Return the layers that the distilled LoRA reaches: every linear layer but the in- and output projections."""
     outer = ("proj_in", "audio_proj_in", "proj_out", "audio_proj_out")
@@ -147,7 +139,7 @@ def lora_layers(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     return {name: layer for name, layer in layers.items() if name not in outer}
 
 
-def tiny_lora(transformer: torch.nn.Module, *, seed: int = 0, rank: int = _LORA_RANK) -> dict[str, torch.Tensor]:
+def small_lora(transformer: torch.nn.Module, *, seed: int = 0, rank: int = _LORA_RANK) -> dict[str, torch.Tensor]:
     """Draw a low-rank adapter for the layers of `lora_layers`, whose update is about a tenth of each weight.
 
     Keys are diffusers': `transformer.<layer>.lora_A.weight` (rank, in) and `.lora_B.weight` (out, rank).
