@@ -78,8 +78,14 @@ class _StreamTicket:
     def wait(self) -> None:
         torch.accelerator.current_stream(self._device).wait_event(self._made)
 
+    def is_lost(self) -> bool:
+        return False
+
     def abandon(self) -> None:
         self.wait()  # memory is reused in the order of that stream
+
+    def settle(self) -> None:
+        self.wait()
 
 
 class StreamLane:

@@ -36,6 +36,18 @@ def find_blocks(component: torch.nn.Module, named: str | Sequence[str] | None = 
     return {path: block for name in names for path, block in _named(component, name)}
 
 
+def entries(block: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the modules whose forward is how a block is entered: itself, or what a mere container holds.
+
+    >>> pair = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))])
+    >>> entries(pair[1]) == [pair[1]], entries(pair) == [*pair]
+    (True, True)
+    """
+    if type(block).forward is not torch.nn.Module.forward or "forward" in vars(block):
+        return [block]
+    return [entry for child in block.children() for entry in entries(child)]
+
+
 def _named(component: torch.nn.Module, name: str) -> list[tuple[str, torch.nn.Module]]:
     modules = dict(component.named_modules())
     if name in modules:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from reslab.residency._engine import _absent
-from reslab.residency._engine._blocks import find_blocks
+from reslab.residency._engine._blocks import entries, find_blocks
 from reslab.residency._engine._buffers import boundary, lay_out, memory_key
 from reslab.residency._engine._unit import Shared, Unit
 from reslab.residency._plan._keep import OUTSIDE
@@ -110,7 +110,7 @@ class Component:
         return {OUTSIDE: outside, **own}
 
     def _outer_modules(self) -> list[torch.nn.Module]:
-        inner = {id(module) for block in self.blocks for module in block.modules()}
+        inner = {id(module) for block in self.blocks for entry in entries(block) for module in entry.modules()}
         return [module for module in self.module.modules() if id(module) not in inner]
 
     def _unit(self, number: int, parameters: Sequence[torch.nn.Parameter], shared: dict[object, Shared]) -> Unit:
@@ -121,7 +121,10 @@ class Component:
     def _watch(self) -> None:
         self.close()
         for number, block in enumerate(self.blocks):
-            self._watches.append(_absent.watch_calls(block, self._before(number)))
+            for entry in entries(block):
+                inner = [module for module in entry.modules() if module is not entry and _owns(module)]
+                self._watches.append(_absent.watch_calls(entry, self._before(number)))
+                self._watches.extend(_absent.watch_calls(module, self._inside(number)) for module in inner)
         self._watches.append(_absent.watch_calls(self.module, self._before(WHOLE)))
         for module in self._outer_modules():
             if module is not self.module and _owns(module):
@@ -136,6 +139,15 @@ class Component:
 
     def _before(self, number: int) -> Callable[[], None]:
         return lambda: self._watcher(self, number)
+
+    def _inside(self, number: int) -> Callable[[], None]:
+        """Return what watches a part of a block, for who uses the part without the block."""
+
+        def watch() -> None:
+            if not self.units[number].is_here:
+                self._watcher(self, number)
+
+        return watch
 
     def __repr__(self) -> str:
         return f"Component({self.name!r}, {len(self.blocks)} blocks)"

@@ -71,6 +71,7 @@ class Director:
         self._calls.clear()
         self._direct = None
         self._mover.fetched_bytes.clear()
+        self._mover.evict_lost()
         self.keep_only(None)
         self._execute(self._the_script.set_up())
 
@@ -148,7 +149,7 @@ class Director:
         if number == WHOLE:
             return  # its forward is a call, which comes next
         begun = self._call_of(component)
-        if number != OUTSIDE:
+        if number != OUTSIDE and begun.blocks[-1:] != [number]:  # a block may be entered by several of its modules
             begun.blocks.append(number)
             self._follow(self._the_script.block(number), f"{unit.name} in {self.stage}")
         if not unit.is_here:

@@ -42,8 +42,14 @@ class Ticket(Protocol):
     def wait(self) -> None:
         """Go on when it has been made; raises what the copy raised."""
 
+    def is_lost(self) -> bool:
+        """Tell whether the copy was given up, or failed."""
+
     def abandon(self) -> None:
-        """Have nothing write into the target from now on, whether the copy was made or not."""
+        """Have nothing write into the targets from now on, whether the copy was made or not."""
+
+    def settle(self) -> None:
+        """Have nothing write into the targets from now on, the copy made unless it fails."""
 
 
 class CopyLane(Protocol):
@@ -78,9 +84,15 @@ class _ThreadTicket:
     def wait(self) -> None:
         self._future.result()
 
+    def is_lost(self) -> bool:
+        return self._future.cancelled() or (self._future.done() and self._future.exception() is not None)
+
     def abandon(self) -> None:
-        if not self._future.cancel():
-            wait([self._future])
+        self._future.cancel()
+        self.settle()
+
+    def settle(self) -> None:
+        wait([self._future])
 
 
 class ThreadLane:

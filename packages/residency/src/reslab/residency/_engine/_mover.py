@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 
 from reslab.residency._engine._buffers import Source, boundary
-from reslab.residency._engine._lanes import Copy, CopyLane
+from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._units import gib
@@ -93,13 +93,16 @@ class Mover:
 
     def evict(self, units: Iterable[Unit]) -> None:
         """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
-        for unit in units:
-            if unit.where not in (Where.ARRIVING, Where.DEVICE):
-                continue
+        leaving = [unit for unit in units if unit.where in (Where.ARRIVING, Where.DEVICE)]
+        for unit in leaving:
             if unit.ticket is not None:
-                unit.ticket.abandon()
+                self._stop_copy(unit.ticket, leaving)
             with masked():
                 self._turn(unit, _leave)
+
+    def evict_lost(self) -> None:
+        """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
+        self.evict(unit for unit in self.units if unit.ticket is not None and unit.ticket.is_lost())
 
     def empty_slots(self, component: str) -> None:
         """Let go of what streamed through the slots of a component, and of the slots."""
@@ -144,6 +147,14 @@ class Mover:
         units = (unit for unit in self.units if component in (None, unit.component) and unit.slot is None)
         own = [unit.buffer for unit in units if unit.buffer is not None]
         return sum(buffer.nbytes for buffer in (*slots, *own))
+
+    def _stop_copy(self, ticket: Ticket, leaving: Sequence[Unit]) -> None:
+        """See that a copy to units that leave ends: given up, unless other units came in the same piece and stay."""
+        others = (unit for unit in self.units if unit.ticket is ticket)
+        if all(unit in leaving for unit in others):
+            ticket.abandon()
+        else:
+            ticket.settle()
 
     def _targets(self, units: Sequence[Unit], slot: int | None, slot_bytes: int) -> list[torch.Tensor]:
         """Return memory on the device for each unit; all or nothing."""
