@@ -202,6 +202,7 @@ def test_no_more_is_on_the_device_than_the_plan_says(pipeline, plan):
         with pipeline.observe(peak):
             run(pipeline)
         foreseen = device_bytes(plan, managed.workload)
+        assert max(peak.bytes.values()) <= managed.peak_bytes == max(foreseen.values())
     assert all(peak.bytes[stage] <= foreseen[stage] for stage in foreseen)
 
 
@@ -556,6 +557,17 @@ def test_a_ratio_becomes_a_bandwidth_by_the_time_that_computing_took():
     link.learn(copied_bytes=1000, compute_s=0.5)
     link.learn(copied_bytes=1, compute_s=9.0)
     assert link.bytes_per_s == 1000.0
+
+
+def test_what_a_card_would_copy_is_a_bandwidth_from_the_first_run_on(pipeline):
+    with apply(pipeline, Plan.of({"vae": "swap"}), link=Ratio(copy_s_per_compute_s=1e-9)) as managed:
+        assert managed.link_bytes_per_s is None
+        run(pipeline)
+        known = managed.link_bytes_per_s
+        run(pipeline)
+        assert managed.link_bytes_per_s == known > 0
+    with apply(pipeline, Plan.of(), link="1 GB/s") as managed:
+        assert managed.link_bytes_per_s == 1_000_000_000
 
 
 def test_a_link_changes_no_bit_and_no_byte(pipeline):

@@ -49,6 +49,7 @@ class Mover:
         self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
         self.waited_s = 0.0
+        self.peak_bytes = 0  # the most that `held_bytes` has been, since the run began
         self._turning: Unit | None = None
 
     def fetch(self, units: Sequence[Unit], *, stage: str | None, slot: int | None = None, slot_bytes: int = 0) -> None:
@@ -183,6 +184,7 @@ class Mover:
         with torch.inference_mode(False):
             buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
         assert buffer.data_ptr() % boundary(self.device) == 0
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes() + nbytes)
         return buffer
 
     def _stall(self, unit: Unit) -> None:

@@ -155,6 +155,16 @@ class Residency:
         self._mover.heal()
         return self._mover.held_bytes()
 
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes of weights that were on the device at once in the last run, slots included."""
+        return self._mover.peak_bytes
+
+    @property
+    def link_bytes_per_s(self) -> float | None:
+        """What copies are held to; None without a limit, and with `like` until the first run has ended."""
+        return self._setting.link.bytes_per_s
+
     def counters(self) -> Mapping[str, int]:
         """Return bytes by pool and component, for `Profiler(pipeline, counters=…)`."""
         from reslab.residency._engine._state import counters
@@ -196,6 +206,7 @@ class Residency:
         self._plan_run()
         for component in self._components.values():
             self._buffers.bring(component.module)
+        self._mover.peak_bytes = self._mover.held_bytes()
         self._director.begin_run()
 
     def _end_run(self) -> None:
