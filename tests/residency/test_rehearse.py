@@ -1,5 +1,6 @@
 """A rehearsal says what a real run does: the same calls, the same arithmetic, the same peaks; tiny models, for real."""
 
+import gc
 import inspect
 from contextlib import ExitStack
 
@@ -14,7 +15,7 @@ from reslab import ltx2
 from reslab.residency import RehearsalError, UnknownValueError, rehearse
 from reslab.residency._rehearse._calls import shapes_of
 from reslab.residency._rehearse._repeat import shadowed
-from reslab.stages import Pipeline, PipelineError, Stage
+from reslab.stages import Pipeline, PipelineError, Stage, stage
 
 torch.set_num_threads(1)
 
@@ -244,3 +245,18 @@ def test_an_operation_that_nobody_can_cost_is_listed_with_its_share_and_takes_a_
         rehearse(pipe, size=8)
     rehearsal = rehearse(pipe, size=8, costs={"_fft_r2c": lambda args, out: 80})
     assert rehearsal.total_flops == 80
+
+
+def test_collecting_garbage_is_left_as_it_was_also_when_a_rehearsal_fails():
+    pipe = Pipeline({"layer": torch.nn.Linear(2, 2)}).add(stage(lambda layer, x: {"y": layer(x)}), name="compute")
+    collecting = gc.isenabled()
+    try:
+        for wanted in (True, False):
+            (gc.enable if wanted else gc.disable)()
+            rehearse(pipe, x=torch.ones(1, 2))
+            assert gc.isenabled() is wanted
+            with pytest.raises(RuntimeError):
+                rehearse(pipe, x=torch.ones(1, 3))
+            assert gc.isenabled() is wanted
+    finally:
+        (gc.enable if collecting else gc.disable)()

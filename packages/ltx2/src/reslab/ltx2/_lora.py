@@ -144,7 +144,8 @@ def _active(transformer: torch.nn.Module) -> list[str]:
 def _activate(transformer: Any, names: list[str]) -> None:
     """Compute these adapters and no others; of none, the base layers alone."""
     if names:
-        transformer.set_adapter(names)
+        if next(_adapted(transformer)).active_adapters != names:
+            transformer.set_adapter(names)
         transformer.enable_lora()
     else:
         transformer.disable_lora()

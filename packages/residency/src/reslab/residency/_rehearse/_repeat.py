@@ -29,6 +29,9 @@ _BLEND = "blend_"
 _COUNTERS = ("layer_idx", "target_name")
 #: What every module has for itself, what `watching` shadows, and PEFT's switches, which a trace's `state` stands for.
 _NOT_SETTINGS = frozenset(vars(torch.nn.Module())) | {*_COUNTERS, "forward", "_disable_adapters", "_active_adapter"}
+#: Settings that are told by their value, with their type: 1, 1.0 and True are equal in Python.
+_PLAIN_OR_DERIVED = (bool, int, float, str, type(None), torch.dtype)
+_PLAIN = frozenset(_PLAIN_OR_DERIVED)
 
 
 class Memory(NamedTuple):
@@ -164,11 +167,12 @@ def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Modul
     """Modules inside a component of which equal ones may be called: by path, outermost first."""
     children = {id(child) for child in component.children()}
     members: dict[int, int] = {}
-    for module in component.modules():
+    inside = list(component.named_modules())
+    for _path, module in inside:
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
             kinds = Counter(type(member) for member in module)
             members |= {id(member): kinds[type(member)] for member in module}
-    for path, module in component.named_modules():
+    for path, module in inside:
         repeated = members.get(id(module), 0) > 1 or id(module) in children
         if path and repeated and any(True for _ in module.children()) and _has_forward(module):
             yield path, module
@@ -190,17 +194,21 @@ def _shapes(module: torch.nn.Module) -> Any:
 
 def settings(module: torch.nn.Module, *, private: bool = True) -> Any:
     """What a module is set to, apart from its weights: flags, sizes, strengths."""
-    own = [(name, value) for name, value in vars(module).items() if name not in _NOT_SETTINGS]
-    return tuple((name, _setting(value)) for name, value in own if private or not name.startswith("_"))
+    told: list[tuple[str, type, Any]] = []
+    for name, value in vars(module).items():  # of every module of every block: what is plain is told without a call
+        if name not in _NOT_SETTINGS and (private or not name.startswith("_")):
+            kind = type(value)
+            told.append((name, kind, value if kind in _PLAIN else _setting(value)))
+    return tuple(told)
 
 
 def _setting(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
-        return tuple(_setting(each) for each in value)
+        return tuple((type(each), _setting(each)) for each in value)
     if isinstance(value, dict):
-        return tuple((str(name), _setting(each)) for name, each in value.items() if name not in _COUNTERS)
-    if isinstance(value, (bool, int, float, str, type(None), torch.dtype)):
-        return type(value), value
+        return tuple((str(name), type(each), _setting(each)) for name, each in value.items() if name not in _COUNTERS)
+    if isinstance(value, _PLAIN_OR_DERIVED):
+        return value
     return type(value)
 
 
