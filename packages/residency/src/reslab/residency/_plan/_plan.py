@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -28,6 +28,8 @@ from reslab.residency._plan._settings import Setting, Settings, user_settings
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from reslab.residency._plan._code import Code
 
 
 _RESIDENT = Placement()
@@ -135,6 +137,30 @@ class Plan:
         from reslab.residency._plan._files import from_json
 
         return from_json(text)
+
+    def as_code(self, tool: str, *, components: Iterable[str] | None = None, device: str = "cuda") -> Code:
+        """Return the nearest settings of another tool, with all that differs; `print` it and paste.
+
+        >>> print(Plan.of({"vae": "swap"}).as_code("diffusers", components=["vae"]))
+        # differs: vae: the plan keeps it from the first stage that uses it to the last, diffusers only while it is used
+        # differs: vae: the plan fetches it at the border of its stage, beside what computes, and lets it go by \
+re-pointing; diffusers copies it when it is called, while nothing computes, and copies it back
+        # vae: moved whole when called, copied back when the next one is
+        pipe.enable_model_cpu_offload(device="cuda")
+        <BLANKLINE>
+
+        Args:
+            tool: "diffusers", whose code is about a pipeline `pipe`, or "ltx-pipelines", a command line.
+            components: Names of all models of the pipeline; what the plan does not place is resident. By default
+                those of the plan, which in a preset are all, and else the code looks for others.
+            device: Where to compute, for diffusers.
+
+        Raises:
+            PlanError: For a tool that is not one of those.
+        """
+        from reslab.residency._plan._code import as_code
+
+        return as_code(self, tool, components=components, device=device)
 
     def table(self) -> pl.DataFrame:
         """Return a row a decision: setting, value, by, why."""

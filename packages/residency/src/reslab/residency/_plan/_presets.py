@@ -24,6 +24,8 @@ from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import nearest
 
+#: Models whose blocks Lightricks' pipelines stream; every other one is loaded whole for its stage.
+LIGHTRICKS_STREAMS = ("text_encoder", "transformer")
 #: Components that the reference streams layer by layer unless told otherwise.
 _REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")
 _BATCHED_FLOAT8 = {"lora": "merged", "numerics.pass_batching": "batched", "numerics.weight_dtype": "float8"}
@@ -73,8 +75,8 @@ def _reference_original(component: str, blocks: int) -> Placement:
 
 
 def _lightricks(kind: Kind) -> Callable[[str, int], Placement]:
-    whole = swap(until=Until.EACH)
-    return lambda component, blocks: Placement(kind=kind, until=Until.EACH) if blocks else whole
+    whole, streamed = swap(until=Until.EACH), Placement(kind=kind, until=Until.EACH)
+    return lambda component, blocks: streamed if blocks and component.startswith(LIGHTRICKS_STREAMS) else whole
 
 
 _PRESETS: Mapping[str, Preset] = {
@@ -114,12 +116,14 @@ _PRESETS: Mapping[str, Preset] = {
         other=_BATCHED_FLOAT8,
     ),
     "lightricks cpu": Preset(
-        doc="Blocks stream from pinned host memory through two slots.",
+        doc="Blocks of text encoder and transformer stream from pinned host memory through two slots.",
         place=_lightricks(Kind.LAYERWISE),
         other=_BATCHED_FLOAT8,
     ),
     "lightricks disk": Preset(
-        doc="Blocks stream from disk through two slots.", place=_lightricks(Kind.DISK), other=_BATCHED_FLOAT8
+        doc="Blocks of text encoder and transformer stream from disk through two slots.",
+        place=_lightricks(Kind.DISK),
+        other=_BATCHED_FLOAT8,
     ),
     "reference original": Preset(
         doc="One transformer on the device with the LoRA on the fly; text and image encoder and VAE layer by layer.",

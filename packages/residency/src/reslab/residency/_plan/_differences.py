@@ -1,0 +1,81 @@
+"""What differs between the placement that a plan wants and the one that a tool has instead, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+
+if TYPE_CHECKING:
+    from reslab.residency._plan._plan import Plan
+
+_DOES = {
+    Kind.RESIDENT: "stays on the device",
+    Kind.SWAP: "is moved whole for what uses it",
+    Kind.LAYERWISE: "streams from host memory",
+    Kind.DISK: "streams from disk",
+}
+_UNTIL = {
+    Until.RUN: "for the whole run",
+    Until.LAST: "from the first stage that uses it to the last",
+    Until.EACH: "only while it is used",
+}
+_MOVED = {
+    Granularity.BLOCK: "keeps what lies outside of the blocks",
+    Granularity.GROUP: "moves what lies outside of the blocks for every call",
+    Granularity.LEAF: "moves every layer by itself",
+}
+
+
+def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[str]:
+    """Yield what the placement of a plan and what a tool has instead do not have in common.
+
+    >>> from reslab.residency import layerwise, swap
+    >>> list(placed_otherwise(layerwise(resident=2), layerwise(), "this tool"))
+    ['the plan keeps 2 blocks (strided) on the device, this tool none']
+    """
+    if wanted.kind is not near.kind:
+        yield f"{wanted!r} in the plan; with {tool} it {_DOES[near.kind]}"
+        return
+    if wanted.resident != near.resident:
+        yield f"the plan keeps {wanted.resident} blocks ({wanted.layout}) on the device, {tool} none"
+    if wanted.streams and wanted.prefetch != near.prefetch:
+        yield f"the plan fetches {wanted.prefetch} blocks ahead, {tool} {near.prefetch}"
+    if wanted.until is not near.until:
+        kept = "what does not stream" if wanted.streams else "it"
+        yield f"the plan keeps {kept} {_UNTIL[wanted.until]}, {tool} {_UNTIL[near.until]}"
+    if wanted.granularity is not near.granularity:
+        yield f"the plan {_MOVED[wanted.granularity]}, {tool} {_MOVED[near.granularity]}"
+    if wanted.copy_back != near.copy_back:
+        yield _copied_back(wanted, tool)
+
+
+def _copied_back(wanted: Placement, tool: str) -> str:
+    if wanted.copy_back:
+        return f"the plan copies weights back to the host, {tool} lets them go"
+    if wanted.kind is Kind.SWAP:
+        return (
+            "the plan fetches it at the border of its stage, beside what computes, and lets it go by re-pointing; "
+            f"{tool} copies it when it is called, while nothing computes, and copies it back"
+        )
+    return f"the plan lets weights go by re-pointing, {tool} copies them back to the host"
+
+
+def in_single_stages(plan: Plan, name: str, tool: str) -> Iterator[str]:
+    """Yield what a plan wants for one stage alone, since the tools have one place for a component."""
+    for (component, stage), placement in plan.placements.items():
+        if component == name and stage is not None and placement != plan.placement(name):
+            yield f"{placement!r} in {stage} alone; {tool} has one place for a component in all stages"
+
+
+def by_sentence(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each sentence once, after the names of the components that it is about.
+
+    >>> by_sentence([("vae", "it moves"), ("connectors", "it moves")])
+    ['vae, connectors: it moves']
+    """
+    names: dict[str, list[str]] = {}
+    for name, sentence in found:
+        names.setdefault(sentence, []).append(name)
+    return [f"{', '.join(each)}: {sentence}" for sentence, each in names.items()]
