@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import torch
 
-from reslab import ltx2
+from reslab import ltx2, residency
 from reslab.ltx2 import _blank, _rehearsal
 from reslab.ltx2._align import is_aligned
 from reslab.ltx2._sizes import small_config
@@ -165,6 +165,21 @@ def test_a_materialised_checkpoint_runs_and_says_that_it_is_untrained(small_blan
     assert video.frames.shape == (9, 64, 128, 3)
     assert video.frames.std() > 0
     assert "untrained" in repr(video)
+
+
+def test_a_materialised_checkpoint_moves_all_its_bytes_and_the_host_holds_one_block_of_each_kind(small_blank):
+    pipe = ltx2.two_stage(small_blank.materialize(seed=0))
+    pipe.progress = False
+    with residency.apply(pipe, residency.Plan.of({"transformer": "layerwise"})) as managed:
+        pipe.run(prompt="a heron", width=128, height=64, num_frames=9, num_inference_steps=2, seed=7)
+        sizes = managed.workload.components
+        held = dict(managed.table().select("component", "host_bytes").iter_rows())
+    for name, size in sizes.items():
+        assert size.weight_bytes == sum(weight.nbytes for weight in pipe.components[name].parameters())
+    transformer = sizes["transformer"]  # 4 blocks; the gaps that align weights come on top
+    assert held["transformer"] == pytest.approx(transformer.outside_bytes + transformer.block_bytes[0], rel=0.02)
+    blocks = pipe.components["transformer"].transformer_blocks
+    assert len({block.scale_shift_table.data_ptr() for block in blocks}) == 1
 
 
 def test_equal_seeds_give_equal_weights(small_blank):

@@ -276,6 +276,18 @@ def test_blocks_that_share_memory_share_it_in_host_memory_too(pipeline):
     assert len({block.weight.data_ptr() for block in model.blocks}) == 1
 
 
+def test_layers_outside_the_blocks_that_share_memory_move_as_if_they_did_not(pipeline, plan):
+    model = pipeline.components["transformer"]
+    model.last.weight.data = model.first.weight.data
+    want, before = run(pipeline), picture(pipeline)
+    with apply(pipeline, plan) as managed:
+        assert all(torch.equal(run(pipeline), want) for _ in range(2))
+        assert managed.workload.components["transformer"].weight_bytes == 7 * 1088
+        assert sum(managed.fetched_bytes.values()) == schedule(plan, managed.workload).moved_bytes()
+    assert picture(pipeline) == before
+    assert model.last.weight.data_ptr() == model.first.weight.data_ptr()
+
+
 def test_strides_of_weights_are_kept(pipeline):
     model = pipeline.components["transformer"]
     model.blocks[1].weight.data = model.blocks[1].weight.data.t()

@@ -28,10 +28,14 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 
 class Piece(NamedTuple):
-    """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included."""
+    """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included.
+
+    `host_offset` is another one where an earlier parameter is the same memory: that is where it lies on the host.
+    """
 
     parameter: torch.nn.Parameter
     offset: int
+    host_offset: int
     elements: int
     size: torch.Size
     stride: tuple[int, ...]
@@ -73,7 +77,10 @@ def boundary(device: torch.device) -> int:
 
 
 def lay_out(parameters: Iterable[torch.nn.Parameter], *, boundary: int) -> Layout:
-    """Return how parameters lie in one buffer; those that share memory share it there too.
+    """Return how parameters lie in one buffer, each in a place of its own.
+
+    Those that are the same memory move as if they were not, as weights that were drawn once for several layers are to
+    be: so the bytes moved are those of the model. On the host they stay the same memory.
 
     >>> layer = torch.nn.Linear(3, 5)
     >>> [(piece.offset, piece.nbytes) for piece in lay_out(layer.parameters(), boundary=64).pieces]
@@ -83,13 +90,12 @@ def lay_out(parameters: Iterable[torch.nn.Parameter], *, boundary: int) -> Layou
     places: dict[object, int] = {}
     end = weight_bytes = 0
     for parameter in parameters:
-        key = memory_key(parameter)
-        if key not in places:
-            places[key] = -(-end // boundary) * boundary
-        piece = Piece(parameter, places[key], _span(parameter), parameter.shape, parameter.stride(), parameter.dtype)
-        pieces.append(piece)
-        if piece.offset + piece.nbytes > end:
-            end, weight_bytes = piece.offset + piece.nbytes, weight_bytes + piece.nbytes
+        offset, elements = -(-end // boundary) * boundary, _span(parameter)
+        first = places.setdefault(memory_key(parameter), offset)
+        kind = parameter.shape, parameter.stride(), parameter.dtype
+        pieces.append(piece := Piece(parameter, offset, first, elements, *kind))
+        if piece.nbytes:
+            end, weight_bytes = offset + piece.nbytes, weight_bytes + piece.nbytes
     return Layout(tuple(pieces), end, weight_bytes)
 
 
@@ -141,8 +147,8 @@ class HostBuffer:
         self.fill_from(piece.parameter.data for piece in self._layout.pieces)
 
     def fill_from(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Copy the weights from other tensors, one for each piece."""
-        for piece, tensor, own in zip(self._layout.pieces, tensors, self.tensors, strict=True):
+        """Copy the weights from other tensors, one for each piece, to the places that they move from."""
+        for piece, tensor, own in zip(self._layout.pieces, tensors, views(self._bytes, self._layout), strict=True):
             own.as_strided((piece.elements,), (1,)).copy_(tensor.as_strided((piece.elements,), (1,)))
 
     def staged(self) -> torch.Tensor:
@@ -159,5 +165,5 @@ class HostBuffer:
 def _in_memory(memory: mmap.mmap, piece: Piece) -> torch.Tensor:
     if not piece.elements:
         return torch.empty_strided(piece.size, piece.stride, dtype=piece.dtype)
-    flat = torch.frombuffer(memory, dtype=piece.dtype, count=piece.elements, offset=piece.offset)
+    flat = torch.frombuffer(memory, dtype=piece.dtype, count=piece.elements, offset=piece.host_offset)
     return flat.as_strided(piece.size, piece.stride)
