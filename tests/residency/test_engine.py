@@ -117,6 +117,7 @@ PLACES = {
     "resident": "resident",
     "swap": swap(),
     "swap each": swap(until="each stage"),
+    "swap ahead": swap(until="each stage", prefetch_stages=1),
     "layerwise": layerwise(),
     "strided": layerwise(resident=2, prefetch=2),
     "leading": layerwise(resident=1, layout="leading", prefetch=0),
@@ -620,7 +621,9 @@ def any_plan(draw):
             told[name if scope is None else f"{name}@{scope}"] = draw(
                 st.one_of(
                     st.sampled_from(["resident", "swap", "disk"]),
-                    st.builds(swap, until=st.sampled_from(["last stage", "each stage"])),
+                    st.builds(
+                        swap, until=st.sampled_from(["last stage", "each stage"]), prefetch_stages=st.integers(0, 2)
+                    ),
                     st.builds(
                         layerwise,
                         resident=st.integers(0, count),

@@ -97,6 +97,7 @@ PLACES = {
     "resident": "resident",
     "swap": "swap",
     "swap each": swap(until="each stage"),
+    "swap ahead": swap(until="each stage", prefetch_stages=1),
     "layerwise": layerwise(),
     "deep": layerwise(resident=1, prefetch=2),
     "kept": layerwise(resident=1, prefetch=0, until="run"),
@@ -212,6 +213,27 @@ def test_whatever_is_raised_inside_a_copy(plan, error, monkeypatch):
             assert torch.equal(run(), WANT)
         assert managed.device_bytes == 0
         assert picture() == BEFORE
+
+
+def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
+    where = []
+
+    def interrupt(stage, when):
+        if (stage, when) == ("A", "after"):
+            where.extend(str(unit.where) for unit in managed._mover.here("two"))
+            raise KeyboardInterrupt
+
+    with apply(PIPELINE, Plan.of({"two": swap(prefetch_stages=1)}), link="200 KB/s") as managed:
+        run()
+        Step.fault = staticmethod(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert where == ["arriving"] * 4
+        assert managed.device_bytes == 4 * 1088  # the other, which is resident
+        Step.fault = None
+        assert torch.equal(run(), WANT)
+        assert managed.fetched_bytes == {"A": 4 * 1088}
+    assert picture() == BEFORE
 
 
 def interrupted_at_line(count, modules):

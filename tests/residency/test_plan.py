@@ -122,7 +122,7 @@ def test_a_rule_that_changes_the_place_drops_what_an_earlier_rule_said_of_the_ol
     ("told", "message"),
     [
         ({"transformer": "swop"}, "transformer is one of 'resident', 'swap', 'layerwise', 'disk'; got 'swop'"),
-        ({"transformer.prefetsch": 2}, "transformer has no setting 'prefetsch'; did you mean 'prefetch'?"),
+        ({"transformer.prefetsch": 2}, "transformer has no setting 'prefetsch'; did you mean 'prefetch' or"),
         ({"transformer.prefetch": -1}, "transformer.prefetch counts blocks, from 0 up; got -1"),
         ({"transformer.prefetch": True}, "transformer.prefetch is a whole number; got True"),
         ({"transformer.copy_back": 1}, "transformer.copy_back is true or false; got 1"),

@@ -1,6 +1,7 @@
 """The order of moves: what computes is there, bytes are as expected, slots and resident blocks keep their word."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -67,7 +68,7 @@ def placements(count, foreign):
             "copy_back": st.booleans(),
         }
     )
-    swaps = st.builds(swap, until=st.sampled_from(["last stage", "each stage"]))
+    swaps = st.builds(swap, until=st.sampled_from(["last stage", "each stage"]), prefetch_stages=st.integers(0, 2))
     own = st.one_of(st.just(Placement()), swaps, streaming, st.just({"placement": "disk"}))
     return st.one_of(own, other, st.just({"placement": "swap", "copy_back": True})) if foreign else own
 
@@ -251,6 +252,52 @@ def test_bytes_are_moved_again_in_each_stage_only_where_asked():
     assert device_bytes(Plan.of({"vae": swap()}), workload) == {"encode": 100, "denoise": 100, "decode": 100}
     assert device_bytes(Plan.of({"vae": swap(until="each stage")}), workload)["denoise"] == 0
     assert schedule(Plan.of(), workload).moved_bytes() == 0
+
+
+def three_stages(**blocks):
+    """One component a stage, of 100 bytes outside its blocks and 10 a block; `note` is a stage that calls none."""
+    sizes = {name: ComponentSize(outside_bytes=100, block_bytes=(10,) * count) for name, count in blocks.items()}
+    stages = ("encode", "denoise", "note", "decode")
+    used = (("encode", "encoder"), ("denoise", "transformer"), ("denoise", "transformer"), ("decode", "vae"))
+    calls = tuple(Call(stage=stage, component=name, blocks=tuple(range(blocks[name]))) for stage, name in used)
+    return Workload(components=sizes, stages=stages, calls=calls)
+
+
+def lines(moves):
+    return [f"{move.act} {move.component}" + (f" {move.block}" if move.block is not None else "") for move in moves]
+
+
+def test_a_swap_is_fetched_in_the_last_stage_before_that_calls_something():
+    work = three_stages(encoder=1, transformer=1, vae=1)
+    plan = Plan.of(dict.fromkeys(work.components, swap(until="each stage", prefetch_stages=1)))
+    moves = {stage: lines(m for m in schedule(plan, work).moves if m.stage == stage) for stage in work.stages}
+    assert moves["encode"] == ["fetch encoder", "fetch transformer", "wait encoder", "compute encoder"]
+    assert moves["denoise"][:3] == ["evict encoder", "fetch vae", "wait transformer"]
+    assert moves["note"] == ["evict transformer"]
+    assert moves["decode"] == ["wait vae", "compute vae", "evict vae"]
+    assert device_bytes(plan, work) == {"encode": 220, "denoise": 220, "note": 110, "decode": 110}
+    assert [row.fetched_bytes for row in footprint(plan, work) if row.component == "vae"] == [0, 110, 0, 0]
+    assert schedule(plan, work).moved_bytes(stage="denoise") == 110
+
+
+def test_a_swap_that_is_prefetched_waits_behind_what_the_stage_before_streams():
+    work = three_stages(encoder=0, transformer=4, vae=0)
+    plan = Plan.of({"transformer": layerwise(), "vae": swap(prefetch_stages=1)})
+    denoise = [move for move in schedule(plan, work).moves if move.stage == "denoise"]
+    fetched = [move.component for move in denoise if move.act is Act.FETCH]
+    assert fetched == ["transformer"] * 9 + ["vae"]
+    after = lines(denoise[denoise.index(next(move for move in denoise if move.component == "vae")) + 1 :])
+    assert [each for each in after if each.startswith("compute")] == ["compute transformer 2", "compute transformer 3"]
+
+
+def test_a_swap_can_be_fetched_several_stages_ahead_and_stays_where_that_is_a_stage_of_its_own():
+    work = three_stages(encoder=1, transformer=1, vae=1)
+    two = Plan.of({"vae": swap(prefetch_stages=2)})
+    assert schedule(two, work).moved_bytes(stage="encode") == 110
+    calls = (*work.calls[:1], Call(stage="encode", component="vae"), *work.calls[1:])
+    again = replace(work, calls=calls)
+    each = Plan.of({"vae": swap(until="each stage", prefetch_stages=2)})
+    assert [row.fetched_bytes for row in footprint(each, again) if row.component == "vae"] == [110, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ class Director:
         self._demand.forget()
         self._execute(self._the_script.border(stage))
         for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
-            kept_there = sorted(self._the_script.keeps(component.name, stage))
-            self._mover.fetch([component.units[number] for number in kept_there], stage=stage)
+            needed = sorted(self._the_script.needs(component.name, stage))
+            self._mover.fetch([component.units[number] for number in needed], stage=stage)
 
     def leave(self, stage: str) -> None:
         """Make the moves at the end of a stage."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, keeps, stays
+from reslab.residency._plan._keep import OUTSIDE, Units, ahead, keeps, stays
 from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._schedule import schedule
@@ -33,6 +33,7 @@ class Script:
         self.plan, self.workload = plan, workload
         self.moves = schedule(plan, workload).moves
         self._keeps = {name: keeps(plan, workload, name) for name in workload.components}
+        self._ahead = {name: ahead(plan, workload, name) for name in workload.components}
         self._cursor = 0
         self._first: dict[str | None, int] = {}
         for place, move in enumerate(self.moves):
@@ -52,6 +53,11 @@ class Script:
             first = self.plan.placement(component, self.workload.stages[0])
             return self._keeps[component][0] if stays(first) else frozenset()
         return self._keeps[component][self.workload.stages.index(stage)]
+
+    def needs(self, component: str, stage: str) -> Units:
+        """Return the units of a component that have to be there when a stage begins."""
+        place = self.workload.stages.index(stage)
+        return self._keeps[component][place] - self._ahead[component][place]
 
     def set_up(self) -> Moves:
         """Return what is to be fetched before the run."""

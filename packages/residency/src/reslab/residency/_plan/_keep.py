@@ -5,9 +5,12 @@ component keeps some of its units; at the border between two stages the differen
 that streams through slots.
 
     keeps(plan, workload, "transformer")[3]       # units kept in the fourth stage
+    ahead(plan, workload, "transformer")[2]       # those of them that are fetched in the third, and not needed before
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
@@ -20,7 +23,34 @@ Units = frozenset[int]
 
 
 def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
-    """Return the units of a component that are on the device all through each stage."""
+    """Return the units of a component that are on the device through each stage, or fetched ahead in it."""
+    needed = _needed(plan, workload, name)
+    kept = list(needed)
+    for place, stage in enumerate(workload.stages):
+        for earlier in _before(workload, place, plan.placement(name, stage).prefetch_stages):
+            if not needed[place] or needed[earlier] or earlier in workload.users[name]:
+                break
+            kept[earlier] = needed[place]
+    return tuple(kept)
+
+
+def ahead(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
+    """Return the units of a component that are fetched in each stage for a later one."""
+    kept, needed = keeps(plan, workload, name), _needed(plan, workload, name)
+    before = (frozenset[int](), *kept)
+    return tuple(units - own - there for units, own, there in zip(kept, needed, before, strict=False))
+
+
+def _before(workload: Workload, place: int, count: int) -> Iterator[int]:
+    """Yield places before one, back to the stage that is the last of `count` that call a component."""
+    while count and place:
+        place -= 1
+        count -= bool(workload.by_stage[place])
+        yield place
+
+
+def _needed(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
+    """Return the units of a component that are on the device all through each stage, those fetched ahead left out."""
     size, users = workload.components[name], workload.users[name]
     placements = [plan.placement(name, stage) for stage in workload.stages]
     parts = {id(placement): _part(placement, size) for placement in placements}

@@ -17,12 +17,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
-from reslab.residency._plan._placement import FIELDS, Kind, Placement, PlanError
+from reslab.residency._plan._placement import COUNTED, FIELDS, Kind, Placement, PlanError
 from reslab.residency._units import nearest
 
 LORA, NUMERIC, PLACEMENT = "lora", "numerics", "placement"
 #: What can be told of a component, with the type that reads it.
-COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Kind, **FIELDS[Kind.LAYERWISE]}
+COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Kind, **FIELDS[Kind.LAYERWISE], **FIELDS[Kind.SWAP]}
 
 
 class Key(NamedTuple):
@@ -108,7 +108,7 @@ def read_value(key: Key, value: Any) -> Any:
     if type(value) is not kind:
         raise PlanError(f"{key} is {'true or false' if kind is bool else 'a whole number'}; got {value!r}")
     if kind is int and value < 0:
-        raise PlanError(f"{key} counts blocks, from 0 up; got {value!r}")
+        raise PlanError(f"{key} counts {COUNTED[key.field]}, from 0 up; got {value!r}")
     return value
 
 

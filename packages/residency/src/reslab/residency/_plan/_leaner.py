@@ -5,8 +5,8 @@
     leaner(plan, workload) is None               # nothing is left to give up
 
 A step takes one component from resident to swap, from swap to layerwise with all but two blocks resident, takes some of
-its resident blocks, or one of the blocks it fetches ahead. What a person set is never changed. Repeated, the steps end
-where every block streams through one slot: sequential.
+its resident blocks, or one of the blocks it fetches ahead, or has a swap fetched at its own stage. What a person set is
+never changed. Repeated, the steps end where every block streams through one slot: sequential.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def _less(placement: Placement, blocks: int) -> Iterator[dict[str, Any]]:
     """Yield what one component could do with less."""
     if placement.kind is Kind.RESIDENT:
         yield {"placement": Kind.SWAP}
+    if placement.prefetch_stages:
+        yield {"prefetch_stages": 0}
     if placement.kind is Kind.SWAP and placement.until is not Until.EACH:
         yield {"until": Until.EACH}
     if placement.kind in (Kind.RESIDENT, Kind.SWAP) and blocks > 1:

@@ -1,14 +1,25 @@
 """One component's part of the order of moves: what of it is on the device, and what moves next.
 
 `schedule` asks one mover a component, in turn: before the run (`set_up`), at the border before each stage (`leave`,
-then `enter`), for each call (`run`), at the end of each stage (`empty_slots`) and of the run (`finish`).
+then `enter`), for each call (`run`), behind the last fetch that the stage needs (`look_ahead`), at the end of each
+stage (`empty_slots`) and of the run (`finish`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, keeps, moves_outside, stays, streamed_by, unit_bytes
+from reslab.residency._plan._keep import (
+    OUTSIDE,
+    Units,
+    ahead,
+    all_units,
+    keeps,
+    moves_outside,
+    stays,
+    streamed_by,
+    unit_bytes,
+)
 from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._placement import Placement
 from reslab.residency._plan._plan import Plan
@@ -25,6 +36,7 @@ class Mover:
         self.placements = [plan.placement(name, stage) for stage in workload.stages]
         self.everything = all_units(self.size)
         self.keeps = keeps(plan, workload, name)
+        self.ahead = ahead(plan, workload, name)
         self.placement: Placement = self.placements[0]
         self.held: Units = frozenset()
         self.pending: Units = frozenset()  # fetched, and not waited for yet
@@ -45,11 +57,17 @@ class Mover:
 
     def enter(self, place: int, stage: str, calls: Sequence[Call]) -> Iterator[Move]:
         """Fetch what is kept in the stage at `place`, and see what will stream in it."""
-        yield from self._fetch(self.keeps[place] - self.held, stage, None)
-        self.held = self.keeps[place]
+        needed = self.keeps[place] - self.ahead[place]
+        yield from self._fetch(needed - self.held, stage, None)
+        self.held = needed
         own = [call for call in calls if call.component == self.name]
         uses = [block for call in own for block in streamed_by(call, self.placement, self.held)]
         self.slots, self.used = Slots(uses=uses, prefetch=self.placement.prefetch), 0
+
+    def look_ahead(self, place: int, stage: str, number: int | None) -> Iterator[Move]:
+        """Fetch in the stage at `place`, before it computes the call of that number, what only a later one needs."""
+        yield from self._fetch(self.ahead[place], stage, number)
+        self.held |= self.ahead[place]
 
     def run(self, call: Call, number: int) -> Iterator[Move]:
         """Compute a call: at once where all is there, else block by block."""

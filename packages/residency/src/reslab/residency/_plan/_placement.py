@@ -9,6 +9,7 @@ Four places, and what each can be told:
     disk         as layerwise, but from disk, through a bounded window of host memory
 
     layerwise(resident=12, prefetch=2)      # blocks 0, 4, 8 … 44 of 48 stay; three slots for the others
+    swap(prefetch_stages=1)                 # copied while the stage before computes, if there is room for both
 
 `until` says how long that which does not stream is kept. `granularity` and `copy_back` describe what other tools do;
 our own rules never set them, and nothing of ours executes them.
@@ -76,6 +77,9 @@ class Placement:
         resident: Blocks that stay on the device, of layerwise and disk.
         layout: Which ones, "strided" or "leading".
         prefetch: Blocks that are fetched ahead of the one that computes; there is one slot more than that.
+        prefetch_stages: Of a swap, how many stages ahead it is fetched, counting those that call a component: 0 fetches
+            it at the border of its own, 1 behind the last copy that the stage before needs itself. From there on it
+            takes its place on the device, so nothing sets this by itself: it is worth it where there is room.
         until: How long what does not stream is kept.
         granularity: What moves as one piece.
         copy_back: Whether weights are copied to the host when they leave, though they cannot have changed.
@@ -88,14 +92,15 @@ class Placement:
     resident: int = 0
     layout: Layout = Layout.STRIDED
     prefetch: int = 1
+    prefetch_stages: int = 0
     until: Until = Until.LAST
     granularity: Granularity = Granularity.BLOCK
     copy_back: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("resident", "prefetch"):
+        for name, unit in COUNTED.items():
             if not _is_count(getattr(self, name)):
-                raise PlanError(f"{name} is a whole number of blocks from 0 up, got {getattr(self, name)!r}")
+                raise PlanError(f"{name} is a whole number of {unit} from 0 up, got {getattr(self, name)!r}")
         if self.kind is Kind.SWAP and self.until is Until.RUN:
             raise PlanError("a swap until the end of the run never leaves: write 'resident'")
 
@@ -123,10 +128,10 @@ class Placement:
         return frozenset(place * count // kept for place in range(kept))
 
     def fields(self) -> dict[str, Any]:
-        """Return the settings that mean something for this kind, those of other tools only where they differ."""
+        """Return the settings that mean something for this kind; those that are seldom set, where they are."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        own = {"placement": self.kind} | {name: values[name] for name in FIELDS[self.kind] if name not in FOREIGN}
-        other = {name: values[name] for name in FOREIGN & FIELDS[self.kind].keys() if values[name] != FOREIGN_OFF[name]}
+        own = {"placement": self.kind} | {name: values[name] for name in FIELDS[self.kind] if name not in SELDOM}
+        other = {name: values[name] for name in SELDOM if name in FIELDS[self.kind] and values[name] != SELDOM[name]}
         return {name: str(value) if isinstance(value, StrEnum) else value for name, value in (own | other).items()}
 
     def __repr__(self) -> str:
@@ -146,13 +151,14 @@ _STREAMING: Mapping[str, Any] = {
 }
 FIELDS: Mapping[Kind, Mapping[str, Any]] = {
     Kind.RESIDENT: {},
-    Kind.SWAP: {"until": Until, "copy_back": bool},
+    Kind.SWAP: {"until": Until, "prefetch_stages": int, "copy_back": bool},
     Kind.LAYERWISE: _STREAMING,
     Kind.DISK: _STREAMING,
 }
-#: Settings that describe other tools, and their value in ours.
-FOREIGN_OFF: Mapping[str, Any] = {"granularity": Granularity.BLOCK, "copy_back": False}
-FOREIGN = FOREIGN_OFF.keys()
+#: Settings that describe other tools, or need room that is seldom there, and their value otherwise.
+SELDOM: Mapping[str, Any] = {"prefetch_stages": 0, "granularity": Granularity.BLOCK, "copy_back": False}
+#: Settings that count something, and what.
+COUNTED: Mapping[str, str] = {"resident": "blocks", "prefetch": "blocks", "prefetch_stages": "stages"}
 _DEFAULTS = {field.name: field.default for field in fields(Placement)}
 
 
@@ -161,9 +167,12 @@ def resident() -> Placement:
     return Placement()
 
 
-def swap(*, until: Until | str = Until.LAST) -> Placement:
-    """Have all of a component on the device for its stages: until "last stage", or in "each stage" alone."""
-    return Placement(kind=Kind.SWAP, until=Until(until))
+def swap(*, until: Until | str = Until.LAST, prefetch_stages: int = 0) -> Placement:
+    """Have all of a component on the device for its stages: until "last stage", or in "each stage" alone.
+
+    With `prefetch_stages=1` its copy is made while the stage before computes; see `Placement`.
+    """
+    return Placement(kind=Kind.SWAP, until=Until(until), prefetch_stages=prefetch_stages)
 
 
 def layerwise(

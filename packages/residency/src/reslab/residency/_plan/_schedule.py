@@ -6,9 +6,10 @@
 At the border before a stage, what is no longer kept is evicted (by re-pointing, which costs nothing) and what the stage
 keeps is fetched, in the order of first use. Inside a stage, the blocks that stream go through slots: while a block
 computes, the next `prefetch` ones are fetched, also across calls; a block that is still in its slot is not fetched
-again. A fetch is issued and not waited for; the wait stands before the compute that needs it, for all that was fetched
-in one piece or for a part of it. So the list is valid for one copy lane beside one compute lane, each working through
-its moves in order.
+again. A swap with `prefetch_stages` is fetched in a stage before its own, behind the last fetch which that stage needs.
+A fetch is issued and not waited for; the wait stands before the compute that needs it, for all that was fetched in one
+piece or for a part of it. So the list is valid for one copy lane beside one compute lane, each working through its
+moves in order.
 
 What is resident from the first stage on is fetched before the run, under no stage.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from reslab.residency._plan._mover import Mover
-from reslab.residency._plan._moves import Move, Schedule
+from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload, check_plan
 
@@ -53,9 +54,13 @@ def _moves(plan: Plan, workload: Workload) -> Iterator[Move]:
             yield from mover.leave(place, stage)
         for mover in ordered:
             yield from mover.enter(place, stage, calls)
-        for call in calls:
-            yield from movers[call.component].run(call, number)
-            number += 1
+        own = [move for at, call in enumerate(calls, number) for move in movers[call.component].run(call, at)]
+        number += len(calls)
+        last = max((at for at, move in enumerate(own) if move.act is Act.FETCH), default=-1)
+        yield from own[: last + 1]
+        for mover in ordered:
+            yield from mover.look_ahead(place, stage, own[last].call if last >= 0 else None)
+        yield from own[last + 1 :]
         for mover in ordered:
             yield from mover.empty_slots(stage)
     for mover in movers.values():
