@@ -482,6 +482,40 @@ def test_plans_that_cannot_be_carried_out_are_refused(pipeline, told, sentence):
         run(pipeline)
 
 
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"numerics.pass_batching": "batched"}, "pass_batching='batched' describes another pipeline.* one by one"),
+        ({"numerics.weight_dtype": "float8"}, "weight_dtype='float8' .* weights are moved as they are"),
+        ({"numerics.attention": "math"}, "attention='math' .* the kernel is the pipeline's choice"),
+        ({"numerics.vae_tiling": "off"}, "vae_tiling='off' .* compose it without tiling"),
+        ({"numerics.vae_tiling": "on"}, "vae_tiling='on', but no component can compute in tiles"),
+    ],
+)
+def test_choices_that_nobody_would_carry_out_are_refused(pipeline, told, sentence):
+    before = picture(pipeline)
+    with pytest.raises(PlanError, match=sentence):
+        apply(pipeline, Plan.of(told)).__enter__()
+    assert picture(pipeline) == before
+
+
+def test_choices_that_are_how_the_pipeline_is_are_let_in(pipeline):
+    told = {"lora": "merged", "numerics": {"pass_batching": "separate", "vae_tiling": "pipeline"}}
+    want = run(pipeline)
+    with apply(pipeline, Plan.of(told)):  # without a LoRA there is nothing to merge
+        assert torch.equal(run(pipeline), want)
+
+
+def test_tiling_is_on_while_the_plan_that_says_so_is_in_force(pipeline):
+    vae, seen = pipeline.components["vae"], []
+    vae.use_tiling = False
+    vae.last.register_forward_pre_hook(lambda *_: seen.append(vae.use_tiling))
+    with apply(pipeline, Plan.of({"numerics.vae_tiling": "on"})):
+        run(pipeline)
+    run(pipeline)
+    assert (seen, vae.use_tiling) == ([True, False], False)
+
+
 def test_compiled_graphed_quantised_and_weightless_modules_are_refused(pipeline):
     def refused(match):
         with pytest.raises(ResidencyError, match=match):

@@ -144,6 +144,14 @@ def test_a_managed_transformer_refuses_to_be_fused(pipe, want):
         pipe.components["transformer"].fuse_lora()
 
 
+def test_a_plan_switches_tiling_of_the_vae_on_as_the_pipeline_itself_does():
+    tiled = ltx2.two_stage(ltx2.load("tiny", variant="LTX-2.3"), tiling="on").run(**REQUEST)
+    plain = ltx2.two_stage(ltx2.load("tiny", variant="LTX-2.3"), tiling="off")
+    with apply(plain, Plan.of({"numerics.vae_tiling": "on", "vae": "swap"})):
+        assert same(plain.run(**REQUEST), tiled)
+    assert not plain.components["vae"].use_tiling
+
+
 class Fault:
     """Raises before the n-th forward of a transformer block."""
 

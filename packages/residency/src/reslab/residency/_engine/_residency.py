@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from reslab.residency._engine import _accelerator, _oom
+from reslab.residency._engine._choices import Tiling, check_choices
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._director import Director
 from reslab.residency._engine._errors import OutOfMemory, ResidencyError
@@ -66,7 +67,7 @@ class Residency:
         self._components: dict[str, Component] = {}
         self._aliases: dict[str, str] = {}
         self._director = Director(self._mover, self._components)
-        self._buffers = _accelerator.Buffers(setting.device)
+        self._buffers, self._tiling = _accelerator.Buffers(setting.device), Tiling(plan)
         self._subscription: Subscription | None = None
         self._copied_bytes, self._compute_s = 0, 0.0
         self._failed: tuple[Call, ...] = ()
@@ -228,6 +229,9 @@ class Residency:
             self._forget(self._components.pop(name))
         fresh = {name: module for name, module in modules.items() if name not in self._components}
         check_modules(modules)
+        check_choices(self.plan, modules)
+        for module in modules.values():
+            self._tiling.switch_on(module)
         shared: dict[object, Shared] = {}
         for name, module in fresh.items():
             blocks = self._setting.blocks.get(name)
@@ -291,6 +295,7 @@ class Residency:
         for component in self._components.values():
             self._forget(component)
         self._buffers.put_back()
+        self._tiling.put_back()
         self._mover.lane.close()
         for unit in self._mover.units:
             if unit.shared.source is not None:

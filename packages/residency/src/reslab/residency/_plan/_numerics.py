@@ -5,6 +5,9 @@ guidance passes run one by one or as one batch, whether the VAE decodes in tiles
 and which attention kernel computes.
 
     Numerics(vae_tiling="on")
+
+Planning and bounding know them all; `apply` carries out what can be switched from outside (`vae_tiling="on"`), and
+refuses the others with a sentence.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Choices of a plan that change bits: carried out, or refused with a sentence; never passed over in silence.
+
+Tiling is a switch that the VAEs of diffusers have, so "on" is carried out: it is on while the residency is in force.
+All else is how a pipeline was composed and loaded, which nothing here can change.
+
+    check_choices(plan, modules)
+    tiling = Tiling(plan); tiling.switch_on(vae); tiling.put_back()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
+from reslab.residency._plan._placement import PlanError
+from reslab.residency._plan._plan import Plan
+
+#: How a LoRA that is in a component can reach it.
+LORAS = (Lora.DYNAMIC,)
+
+#: What cannot be carried out: the setting and its value, why not, and what to do.
+_REFUSED: Mapping[tuple[str, Any], str] = {
+    ("pass_batching", PassBatching.BATCHED): "the pipeline's denoiser runs guidance passes one by one",
+    ("vae_tiling", VaeTiling.OFF): "a pipeline that tiles by size switches it on itself; compose it without tiling",
+    ("weight_dtype", WeightDtype.FLOAT8): "weights are moved as they are; load them in the type that you want",
+    ("attention", Attention.FLASH): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
+    ("attention", Attention.EFFICIENT): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
+    ("attention", Attention.MATH): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
+}
+
+
+def check_choices(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:
+    """Refuse what a plan chooses and nobody would do.
+
+    Args:
+        plan: The plan.
+        modules: The pipeline's components.
+
+    Raises:
+        PlanError: Naming the choice, why it is not carried out, and what to do.
+    """
+    for (name, value), why in _REFUSED.items():
+        if getattr(plan.numerics, name) is value:
+            raise PlanError(
+                f"numerics.{name}={str(value)!r} describes another pipeline, to plan and bound it; apply cannot carry "
+                f"it out: {why}, and leave numerics.{name} out"
+            )
+    if plan.numerics.vae_tiling is VaeTiling.ON and not any(map(_tiles, modules.values())):
+        raise PlanError(
+            "numerics.vae_tiling='on', but no component can compute in tiles; leave numerics.vae_tiling out"
+        )
+    adapted = [name for name, module in modules.items() if plan.lora not in LORAS and _has_lora(module)]
+    if adapted:
+        raise PlanError(
+            f"lora={str(plan.lora)!r}, but the LoRA of {adapted[0]!r} is added on the fly; leave lora out, or write "
+            "lora='dynamic'"
+        )
+
+
+class Tiling:
+    """Has components compute in tiles where the plan says so.
+
+    Args:
+        plan: The plan.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._is_due = plan.numerics.vae_tiling is VaeTiling.ON
+        self._switched: list[Any] = []
+
+    def switch_on(self, module: torch.nn.Module) -> None:
+        """Switch tiling on, if that is due and not done."""
+        if self._is_due and _tiles(module) and not module.use_tiling:
+            self._switched.append(module)
+            module.use_tiling = True
+
+    def put_back(self) -> None:
+        """Let components be as they were."""
+        while self._switched:
+            self._switched[-1].use_tiling = False
+            self._switched.pop()
+
+
+def _tiles(module: torch.nn.Module) -> bool:
+    return isinstance(getattr(module, "use_tiling", None), bool)
+
+
+def _has_lora(module: torch.nn.Module) -> bool:
+    return any(".lora_" in f".{path}" for path, _ in module.named_parameters())
