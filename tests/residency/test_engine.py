@@ -25,6 +25,7 @@ from reslab.residency import (
     schedule,
     swap,
 )
+from reslab.residency._engine._setting import Setting
 from reslab.residency._engine._throttle import Link, Ratio
 from reslab.stages import Pipeline, stage
 
@@ -537,17 +538,51 @@ def test_compiled_graphed_quantised_and_weightless_modules_are_refused(pipeline)
     refused("'encoder' and 'vae' share weights")
 
 
-@pytest.mark.parametrize("pool", ["device_bytes", "host_bytes"])
-def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, pool):
-    want, plan = run(pipeline), Plan.of(dict.fromkeys(NAMES, "swap"))
+POOLS = ("device_bytes", "host_bytes", "pinned_bytes")
+
+
+def refused_below(pipeline, plan, pool, need, **told):
+    """What a plan needs of one memory is enough to enter and run, a byte less is refused with nothing moved."""
+    want, before = run(pipeline), picture(pipeline)
+    with apply(pipeline, plan, budget=Budget(**{pool: need}), **told):
+        assert torch.equal(run(pipeline), want)
+    managed = apply(pipeline, plan, budget=Budget(**{pool: need - 1}), **told)
+    with pytest.raises(PlanError, match=r"does not fit, so nothing was moved.* needs 0.00 GiB"):
+        managed.__enter__()
+    assert (managed.device_bytes, picture(pipeline)) == (0, before)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("place", ["swap", "layerwise"])
+def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, pool, place, monkeypatch):
+    monkeypatch.setattr(Setting, "pins", True)  # as on an accelerator; here nothing is pinned
+    plan = Plan.of(dict.fromkeys(NAMES, place) | {"vae": "resident"})
     with apply(pipeline, plan) as managed:
         run(pipeline)
         known = managed.workload
-    need = max(device_bytes(plan, known).values()) if pool == "device_bytes" else known.weight_bytes
-    with apply(pipeline, plan, known=known, budget=Budget(**{pool: need})):
-        assert torch.equal(run(pipeline), want)
-    with pytest.raises(PlanError, match=r"does not fit, so nothing was moved.* needs 0.00 GiB"):
-        apply(pipeline, plan, known=known, budget=Budget(**{pool: need - 1})).__enter__()
+    moving = known.weight_bytes - known.components["vae"].weight_bytes
+    needs = max(device_bytes(plan, known).values()), known.weight_bytes, moving
+    refused_below(pipeline, plan, pool, dict(zip(POOLS, needs, strict=True))[pool], known=known)
+
+
+@pytest.mark.parametrize(
+    ("told", "pool", "need"),
+    [
+        # resident: three blocks, five, two, and two layers around each
+        ({}, "device_bytes", (5 + 7 + 4) * 1088),
+        # the largest component, beside what stays; no stage uses two that swap
+        ({"encoder": "resident", "transformer": "swap", "vae": "resident"}, "device_bytes", (5 + 7 + 4) * 1088),
+        ({"encoder": "resident", "transformer": layerwise(prefetch=0), "vae": "resident"}, "device_bytes", 12 * 1088),
+        (dict.fromkeys(NAMES, "swap"), "host_bytes", (5 + 7 + 4) * 1088),
+        # a window for the two layers around its blocks, and the others
+        ({"transformer": "disk"}, "host_bytes", (5 + 2 + 4) * 1088),
+        ({"transformer": "swap", "encoder": "disk"}, "pinned_bytes", 7 * 1088),
+    ],
+    ids=["resident", "one swaps", "one streams", "host", "disk", "pinned"],
+)
+def test_before_a_first_run_what_each_component_needs_is_known_already(pipeline, told, pool, need, monkeypatch):
+    monkeypatch.setattr(Setting, "pins", True)
+    refused_below(pipeline, Plan.of(told), pool, need)
 
 
 def test_a_second_residency_is_refused(pipeline):

@@ -54,7 +54,8 @@ def apply(
         plan: Where their weights live; what it does not place is resident.
         device: Where to compute; by default the accelerator in use, else the CPU.
         link: Holds each copy to a bandwidth such as "1 GB/s", or to a card's ratio of copying to computing (`like`).
-        budget: What may be used; by default what is free of an accelerator's memory.
+        budget: What may be used; by default what is free of an accelerator's memory. A plan that needs more is refused
+            on entering, as far as the calls are known: those of a first run only `known` tells.
         on_oom: "stop" says what ran out, and where; "step-down" says so, takes the next leaner plan, and runs the
             stage once more.
         known: The calls of the run, such as `workload(rehearsal)`; by default the first run finds them out.

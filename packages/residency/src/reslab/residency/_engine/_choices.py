@@ -71,7 +71,7 @@ class Tiling:
         self._is_due = plan.numerics.vae_tiling is VaeTiling.ON
         self._switched: list[Any] = []
 
-    def switch_on(self, module: torch.nn.Module) -> None:
+    def switch_on(self, module: Any) -> None:
         """Switch tiling on, if that is due and not done."""
         if self._is_due and _tiles(module) and not module.use_tiling:
             self._switched.append(module)

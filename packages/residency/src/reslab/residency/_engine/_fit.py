@@ -8,7 +8,7 @@ check_fits(plan, workload, Budget(device_bytes=free))
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._plan._footprint import device_bytes
 from reslab.residency._plan._placement import Granularity, Kind, PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Workload, check_plan
+from reslab.residency._plan._workload import Call, Workload, check_plan
 from reslab.residency._units import gib
 
 
@@ -38,6 +38,9 @@ class Budget:
 
 def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> None:
     """Refuse a plan that needs more memory than there is, naming what is short, where, and by how much.
+
+    Where the calls are known, what a stage needs of the device is exact. Before a first run it is what stays, and each
+    component beside it by itself: a plan that has no room for that cannot work, whatever the run will call.
 
     Args:
         plan: The plan.
@@ -60,30 +63,32 @@ def _needs(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> Ite
     if budget.device_bytes is not None:
         for stage, need in device_bytes(plan, workload).items():
             yield f"the stage {stage!r} on the device", need, budget.device_bytes
-        for name, least in _least(plan, workload).items():
-            yield f"{name!r} on the device", least, budget.device_bytes
+        if not workload.calls:
+            for name in workload.components:
+                yield f"{name!r} on the device", _alone(plan, workload, name), budget.device_bytes
     host = {
         name: size.weight_bytes
         for name, size in workload.components.items()
         if not _has(plan, workload, name, Kind.DISK)
     }
     if budget.host_bytes is not None:
-        yield "host memory", sum(host.values()), budget.host_bytes
+        yield "host memory", sum(host.values()) + _window(plan, workload), budget.host_bytes
     if budget.pinned_bytes is not None and pins:
         moving = [size for name, size in host.items() if moves(plan, workload, name)]
         yield "pinned host memory", sum(moving), budget.pinned_bytes
 
 
-def _least(plan: Plan, workload: Workload) -> dict[str, int]:
-    """Return what each component has on the device at least while it runs, whoever calls it."""
-    return {
-        name: min(
-            size.weight_bytes if not placement.streams else size.outside_bytes + max(size.block_bytes, default=0)
-            for placement in (plan.placement(name, stage) for stage in workload.stages)
-        )
-        for name, size in workload.components.items()
-        if workload.users[name]
-    }
+def _alone(plan: Plan, workload: Workload, name: str) -> int:
+    """Return what is on the device at least when a component runs, wherever that is: of a run that nobody knows yet."""
+    blocks = tuple(range(len(workload.components[name].block_bytes)))
+    calls = [Call(stage=stage, component=name, blocks=blocks) for stage in workload.stages]
+    return min(device_bytes(plan, replace(workload, calls=(call,)))[call.stage] for call in calls)
+
+
+def _window(plan: Plan, workload: Workload) -> int:
+    """Return the host memory through which is read what is on disk: as large as the largest unit."""
+    on_disk = [size for name, size in workload.components.items() if _has(plan, workload, name, Kind.DISK)]
+    return max((max(size.outside_bytes, *size.block_bytes, 0) for size in on_disk), default=0)
 
 
 def moves(plan: Plan, workload: Workload, name: str) -> bool:
