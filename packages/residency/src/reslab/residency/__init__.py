@@ -17,7 +17,7 @@ from reslab.residency._bounds._bounds import Bounds, bounds
 from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._stage import StageBounds
-from reslab.residency._bounds._workload import MERGED, workload
+from reslab.residency._bounds._workload import workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._machine import Machine, this_machine
@@ -26,7 +26,7 @@ from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
-from reslab.residency._plan._numerics import Lora, Numerics
+from reslab.residency._plan._numerics import MERGED, Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets

@@ -20,13 +20,10 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._plan._numerics import Lora, PassBatching, WeightDtype
+from reslab.residency._plan._numerics import MERGED, Lora, PassBatching, WeightDtype
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
-
-#: Ends the name of a component that has the LoRA merged in.
-MERGED = "+lora"
 
 _PAIR = {"bfloat16", "float16"}  # types of two bytes, which float8 halves
 

@@ -55,6 +55,13 @@ class Layout(NamedTuple):
     weight_bytes: int
 
 
+class Part(Protocol):
+    """What is copied in one piece."""
+
+    def staged(self) -> torch.Tensor:
+        """Return its bytes, uint8 (nbytes,), in host memory; valid until the next call."""
+
+
 class Source(Protocol):
     """Where a unit's weights are while they are not on the device."""
 
@@ -64,8 +71,8 @@ class Source(Protocol):
     host_bytes: int
     pinned_bytes: int
 
-    def staged(self) -> torch.Tensor:
-        """Return the bytes of the whole unit, uint8 (nbytes,), in host memory; valid until the next call."""
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
+        """Return what is copied where, for the unit to lie in a target, uint8 (at least nbytes,)."""
 
     def close(self) -> None:
         """Let go of what is not memory: a pin, a file."""
@@ -150,6 +157,10 @@ class HostBuffer:
         """Copy the weights from other tensors, one for each piece, to the places that they move from."""
         for piece, tensor, own in zip(self._layout.pieces, tensors, views(self._bytes, self._layout), strict=True):
             own.as_strided((piece.elements,), (1,)).copy_(tensor.as_strided((piece.elements,), (1,)))
+
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
+        """Return that it is copied in one piece."""
+        return ((target, self),)
 
     def staged(self) -> torch.Tensor:
         """Return its bytes."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from reslab.residency._engine import _absent
+from reslab.residency._engine._adapted import Adapted
 from reslab.residency._engine._blocks import entries, find_blocks
 from reslab.residency._engine._buffers import boundary, lay_out, memory_key
 from reslab.residency._engine._unit import Shared, Unit
@@ -34,6 +35,7 @@ class Component:
         device: Where it computes.
         watcher: Asked before a unit is used.
         blocks: Names of its blocks, see `find_blocks`; None finds them.
+        merges: Whether a LoRA is merged into a copy: then what it adds is not managed, and what it reaches comes first.
     """
 
     def __init__(
@@ -44,8 +46,15 @@ class Component:
         device: torch.device,
         watcher: Watcher,
         blocks: str | Sequence[str] | None = None,
+        merges: bool = False,
     ) -> None:
-        self.name, self.module, self._device, self._watcher = name, module, device, watcher
+        self.name, self.module, self._device, self.watcher, self._merges = name, module, device, watcher, merges
+        #: The component whose parameters these are, and as what its calls are seen now: itself, or a merged copy.
+        self.base: Component = self
+        self.face: Component = self
+        #: Counts how often units were made anew.
+        self.version = 0
+        self.lora = Adapted(None)
         self.blocks = list(find_blocks(module, blocks).values())
         self.units: dict[int, Unit] = {}
         self._known: tuple[int, ...] = ()
@@ -76,16 +85,20 @@ class Component:
         known = tuple(map(id, self.module.parameters()))
         if known == self._known:
             return False
-        owned = self._owned()
+        self.lora = Adapted(self.module if self._merges else None)
+        owned = {number: self._managed(parameters) for number, parameters in self._owned().items()}
         own = {number: tuple(map(id, parameters)) for number, parameters in owned.items()}
         changed = [number for number in own if own[number] != self._own.get(number)]
         put_back([self.units[number] for number in changed if number in self.units])
         for number in changed:
             self.units[number] = self._unit(number, owned[number], shared)
-        self._known, self._own = known, own
+        self._known, self._own, self.version = known, own, self.version + 1
         self._unit_of = {key: unit for unit in self.units.values() for key in unit.by_parameter}
         self._watch()
         return True
+
+    def step_back(self) -> None:
+        """Be in nobody's place; only a merged copy ever is."""
 
     def close(self) -> None:
         """Remove every hook and attribute."""
@@ -108,6 +121,10 @@ class Component:
             for number, parameters in enumerate(inside)
         }
         return {OUTSIDE: outside, **own}
+
+    def _managed(self, parameters: Sequence[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+        kept = [each for each in parameters if id(each) not in self.lora.added]
+        return sorted(kept, key=lambda each: id(each) not in self.lora.reached)
 
     def _outer_modules(self) -> list[torch.nn.Module]:
         inner = {id(module) for block in self.blocks for entry in entries(block) for module in entry.modules()}
@@ -138,14 +155,14 @@ class Component:
         return self._unit_of.get(id(parameter))
 
     def _before(self, number: int) -> Callable[[], None]:
-        return lambda: self._watcher(self, number)
+        return lambda: self.watcher(self.face, number)
 
     def _inside(self, number: int) -> Callable[[], None]:
         """Return what watches a part of a block, for who uses the part without the block."""
 
         def watch() -> None:
-            if not self.units[number].is_here:
-                self._watcher(self, number)
+            if not self.face.units[number].is_here:
+                self.watcher(self.face, number)
 
         return watch
 

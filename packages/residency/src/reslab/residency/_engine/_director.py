@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from reslab.residency._engine._component import WHOLE, Component
 from reslab.residency._engine._demand import Demand, kept
-from reslab.residency._engine._errors import WeightsAbsent
+from reslab.residency._engine._errors import ResidencyError, WeightsAbsent
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._script import Moves, Script, pieces
 from reslab.residency._engine._unit import Where
@@ -102,6 +102,8 @@ class Director:
     def let_go(self, calls: int) -> None:
         """Let go of everything that does not stay, whatever has happened, and forget calls from that number on."""
         self._mover.heal()
+        for component in self._components.values():
+            component.step_back()
         self._mover.evict([unit for unit in self._mover.units if unit.where is Where.ARRIVING])
         self._empty_slots()
         self.keep_only(None)
@@ -113,6 +115,7 @@ class Director:
         for component in self._components.values():
             keeps = self._the_script.keeps(component.name, stage)
             self._mover.evict([unit for number, unit in component.units.items() if number not in keeps])
+        self._mover.show_bases()
 
     def begin_call(self, component: Component, method: str) -> bool:
         """Have on the device what a call needs; False for a call inside another one of the same component."""
@@ -123,6 +126,7 @@ class Director:
         self._follow(self._the_script.call(component.name, method), f"{component.name}.{method} in {self.stage}")
         if not all(unit.is_here for unit in kept(component, self._placement(component))):
             self._demand.call(component, self._placement(component), self.stage)
+        self._mover.show(component.units.values())
         self._under_way.append(begun)
         return True
 
@@ -136,6 +140,7 @@ class Director:
 
         Raises:
             WeightsAbsent: Outside of a run, where weights are away.
+            ResidencyError: For a part used without a call while a LoRA is on that is to be merged.
         """
         self._mover.heal()
         unit = component.units[OUTSIDE if number == WHOLE else number]
@@ -161,6 +166,7 @@ class Director:
             if begun.component is component:
                 return begun
         if not self._calls or self._calls[-1] is not self._direct or self._direct.component is not component:
+            _refuse_lora(component)
             self.begin_call(component, DIRECT)
             self._direct = self._under_way.pop()
         return self._direct
@@ -216,3 +222,16 @@ class Director:
     def _the_script(self) -> Script:
         assert self.script is not None
         return self.script
+
+
+def _refuse_lora(component: Component) -> None:
+    """Refuse parts that are used without a call while a LoRA is on that is to be merged: they would add it on the fly.
+
+    Raises:
+        ResidencyError: If it is on.
+    """
+    if component.lora.is_on:
+        raise ResidencyError(
+            f"a stage uses parts of {component.name!r} without calling it, while its LoRA is on; with lora='merged' "
+            "only whole calls compute with the merged weights: call the component, or take lora='dynamic'"
+        )

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from reslab.residency._engine._buffers import Layout, Piece, copy_on_host
+from reslab.residency._engine._buffers import Layout, Part, Piece, copy_on_host
 from reslab.residency._engine._errors import ResidencyError
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -44,6 +44,10 @@ class DiskSource:
 
     def __init__(self, layout: Layout, tensors: tuple[torch.Tensor, ...], window: Window) -> None:
         self._layout, self.tensors, self._window = layout, tensors, window
+
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
+        """Return that it is copied in one piece."""
+        return ((target, self),)
 
     def staged(self) -> torch.Tensor:
         """Read the unit into the window and return its bytes there."""
@@ -91,10 +95,17 @@ class Disk:
                     f"{names[id(piece.parameter)]!r} of {component!r} is not what its file on disk holds; write the "
                     "component anew, or leave it out of `files` and it will be written to a temporary folder"
                 )
-        written = self._write([piece for piece, tensor in zip(layout.pieces, found, strict=True) if tensor is None])
+        absent = [piece for piece, tensor in zip(layout.pieces, found, strict=True) if tensor is None]
+        written = self._write(absent, (piece.parameter.data for piece in absent))
         tensors = tuple(next(written) if tensor is None else tensor for tensor in found)
         self.window.reserve(layout.nbytes)
         return DiskSource(layout, tensors, self.window)
+
+    def keep(self, layout: Layout, first: Iterable[torch.Tensor], rest: Sequence[torch.Tensor]) -> DiskSource:
+        """Write weights to a file, and return where a unit lies: those first in its layout, the rest where it is."""
+        written = self._write(layout.pieces[: len(layout.pieces) - len(rest)], first)
+        self.window.reserve(layout.nbytes)
+        return DiskSource(layout, (*written, *rest), self.window)
 
     def close(self) -> None:
         """Let go of the files and remove the temporary folder."""
@@ -111,22 +122,23 @@ class Disk:
             self._mapped[component] = {name: each for path in paths for name, each in load_file(path).items()}
         return self._mapped[component]
 
-    def _write(self, pieces: Sequence[Piece]) -> Iterator[torch.Tensor]:
-        """Write parameters to a file and return them mapped from it, in their order."""
+    def _write(self, pieces: Sequence[Piece], tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Write what lies as pieces say to a file and return it mapped from it, in their order."""
         if not pieces:
             return iter(())
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="reslab-")
         path = Path(self._folder.name) / f"{self._written}.safetensors"
         self._written += 1
-        save_file({str(place): _flat(piece).clone() for place, piece in enumerate(pieces)}, path)
+        flat = (_flat(piece, tensor).clone() for piece, tensor in zip(pieces, tensors, strict=True))
+        save_file({str(place): each for place, each in enumerate(flat)}, path)
         stored = load_file(path)
         return iter([stored[str(place)].as_strided(piece.size, piece.stride) for place, piece in enumerate(pieces)])
 
 
-def _flat(piece: Piece) -> torch.Tensor:
-    """Return the elements of a parameter in the order of memory."""
-    return piece.parameter.data.as_strided((piece.elements,), (1,))
+def _flat(piece: Piece, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the elements of a tensor that lies as a piece says, in the order of memory."""
+    return tensor.as_strided((piece.elements,), (1,))
 
 
 def _same(piece: Piece, tensor: torch.Tensor) -> bool:
@@ -134,4 +146,4 @@ def _same(piece: Piece, tensor: torch.Tensor) -> bool:
     own = piece.parameter.data
     if (own.shape, own.dtype, own.stride()) != (tensor.shape, tensor.dtype, tensor.stride()):
         return False
-    return torch.equal(_flat(piece).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))
+    return torch.equal(_flat(piece, own).view(torch.uint8), tensor.reshape(-1).view(torch.uint8))

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from reslab.residency._engine._buffers import Source, copy_on_host
+from reslab.residency._engine._buffers import Part, copy_on_host
 from reslab.stages import Kind, Observer
 
 
@@ -29,7 +29,7 @@ class Copy(NamedTuple):
 
     name: str
     nbytes: int
-    parts: tuple[tuple[torch.Tensor, Source], ...]
+    parts: tuple[tuple[torch.Tensor, Part], ...]
     tell: Observer
 
 

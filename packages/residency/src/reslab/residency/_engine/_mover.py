@@ -64,16 +64,19 @@ class Mover:
         Raises:
             torch.OutOfMemoryError: If the device has no memory for them.
         """
-        wanted = [unit for unit in units if unit.where in (Where.UNTOUCHED, Where.AWAY)]
+        wanted = [unit for unit in units if unit.where in (Where.UNTOUCHED, Where.AWAY) and unit.is_known]
         if not wanted:
             return
-        with masked():
-            for unit in wanted:
+        for unit in (each for unit in wanted for each in unit.needs):
+            with masked():
                 self._turn(unit, lambda unit: unit.adopt(self._make_source))
+        with masked():
             targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
-            parts = tuple(zip(targets, (unit.source for unit in wanted), strict=True))
+            parts = tuple(
+                part for unit, target in zip(wanted, targets, strict=True) for part in unit.source.parts(target)
+            )
             copy = Copy(name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell())
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
@@ -123,7 +126,18 @@ class Mover:
         self.evict(units)
         with masked():
             for unit in units:
-                self._turn(unit, Unit.put_back)
+                self._turn(unit, lambda unit: unit.put_back())
+
+    def show(self, units: Iterable[Unit]) -> None:
+        """Let parameters be what these units have, by re-pointing, where others have the same parameters."""
+        hidden = [unit for unit in units if not unit.is_front]
+        with masked():
+            for unit in hidden:
+                self._turn(unit, Unit.show)
+
+    def show_bases(self) -> None:
+        """Let every parameter be its component's own again."""
+        self.show({id(unit.front): unit.front.base for unit in self.units if unit.front is not None}.values())
 
     def heal(self) -> None:
         """Finish the turn of a unit that was interrupted."""

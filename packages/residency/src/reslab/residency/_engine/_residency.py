@@ -26,12 +26,14 @@ from reslab.residency._engine._component import Component
 from reslab.residency._engine._director import Director
 from reslab.residency._engine._errors import OutOfMemory, ResidencyError
 from reslab.residency._engine._fit import check_executable, check_fits, check_modules
+from reslab.residency._engine._merged import Merged
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._script import Script
 from reslab.residency._engine._setting import Setting, Sources
 from reslab.residency._engine._unit import Shared
 from reslab.residency._plan._leaner import leaner
+from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.stages import Pipeline, Stage, Subscription
@@ -122,6 +124,14 @@ class Residency:
         """Make a component's call, having seen to its weights."""
         self._mover.heal()
         own = self._components.get(self._aliases.get(component, component))
+        merged = self._merged_in_place_of(own)
+        if merged is None:
+            return self._call(own, method, call)
+        with merged.standing():
+            return self._call(merged, method, call)
+
+    def _call(self, own: Component | None, method: str, call: Callable[[], Any]) -> Any:
+        own = own.face if own is not None else None
         if own is None or not self._director.begin_call(own, method):
             return call()
         begun, waited = time.perf_counter(), self._mover.waited_s
@@ -131,6 +141,16 @@ class Residency:
             self._director.end_call()
             self._copied_bytes += own.size.weight_bytes
             self._compute_s += time.perf_counter() - begun - (self._mover.waited_s - waited)
+
+    def _merged_in_place_of(self, own: Component | None) -> Merged | None:
+        """Return the copy that a call is to run on: the LoRA is on, and the call is not inside another one of it."""
+        if own is None or own.face is not own or not own.lora.is_on:
+            return None
+        merged = self._components[own.name + MERGED]
+        assert isinstance(merged, Merged)
+        if merged.see():
+            self._director.notes.append(f"the LoRA of {own.name!r} has changed, so it is merged anew")
+        return merged
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -225,7 +245,7 @@ class Residency:
                 self._aliases[name] = first
                 modules.setdefault(first, each)
         self._check_aliases()
-        for name in [name for name, own in self._components.items() if modules.get(name) is not own.module]:
+        for name in [name for name, own in self._components.items() if modules.get(own.base.name) is not own.module]:
             self._forget(self._components.pop(name))
         fresh = {name: module for name, module in modules.items() if name not in self._components}
         check_modules(modules)
@@ -236,12 +256,35 @@ class Residency:
         for name, module in fresh.items():
             blocks = self._setting.blocks.get(name)
             self._components[name] = Component(
-                name, module, device=self._setting.device, watcher=self._director.use, blocks=blocks
+                name,
+                module,
+                device=self._setting.device,
+                watcher=self._director.use,
+                blocks=blocks,
+                merges=self.plan.lora is Lora.MERGED,
             )
         for name, component in self._components.items():
             if component.refresh(self._mover.put_back, shared):
                 self._sources.names[name] = component.names
+        self._see_merged()
         self._mover.units = [unit for component in self._components.values() for unit in component.units.values()]
+
+    def _see_merged(self) -> None:
+        """Have a merged copy of each component that carries a LoRA, where the plan says so."""
+        for base in [component for component in self._components.values() if component.base is component]:
+            name = base.name + MERGED
+            if not base.lora.layers:
+                if name in self._components:
+                    self._forget(self._components.pop(name))
+                continue
+            if name not in self._components:
+                self._components[name] = Merged(
+                    base,
+                    device=self._setting.device,
+                    put_back=self._mover.put_back,
+                    tell=lambda: self._pipeline.tell,
+                )
+            self._components[name].refresh(self._mover.put_back, {})
 
     def _check_aliases(self) -> None:
         for name, first in self._aliases.items():

@@ -13,6 +13,7 @@ from reslab.residency._engine._buffers import HostBuffer, Source
 from reslab.residency._engine._disk import Disk, Paths
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._lanes import CopyLane, ThreadLane
+from reslab.residency._engine._merged import MergedUnit
 from reslab.residency._engine._throttle import Link
 from reslab.residency._engine._unit import Unit
 from reslab.residency._plan._placement import Kind
@@ -83,10 +84,13 @@ class Sources:
     def make(self, unit: Unit) -> Source:
         """Return where the weights of a unit wait from now on, copied there."""
         kinds = self._kinds.get(unit.component, {Kind.RESIDENT})
+        is_pinned = self._setting.pins and kinds != {Kind.RESIDENT}
+        pin = _accelerator.pinner(self._setting.device) if is_pinned else None
+        if isinstance(unit, MergedUnit):
+            return unit.make(pin=pin, disk=self.disk if Kind.DISK in kinds else None)
         if Kind.DISK in kinds:
             return self.disk.source(unit.component, unit.layout, self.names[unit.component])
-        is_pinned = self._setting.pins and kinds != {Kind.RESIDENT}
         with torch.inference_mode(False), torch.no_grad():
-            memory = HostBuffer(unit.layout, pin=_accelerator.pinner(self._setting.device) if is_pinned else None)
+            memory = HostBuffer(unit.layout, pin=pin)
             memory.fill()
         return memory

@@ -35,6 +35,17 @@ class Shared:
         self.source: Source | None = None
 
 
+class Front:
+    """Says which of two units with the same parameters is in front: what the parameters hold is that unit's.
+
+    Args:
+        base: The one whose weights they are.
+    """
+
+    def __init__(self, base: Unit) -> None:
+        self.base = self.unit = base
+
+
 class Unit:
     """What moves in one piece.
 
@@ -46,6 +57,9 @@ class Unit:
         device: Where it computes.
     """
 
+    #: Whether it is known what its weights are; a merged copy's are not until its LoRA has been on.
+    is_known = True
+
     def __init__(self, component: str, number: int, layout: Layout, shared: Shared, device: torch.device) -> None:
         self.component, self.number, self.layout, self._device = component, number, layout, device
         self.where = Where.UNTOUCHED
@@ -53,6 +67,7 @@ class Unit:
         self.slot: int | None = None
         self.ticket: Ticket | None = None
         self.shared = shared
+        self.front: Front | None = None
         self._views: tuple[torch.Tensor, ...] = ()
         self._viewed: torch.Tensor | None = None
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
@@ -79,13 +94,23 @@ class Unit:
         return self.where is Where.DEVICE
 
     @property
+    def is_front(self) -> bool:
+        """Tell whether its parameters hold what it has; always so where no other unit has the same parameters."""
+        return self.front is None or self.front.unit is self
+
+    @property
+    def needs(self) -> tuple[Unit, ...]:
+        """Return the units that have to be adopted for this one, in order."""
+        return (self,)
+
+    @property
     def is_managed(self) -> bool:
         """Tell whether its parameters hold something else than they held before."""
         return self.where is not Where.UNTOUCHED
 
     def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
         """Return the whole of a weight that is absent, None where it is not."""
-        if self.where in (Where.UNTOUCHED, Where.DEVICE):
+        if self.is_front and self.where in (Where.UNTOUCHED, Where.DEVICE):
             return None
         return self.source.tensors[self.by_parameter[id(parameter)]]
 
@@ -99,7 +124,10 @@ class Unit:
         self.point()
 
     def point(self) -> None:
-        """Make the parameters agree with where the unit is."""
+        """Make the parameters agree with where the unit is, or the one in front of it."""
+        if self.front is not None and self.front.unit is not self:
+            self.front.unit.point()
+            return
         if self.where is Where.UNTOUCHED:
             tensors = self._originals()
         elif self.where is Where.DEVICE:
@@ -114,6 +142,12 @@ class Unit:
                 else:
                     _absent.refuse_copying(piece.parameter, self.component)
 
+    def show(self) -> None:
+        """Come to the front."""
+        if self.front is not None:
+            self.front.unit = self
+        self.point()
+
     def put_back(self) -> None:
         """Let the parameters hold their weights in host memory, as if nothing had managed them."""
         if self.where is Where.UNTOUCHED and self.shared.source is None:
@@ -124,7 +158,7 @@ class Unit:
             self.shared.source.close()
             self.shared.source = memory
         self.where = Where.UNTOUCHED
-        self.point()
+        self.show()
 
     def _originals(self) -> tuple[torch.Tensor, ...]:
         return self.source.tensors if self.shared.source is not None else ()

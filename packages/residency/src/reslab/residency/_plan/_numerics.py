@@ -18,6 +18,10 @@ from typing import Any
 from reslab.stages import Described
 
 
+#: Ends the name of a component that has the LoRA merged in.
+MERGED = "+lora"
+
+
 class Lora(Described):
     """How a distilled LoRA reaches the transformer for refining."""
 

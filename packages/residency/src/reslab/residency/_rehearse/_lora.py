@@ -25,7 +25,8 @@ def representatives(layers: Sequence[Any]) -> list[Any]:
 
 def active(layers: Sequence[Any]) -> frozenset[Any]:
     """Which adapters the layers compute now; empty where they compute their base layers alone."""
-    switched_on = [layer for layer in layers if not layer.disable_adapters]
+    # of a layer that was fused PEFT computes the base alone, until it is unfused
+    switched_on = [layer for layer in layers if not layer.disable_adapters and not layer.merged]
     names = (tuple(name for name in layer.active_adapters if name in layer.lora_A) for layer in switched_on)
     return frozenset(name for name in names if name)
 

@@ -15,8 +15,9 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler import PALETTE, Figure
-from reslab.residency._bounds._workload import MERGED, workload
+from reslab.residency._bounds._workload import workload
 from reslab.residency._plan._footprint import footprint
+from reslab.residency._plan._numerics import MERGED
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal

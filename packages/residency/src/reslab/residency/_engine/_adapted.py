@@ -1,0 +1,114 @@
+"""What a LoRA is to the engine: layers that carry it, weights that it adds, weights that it reaches, and merging.
+
+A LoRA that PEFT added lies beside the layers that it reaches. Merging is PEFT's own: a layer that stands in for the
+real one, with the base weights beneath it, merges what is active, and hands out what comes of it. The real layer and
+its weights are only read.
+
+    lora = Adapted(transformer)
+    lora.is_on                                  # whether anything is added on the fly now
+    lora.take()                                 # this is what is to be merged
+    lora.merged(id(parameter), weights)         # one weight with the LoRA in it, out of place
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from reslab.residency._rehearse import _lora
+
+
+class Reached(NamedTuple):
+    """A weight that a LoRA reaches: the layer that carries the LoRA, and the weight's name in its base layer."""
+
+    layer: Any
+    name: str
+
+
+class Adapted:
+    """The layers of a component that carry a LoRA; of none, an empty one.
+
+    Args:
+        component: Any module; None for nothing.
+    """
+
+    def __init__(self, component: torch.nn.Module | None) -> None:
+        self.layers = _lora.adapted_layers(component) if component is not None else []
+        self._taken: dict[int, dict[str, float]] = {}
+        self._switches = _lora.representatives(self.layers)
+        bases = [layer.get_base_layer() for layer in self.layers]
+        base_weights = {id(weight) for base in bases for weight in base.parameters()}
+        #: What the LoRA adds, by identity.
+        self.added = {id(p) for layer in self.layers for p in layer.parameters() if id(p) not in base_weights}
+        #: What it changes when it is merged, by identity.
+        self.reached = {
+            id(base._parameters[name]): Reached(layer, name)
+            for layer, base in zip(self.layers, bases, strict=True)
+            for name in _names(layer, base)
+        }
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether a LoRA is added on the fly now."""
+        return bool(_lora.active(self._switches))
+
+    def take(self) -> tuple[Any, ...]:
+        """Take the adapters that are on and their strengths as what is to be merged, and return what decides it."""
+        self._taken = {id(layer): _strengths(layer) for layer in self.layers}
+        return tuple(map(self.state, self.layers))
+
+    def state(self, layer: Any) -> tuple[Any, ...]:
+        """Return what of a layer's LoRA, as it was taken, decides what merging gives: if it is equal, so is that."""
+        versions = (weight._version for weight in self.added_by(layer) if not weight.is_inference())
+        return (*self._taken[id(layer)].items(), *versions)
+
+    def added_by(self, layer: Any) -> list[torch.nn.Parameter]:
+        """Return the weights that the LoRA adds beside a layer."""
+        return [weight for weight in layer.parameters() if id(weight) in self.added]
+
+    def merged(self, key: int, weights: Callable[[torch.nn.Parameter], torch.Tensor]) -> torch.Tensor:
+        """Return a weight with what was taken merged in, in memory of its own, on the host.
+
+        Args:
+            key: The parameter's identity, one of `reached`.
+            weights: Returns the base weights of a parameter, which are only read.
+
+        Raises:
+            ValueError: From PEFT, if what comes of it is not finite.
+        """
+        layer, name = self.reached[key]
+        beside = next(iter(self.added_by(layer))).device
+        base = copy.copy(layer.get_base_layer())
+        base._parameters = {
+            own: torch.nn.Parameter(weights(each).to(beside), requires_grad=False) if each is not None else None
+            for own, each in layer.get_base_layer()._parameters.items()
+        }
+        _merge(layer, base, self._taken[id(layer)])
+        return base._parameters[name].data.cpu()
+
+
+def _strengths(layer: Any) -> dict[str, float]:
+    """Return the strengths of the adapters that a layer computes now."""
+    active = layer.active_adapters if _lora.active([layer]) else ()
+    return {name: layer.scaling[name] for name in active if name in layer.lora_A}
+
+
+def _merge(layer: Any, base: Any, strengths: dict[str, float]) -> None:
+    """Merge adapters of a layer into a base layer that stands in for its own.
+
+    With `safe_merge` PEFT computes in a copy and puts that in the weight's place, so no tensor is written.
+    """
+    stand_in = copy.copy(layer)
+    stand_in._modules = layer._modules | {"base_layer": base}
+    stand_in.merged_adapters, stand_in.scaling = [], strengths
+    with torch.no_grad(), torch.inference_mode(False):
+        stand_in.merge(safe_merge=True, adapter_names=[*strengths])
+
+
+def _names(layer: Any, base: torch.nn.Module) -> list[str]:
+    """Return the weights of a base layer that merging changes: all but a bias, unless the LoRA has one too."""
+    changes_bias = any(getattr(layer, "lora_bias", {}).values())
+    return [name for name, each in base._parameters.items() if each is not None and (name != "bias" or changes_bias)]
