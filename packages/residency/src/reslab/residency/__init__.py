@@ -57,6 +57,7 @@ _NEEDS_TORCH = {
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
     "like": "_engine._throttle",
+    "lora_difference": "_engine._difference",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",

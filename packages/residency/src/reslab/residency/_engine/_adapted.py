@@ -65,6 +65,10 @@ class Adapted:
         versions = (weight._version for weight in self.added_by(layer) if not weight.is_inference())
         return (*self._taken[id(layer)].items(), *versions)
 
+    def strengths(self, layer: Any) -> dict[str, float]:
+        """Return the adapters of a layer that were on when they were taken, and their strengths."""
+        return self._taken[id(layer)]
+
     def added_by(self, layer: Any) -> list[torch.nn.Parameter]:
         """Return the weights that the LoRA adds beside a layer."""
         return [weight for weight in layer.parameters() if id(weight) in self.added]
@@ -86,7 +90,7 @@ class Adapted:
             own: torch.nn.Parameter(weights(each).to(beside), requires_grad=False) if each is not None else None
             for own, each in layer.get_base_layer()._parameters.items()
         }
-        _merge(layer, base, self._taken[id(layer)])
+        merge(layer, base, self.strengths(layer))
         return base._parameters[name].data.cpu()
 
 
@@ -96,7 +100,7 @@ def _strengths(layer: Any) -> dict[str, float]:
     return {name: layer.scaling[name] for name in active if name in layer.lora_A}
 
 
-def _merge(layer: Any, base: Any, strengths: dict[str, float]) -> None:
+def merge(layer: Any, base: Any, strengths: dict[str, float]) -> None:
     """Merge adapters of a layer into a base layer that stands in for its own.
 
     With `safe_merge` PEFT computes in a copy and puts that in the weight's place, so no tensor is written.

@@ -1,6 +1,7 @@
 """Choices of a plan that change bits: carried out, or refused with a sentence; never passed over in silence.
 
-Tiling is a switch that the VAEs of diffusers have, so "on" is carried out: it is on while the residency is in force.
+Tiling is a switch that the VAEs of diffusers have, so "on" is carried out: it is on while the residency is in force. A
+LoRA is merged by `_merged`.
 All else is how a pipeline was composed and loaded, which nothing here can change.
 
     check_choices(plan, modules)
@@ -14,12 +15,9 @@ from typing import Any
 
 import torch
 
-from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
+from reslab.residency._plan._numerics import Attention, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
-
-#: How a LoRA that is in a component can reach it.
-LORAS = (Lora.DYNAMIC,)
 
 #: What cannot be carried out: the setting and its value, why not, and what to do.
 _REFUSED: Mapping[tuple[str, Any], str] = {
@@ -52,12 +50,6 @@ def check_choices(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:
         raise PlanError(
             "numerics.vae_tiling='on', but no component can compute in tiles; leave numerics.vae_tiling out"
         )
-    adapted = [name for name, module in modules.items() if plan.lora not in LORAS and _has_lora(module)]
-    if adapted:
-        raise PlanError(
-            f"lora={str(plan.lora)!r}, but the LoRA of {adapted[0]!r} is added on the fly; leave lora out, or write "
-            "lora='dynamic'"
-        )
 
 
 class Tiling:
@@ -86,7 +78,3 @@ class Tiling:
 
 def _tiles(module: torch.nn.Module) -> bool:
     return isinstance(getattr(module, "use_tiling", None), bool)
-
-
-def _has_lora(module: torch.nn.Module) -> bool:
-    return any(".lora_" in f".{path}" for path, _ in module.named_parameters())

@@ -67,9 +67,9 @@ class Mover:
         wanted = [unit for unit in units if unit.where in (Where.UNTOUCHED, Where.AWAY) and unit.is_known]
         if not wanted:
             return
-        for unit in (each for unit in wanted for each in unit.needs):
+        for needed in (each for unit in wanted for each in unit.needs):
             with masked():
-                self._turn(unit, lambda unit: unit.adopt(self._make_source))
+                self._turn(needed, lambda unit: unit.adopt(self._make_source))
         with masked():
             targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)

@@ -17,7 +17,6 @@ from typing import Any
 
 from reslab.stages import Described
 
-
 #: Ends the name of a component that has the LoRA merged in.
 MERGED = "+lora"
 
