@@ -35,9 +35,9 @@ def apply(
     """Return a residency, which carries out a plan within its `with` block.
 
     Weights really move, on a CPU too: there the device's memory is a second copy. The results are, bit for bit, those
-    of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a LoRA on compute
-    with a merged copy of the component, named with "+lora", and have the same bits wherever that is placed (see
-    `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is refused
+    of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a LoRA on
+    compute with a merged copy of the component, named with "+lora", and have the same bits wherever that is placed
+    (see `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is refused
     (`_choices`).
 
     >>> from reslab.residency import Plan
