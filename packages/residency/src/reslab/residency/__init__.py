@@ -32,7 +32,7 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets
 from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._settings import Settings, user_settings
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan
+from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan, equal_blocks
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._bounds_chart import bounds_chart
@@ -40,8 +40,11 @@ from reslab.residency._report._break_even import break_even, break_even_tokens
 from reslab.residency._report._kept_chart import kept_chart
 from reslab.residency._report._moved import moved_bytes, moved_chart
 from reslab.residency._report._offloading_chart import offloading_chart
+from reslab.residency._report._slots import pass_time, slot_times
+from reslab.residency._report._slots_chart import slots_chart
 from reslab.residency._report._survey import survey
 from reslab.residency._report._survey_chart import survey_chart
+from reslab.residency._report._ways_chart import ways_chart
 from reslab.residency._report._work_chart import work_chart
 
 __version__ = "0.1.0"
@@ -114,6 +117,7 @@ __all__ = [
     "device_bytes",
     "devices",
     "disk",
+    "equal_blocks",
     "footprint",
     "kept_chart",
     "layerwise",
@@ -121,15 +125,19 @@ __all__ = [
     "moved_bytes",
     "moved_chart",
     "offloading_chart",
+    "pass_time",
     "preset",
     "presets",
     "resident",
     "schedule",
+    "slot_times",
+    "slots_chart",
     "survey",
     "survey_chart",
     "swap",
     "this_machine",
     "user_settings",
+    "ways_chart",
     "work_chart",
     "workload",
 ]

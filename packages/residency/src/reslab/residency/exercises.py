@@ -1,4 +1,4 @@
-"""The checks of the exercises in notebooks 00 and 05; each computes its truth from a rehearsal with the packages."""
+"""The checks of the exercises in notebooks 00, 03 and 05; each computes its truth with the packages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ from reslab.residency._plan._footprint import footprint
 from reslab.residency._plan._plan import Plan
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._break_even import break_even
+from reslab.residency._slot_exercises import blocks_that_stay, copies_made, prefetch_of_leading
+
+__all__ = [
+    "activation_gib_at",
+    "activation_slope",
+    "blocks_for_free",
+    "blocks_that_stay",
+    "copies_made",
+    "link_for_free",
+    "prefetch_of_leading",
+    "recipe_gib_encoding_once",
+    "rule_misses_tflop",
+    "traced_blocks",
+    "video_tokens",
+]
 
 _GIB = 2**30
 

@@ -108,6 +108,23 @@ class Workload:
         return {name: tuple(place for place in places if (name, place) in self.calls_of) for name in self.components}
 
 
+def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
+    """Return the workload of a model of equal blocks which a stage `denoise` calls some times: enough to think with.
+
+    >>> equal_blocks(3, passes=2).calls[1].blocks
+    (0, 1, 2)
+
+    Args:
+        count: Blocks of the model; nothing lies outside of them.
+        passes: Times that it is called.
+        nbytes: Bytes of a block.
+        component: What the model is called.
+    """
+    call = Call(stage="denoise", component=component, blocks=tuple(range(count)))
+    size = ComponentSize(outside_bytes=0, block_bytes=(nbytes,) * count)
+    return Workload(components={component: size}, stages=(call.stage,), calls=(call,) * passes)
+
+
 def check_plan(plan: Plan, workload: Workload) -> None:
     """Raise one PlanError that names everything in a plan which the workload does not have."""
     if problems := list(_problems(plan, workload)):
