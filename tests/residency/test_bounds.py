@@ -15,6 +15,7 @@ from reslab.residency import (
     break_even_tokens,
     device,
     layerwise,
+    like,
     preset,
     presets,
     schedule,
@@ -120,6 +121,15 @@ def test_streaming_costs_at_least_the_longer_and_at_most_the_sum(card):
     assert (denoise.floor_ns, denoise.ceiling_ns) == (240_000_000, 240_000_000 + moved // 10)
     slow = bounds(run(), Plan.of({"transformer": layerwise(resident=1)}), replace(card, link_bytes_per_s=GB))
     assert (stage(slow, "denoise").floor_ns, stage(slow, "denoise").limited_by) == (moved, "copy")
+
+
+def test_a_link_can_be_like_a_card_by_its_ratio_of_copying_to_computing(card):
+    rehearsal = run()
+    traces = rehearsal.traces.with_columns(matmul_flops=pl.Series([4 * 10**12, 0]))
+    ratio = like(card, replace(rehearsal, traces=traces))
+    assert ratio.copy_s_per_compute_s == pytest.approx((6 * 0.46 + 0.05) / 10 / (6 * 0.04))
+    with pytest.raises(ValueError, match="nobody knows how fast card computes in bfloat16"):
+        like(replace(card, matrix_flops_per_s={}), replace(rehearsal, traces=traces))
 
 
 def test_what_is_copied_back_is_counted(card):

@@ -26,7 +26,8 @@ from reslab.residency import (
     swap,
 )
 from reslab.residency._engine._setting import Setting
-from reslab.residency._engine._throttle import Link, Ratio
+from reslab.residency._engine._throttle import Link
+from reslab.residency._plan._ratio import Ratio
 from reslab.stages import Pipeline, stage
 
 WIDTH = 16  # one weight and its bias are 1088 bytes, so nothing is padded

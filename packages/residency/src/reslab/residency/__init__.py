@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from reslab.residency._bounds._bounds import Bounds, bounds
+from reslab.residency._bounds._like import like
 from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._stage import StageBounds
@@ -59,7 +60,6 @@ _NEEDS_TORCH = {
     "apply": "_engine._apply",
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
-    "like": "_engine._throttle",
     "lora_difference": "_engine._difference",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
@@ -122,6 +122,7 @@ __all__ = [
     "kept_chart",
     "layerwise",
     "leaner",
+    "like",
     "moved_bytes",
     "moved_chart",
     "offloading_chart",

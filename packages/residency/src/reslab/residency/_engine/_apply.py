@@ -12,8 +12,9 @@ from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._residency import Residency
 from reslab.residency._engine._setting import Setting
-from reslab.residency._engine._throttle import Link, Ratio
+from reslab.residency._engine._throttle import Link
 from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._ratio import Ratio
 from reslab.residency._plan._workload import Workload
 from reslab.stages import Pipeline
 

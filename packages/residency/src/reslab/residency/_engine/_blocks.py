@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from reslab.residency._anatomy import Anatomy
 from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._rehearse._blocks import Anatomy
 from reslab.residency._units import nearest
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._rehearse._blocks import Anatomy
+from reslab.residency._anatomy import Anatomy
 from reslab.residency._rehearse._calls import Traced
 from reslab.residency._rehearse._costs import UNKNOWN
 from reslab.residency._rehearse._errors import raise_uncosted

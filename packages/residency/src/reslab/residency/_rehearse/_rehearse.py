@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from reslab.residency._anatomy import Anatomy
 from reslab.residency._rehearse import _frames
-from reslab.residency._rehearse._blocks import Anatomy
 from reslab.residency._rehearse._calls import Calls
 from reslab.residency._rehearse._errors import Answers, Costs
 from reslab.residency._rehearse._functions import Functions
