@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency._rehearse import _lora
+from reslab.residency import _lora
 
 
 class Reached(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency._rehearse import _lora
+from reslab.residency import _lora
 from reslab.residency._rehearse._errors import UnknownValueError
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
