@@ -138,6 +138,44 @@ def test_a_step_that_fails_shows_what_it_said(lab):
         lab.step("look", sys.executable, "-c", "import sys; sys.exit('no such thing')")
 
 
+@pytest.fixture
+def gpu_run(lab, monkeypatch):
+    """What `test-gpu` runs, in a checkout of three notebooks, where torch says that the device is `device`."""
+    ran = SimpleNamespace(device="cuda:1", command=None)
+    (lab.ROOT / "notebooks").mkdir()
+    for name in ("00_a", "01_b", "08_c"):
+        (lab.ROOT / "notebooks" / f"{name}.ipynb").touch()
+    monkeypatch.setattr(lab, "ask", lambda python, code: ran.device)
+    monkeypatch.setattr(lab, "run", lambda *command: setattr(ran, "command", command))
+    return ran
+
+
+def test_test_gpu_runs_the_notebooks_that_compute_lax(lab, gpu_run, capsys):
+    lab.test_gpu("-k", "names")
+    assert [path.stem for path in gpu_run.command if isinstance(path, lab.Path)][1:] == ["01_b", "08_c"]
+    assert {"--nbval-lax", "-k", "names"} <= set(gpu_run.command)
+    assert capsys.readouterr().out.startswith("- run notebooks 01, 02, 03, 04, 05, 08 on cuda:1;")
+
+
+@pytest.mark.parametrize(("device", "asked", "told"), [("cpu", None, "torch sees none here"), ("", "cuda:9", "cuda:9")])
+def test_test_gpu_without_a_gpu_is_one_line_and_an_error(lab, gpu_run, monkeypatch, device, asked, told):
+    gpu_run.device = device
+    monkeypatch.delenv("RESLAB_DEVICE")
+    if asked:
+        monkeypatch.setenv("RESLAB_DEVICE", asked)
+    with pytest.raises(SystemExit) as stopped:
+        lab.test_gpu()
+    assert str(stopped.value).startswith("test-gpu wants a GPU, and ")
+    assert told in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert gpu_run.command is None
+
+
+def test_the_notebooks_of_test_gpu_are_there(root, lab):
+    there = {path.name[:2] for path in (root / "notebooks").glob("*.ipynb")}
+    assert set(lab.ON_GPU) - there <= {"03", "04", "08"}  # those that are being written
+
+
 def ask_lab(root, *words):
     """Run the real lab.py."""
     return subprocess.run([sys.executable, "lab.py", *words], cwd=root, capture_output=True, text=True, check=False)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from reslab.ltx2._download import DownloadPlan
     from reslab.ltx2._hub import Hub
     from reslab.ltx2._load import load
+    from reslab.ltx2._trial import Trial, trial
     from reslab.ltx2._video import Video
     from reslab.ltx2._write import write
 
@@ -46,6 +47,8 @@ _NEEDS_TORCH = {
     "blank": "_blank",
     "default_device": "_device",
     "load": "_load",
+    "Trial": "_trial",
+    "trial": "_trial",
     "one_stage": "_compose",
     "two_stage": "_compose",
     "write": "_write",
@@ -72,6 +75,7 @@ __all__ = [
     "Guidance",
     "Hub",
     "ReferenceDecision",
+    "Trial",
     "Variant",
     "Video",
     "VideoShape",
@@ -84,6 +88,7 @@ __all__ = [
     "one_stage",
     "reference_decision",
     "rehearsal",
+    "trial",
     "two_stage",
     "variant",
     "variants",

@@ -21,6 +21,7 @@ from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
+from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
 from reslab.residency._plan._decisions import DecidedBy, Decision
@@ -36,6 +37,8 @@ from reslab.residency._plan._settings import Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan, equal_blocks
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._beside import beside, kept_row
+from reslab.residency._report._beside_chart import beside_chart
 from reslab.residency._report._bounds_chart import bounds_chart
 from reslab.residency._report._break_even import break_even, break_even_tokens
 from reslab.residency._report._kept_chart import kept_chart
@@ -61,6 +64,7 @@ _NEEDS_TORCH = {
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
     "lora_difference": "_engine._difference",
+    "measure_link": "_engine._link_speed",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",
@@ -92,6 +96,7 @@ __all__ = [
     "DeviceSpec",
     "Evidence",
     "Holder",
+    "LinkSpeed",
     "Lora",
     "Machine",
     "Memory",
@@ -107,6 +112,8 @@ __all__ = [
     "StageBounds",
     "UnknownValueError",
     "Workload",
+    "beside",
+    "beside_chart",
     "bounds",
     "bounds_chart",
     "break_even",
@@ -120,6 +127,7 @@ __all__ = [
     "equal_blocks",
     "footprint",
     "kept_chart",
+    "kept_row",
     "layerwise",
     "leaner",
     "like",

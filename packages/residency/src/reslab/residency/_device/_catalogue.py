@@ -17,6 +17,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._spec import CONTEXT_BYTES, Confidence, DeviceError, DeviceSpec, Evidence
 from reslab.residency._units import nearest, parse_bytes, parse_rate
 
@@ -47,7 +48,7 @@ def device(
     like: str | None = None,
     memory: int | str | None = None,
     free: int | str | None = None,
-    link: int | str | None = None,
+    link: int | str | LinkSpeed | None = None,
     disk: int | str | None = None,
     host_memory: int | str | None = None,
     pinnable: int | str | None = None,
@@ -69,7 +70,8 @@ For a card of your own, write device('RTX 490', like='RTX 4090', memory='12 GiB'
         like: The device of the catalogue whose figures it has.
         memory: All memory; bytes, or a text such as "12 GiB".
         free: What of it is free; by default all but the driver's context.
-        link: Copies from pinned memory to the device, such as "25 GB/s"; pageable copies scale with it.
+        link: Copies from pinned memory to the device, such as "25 GB/s"; pageable copies scale with it. Or
+            what `measure_link` found.
         disk: Reading from disk, such as "3 GB/s".
         host_memory: Memory of the host.
         pinnable: What of that can be pinned; by default all of it.
@@ -87,7 +89,9 @@ For a card of your own, write device('RTX 490', like='RTX 4090', memory='12 GiB'
         given.setdefault("pinnable_bytes", given["host_memory_bytes"])
     if disk is not None:
         given["disk_bytes_per_s"] = parse_rate(disk)
-    if link is not None:
+    if isinstance(link, LinkSpeed):
+        spec = with_figures(spec, link.figures, link.evidence)
+    elif link is not None:
         given |= _scaled_link(spec, parse_rate(link))
     return with_figures(spec, given, Evidence(confidence=Confidence.GIVEN, source="you"), name=name if like else None)
 

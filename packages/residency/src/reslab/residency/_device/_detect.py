@@ -3,8 +3,9 @@
     here = detect()                        # the accelerator that torch sees, else the CPU
     here = detect("cuda:1")                # another one
     here = detect(link="1 GB/s")           # as if copies were as slow as that
+    here = detect(link=measure_link())     # with the link as it was timed
 
-Memory is read from the driver, rates come from the catalogue by the card's name: nothing is measured. A card whose
+Memory is read from the driver, rates come from the catalogue by the card's name: nothing is timed. A card whose
 name says more than it has (a slice of an H200 calls itself H200) gets rates by its share of the memory.
 """
 
@@ -16,10 +17,12 @@ from typing import Any
 
 from reslab.residency._device._catalogue import device as catalogued
 from reslab.residency._device._catalogue import devices, find, with_figures
-from reslab.residency._device._host import HostMemory, host_memory
+from reslab.residency._device._host import HostMemory
+from reslab.residency._device._host import host_memory as read_host_memory
+from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
-from reslab.residency._units import nearest, parse_rate
+from reslab.residency._units import nearest, parse_bytes, parse_rate
 
 #: Below this share of the memory that its name promises, a device is a slice of the card.
 _SLICE = 0.9
@@ -39,14 +42,21 @@ _CPU_TYPICAL = (
 
 
 def detect(
-    device: str | None = None, *, like: str | None = None, link: int | str | None = None, machine: Machine | None = None
+    device: str | None = None,
+    *,
+    like: str | None = None,
+    link: int | str | LinkSpeed | None = None,
+    host_memory: int | str | None = None,
+    machine: Machine | None = None,
 ) -> DeviceSpec:
     """Describe a device of this machine.
 
     Args:
         device: What torch calls it, such as "cuda:1" or "cpu"; by default the accelerator, else the CPU.
         like: A device of the catalogue whose rates it has, where the catalogue does not know its name.
-        link: Take copies to be as fast as this, such as "1 GB/s"; memory is then not unified.
+        link: Take copies to be as fast as this, such as "1 GB/s" or what `measure_link` found; memory is then not
+            unified.
+        host_memory: Take the host to have this much, all of it to be pinned; by default what it has.
         machine: Another machine to look at; a test's.
 
     Returns:
@@ -56,14 +66,19 @@ def detect(
         DeviceError: The machine has no such device, or the catalogue does not know it and `like` is not given.
     """
     machine = machine or this_machine()
-    host = host_memory(machine)
+    host = read_host_memory(machine)
     kind, index = _choose(device, machine)
     spec = _cpu(machine, host) if kind == "cpu" else _accelerator(kind, index, like, machine, host)
+    told = Evidence(confidence=Confidence.GIVEN, source="you")
+    if host_memory is not None:
+        memory = dict.fromkeys(("host_memory_bytes", "pinnable_bytes"), parse_bytes(host_memory))
+        spec = with_figures(spec, memory, told)
     if link is None:
         return spec
-    rate = parse_rate(link)
-    given = dict.fromkeys(("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s"), rate)
-    return replace(with_figures(spec, given, Evidence(confidence=Confidence.GIVEN, source="you")), unified=False)
+    if isinstance(link, LinkSpeed):
+        return replace(with_figures(spec, link.figures, link.evidence), unified=False)
+    given = dict.fromkeys(("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s"), parse_rate(link))
+    return replace(with_figures(spec, given, told), unified=False)
 
 
 def _choose(device: str | None, machine: Machine) -> tuple[str, int]:

@@ -38,6 +38,7 @@ class Confidence(Described):
     VENDOR = "vendor", "The vendor's datasheet or whitepaper says so."
     ASSUMED = "assumed", "Nobody measured or promised it for this device: derived from another, as the row says."
     DETECTED = "detected", "Read from this machine."
+    TIMED = "timed", "Timed on this machine."
     GIVEN = "given", "You said so."
 
 

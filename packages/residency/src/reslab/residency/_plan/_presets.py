@@ -88,6 +88,11 @@ _PRESETS: Mapping[str, Preset] = {
         place=_everywhere(swap()),
         other={},
     ),
+    "streaming": Preset(
+        doc="Blocks stream from host memory, one ahead; what has no blocks is there from its first stage to its last.",
+        place=lambda component, blocks: layerwise() if blocks else swap(),
+        other={},
+    ),
     "diffusers model offload": Preset(
         doc="Each model is moved whole when it is called, and copied back when the next one is.",
         place=_everywhere(Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)),

@@ -1,0 +1,61 @@
+"""What to try on a device without a download: the largest model that it can really run, and a request for it.
+
+    attempt = trial(default_device())
+    pipe = two_stage(attempt.checkpoint)
+    pipe.run(**attempt.request)
+
+An accelerator gets LTX-2.3 distilled at its full size with random values: 66.6 GiB of weights that take 8.05 GiB of
+host memory, because equal blocks share theirs, and every byte is copied as if it were not so. A CPU would take hours
+for that, so it gets the same program on the mid-size model: 424 MiB, enough for copies to take time. This is the one
+place where the choice is made; whoever runs a trial need not know which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from reslab.ltx2._blank import blank
+from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._device import default_device
+from reslab.ltx2._load import load
+
+_VARIANT = "LTX-2.3 distilled"  # eleven passes in place of 123, and no LoRA
+_REQUEST: Mapping[str, Any] = {"prompt": "a heron over a weir", "seed": 7}
+#: Five seconds of small video, bounded at 56 to 75 s on an RTX 3060 12GB that streams every block.
+_FULL: Mapping[str, Any] = {"width": 768, "height": 512, "num_frames": 121}
+_MID: Mapping[str, Any] = {"width": 128, "height": 64, "num_frames": 9, "max_sequence_length": 128}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What is tried on a device.
+
+    Attributes:
+        checkpoint: Weights in host memory, with random values: what they make is noise.
+        request: For `Pipeline.run` and `rehearse`.
+        why: Which model it is and why, in a sentence.
+    """
+
+    checkpoint: Checkpoint
+    request: Mapping[str, Any]
+    why: str = field(repr=False)
+
+
+def trial(device: torch.device | str | None = None) -> Trial:
+    """Return what can be tried on a device without a download, in minutes on an accelerator and seconds on a CPU.
+
+    Args:
+        device: What torch calls it; by default the one that notebooks use.
+    """
+    place = default_device() if device is None else torch.device(device)
+    if place.type == "cpu":
+        checkpoint, size = load("mid", variant=_VARIANT), _MID
+        why = f"{_VARIANT}, mid-size, because a CPU would take hours for the full size: the same program, small numbers"
+    else:
+        checkpoint, size = blank(_VARIANT).materialize(seed=0), _FULL
+        why = f"{_VARIANT} at full size, with random values in place of the released ones: every byte, no download"
+    return Trial(checkpoint=checkpoint, request={**_REQUEST, **size}, why=why)
