@@ -64,7 +64,7 @@ _NEEDS_TORCH = {
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
     "lora_difference": "_engine._difference",
-    "measure_link": "_engine._link_speed",
+    "measure_link": "_calibrate._link",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",

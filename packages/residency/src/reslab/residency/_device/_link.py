@@ -1,6 +1,6 @@
 """How fast copies between host and device are, as somebody timed them: what stands in for a catalogue's link.
 
-    link = measure_link("cuda:0")                            # `_engine/_link_speed` times it
+    link = measure_link("cuda:0")                            # `_calibrate/_link` times it
     detect("cuda:0", link=link)                              # this machine, with its own link
     device("mine", like="RTX 4090", link=link)               # a card that the catalogue does not know
 
