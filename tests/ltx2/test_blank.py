@@ -131,8 +131,8 @@ def test_every_shipped_size_is_there_and_small():
 def test_a_size_against_the_rules_and_an_unknown_model_are_clear_errors():
     with pytest.raises(ValueError, match=r"width=1000 is not a multiple of 64 .*; the nearest is 1024"):
         ltx2.rehearsal("LTX-2.3", width=1000)
-    with pytest.raises(ValueError, match=r"LTX-2\.5 cannot be rehearsed yet: its video decoder"):
-        ltx2.blank("LTX-2.5")
+    with pytest.raises(ValueError, match=r"no variant 'LTX-3'\. The nearest is 'LTX-2.3'"):
+        ltx2.blank("LTX-3")
     with pytest.raises(ValueError, match="stages is 'one' or 'two', got 'three'"):
         ltx2.rehearsal("LTX-2", stages="three")
 

@@ -149,6 +149,23 @@ def test_cache_context_is_told_as_a_guidance_pass(log):
     assert "cache_context" not in vars(transformer)
 
 
+def test_cache_context_may_be_entered_by_keyword(log):
+    class Transformer(torch.nn.Module):
+        @contextmanager
+        def cache_context(self, name, reset=False):
+            entered.append((name, reset))
+            yield
+
+    def denoise(transformer):
+        with transformer.cache_context(name="cond"), transformer.cache_context("uncond", reset=True):
+            pass
+
+    entered = []
+    observed(Pipeline({"transformer": Transformer()}).add(stage(denoise), name="denoise"), log)
+    assert entered == [("cond", False), ("uncond", True)]
+    assert calls(log) == ["guidance pass cond 0", "guidance pass uncond 1"]
+
+
 def test_error_inside_a_guidance_pass_ends_it(log):
     class Transformer(torch.nn.Module):
         @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 from reslab.ltx2._variants import variant
 
-# In the order a pipeline uses them; the tokenizer has no configuration of ours.
+# In the order a pipeline uses them; the tokenizer has no configuration of ours. LTX-2.5 has one more.
 COMPONENTS = (
     "tokenizer",
     "text_encoder",
@@ -63,6 +63,17 @@ def config(variant_name: str, component: str) -> dict[str, Any]:
     A ValueError names the components there are.
     """
     return {key: value for key, value in _entry(variant_name, component).items() if key != "class"}
+
+
+def components(variant_name: str) -> tuple[str, ...]:
+    """Name the components of a variant, in the order a pipeline uses them.
+
+    >>> components("LTX-2") == COMPONENTS, components("LTX-2.5")[6]
+    (True, 'diffusion_decoder')
+    """
+    own = _file()["variants"][variant(variant_name).name.removesuffix(" distilled")]
+    place = COMPONENTS.index("vae") + 1
+    return (*COMPONENTS[:place], *(name for name in own if name not in COMPONENTS), *COMPONENTS[place:])
 
 
 def class_name(variant_name: str, component: str) -> str:

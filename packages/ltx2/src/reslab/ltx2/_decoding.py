@@ -18,13 +18,14 @@ class LTX2AVDecodingStage(BlockStage):
 
     Args:
         blocks: diffusers' video and audio decoders.
-        tile_above_pixels: Pixels × frames above which the video VAE decodes in tiles; below, as the user set it.
+        decoder: The component that decodes video.
+        tile_above_pixels: Pixels × frames above which it decodes in tiles; below, as the user set it.
         untrained: Whether the weights are random, so that the result is noise by design.
     """
 
-    def __init__(self, *blocks: Any, tile_above_pixels: float, untrained: bool) -> None:
+    def __init__(self, *blocks: Any, decoder: str, tile_above_pixels: float, untrained: bool) -> None:
         super().__init__(*blocks, stage_class=type(self).__name__)
-        self.tile_above_pixels, self.untrained = tile_above_pixels, untrained
+        self.decoder, self.tile_above_pixels, self.untrained = decoder, tile_above_pixels, untrained
 
     def signature(self, available: Collection[str] = ()) -> Signature:
         own = super().signature(available)
@@ -35,7 +36,7 @@ class LTX2AVDecodingStage(BlockStage):
 
         def call(values: Any) -> None:
             pixels = values["width"] * values["height"] * values["num_frames"]
-            with tiled(bind.component("vae"), pixels > self.tile_above_pixels):
+            with tiled(bind.component(self.decoder), pixels > self.tile_above_pixels):
                 decode(values)
             values["video"] = Video(
                 frames=to_uint8(values.pop("videos")),
@@ -49,14 +50,14 @@ class LTX2AVDecodingStage(BlockStage):
 
 
 @contextmanager
-def tiled(vae: Any, due: bool) -> Iterator[None]:
-    """Let the VAE decode in tiles where that is due, then be set as it was."""
-    before = vae.use_tiling
-    vae.use_tiling = before or due
+def tiled(decoder: Any, due: bool) -> Iterator[None]:
+    """Let a video decoder work in tiles where that is due, then be set as it was."""
+    before = decoder.use_tiling
+    decoder.use_tiling = before or due
     try:
         yield
     finally:
-        vae.use_tiling = before
+        decoder.use_tiling = before
 
 
 def to_uint8(videos: torch.Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 
 from reslab.ltx2._classes import find_class
 from reslab.ltx2._configs import class_name, config
-from reslab.ltx2._variants import Variant, variant, variants
+from reslab.ltx2._variants import EVERY_VARIANT, Variant, variant
 
 
 def detect(transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> Variant:
@@ -22,16 +22,18 @@ def detect(transformer: Mapping[str, Any], scheduler: Mapping[str, Any]) -> Vari
     >>> detect(config("LTX-2", "transformer"), config("LTX-2", "scheduler")).name
     'LTX-2'
 
-    A ValueError names the flags in which it differs from the nearest variant.
+    A ValueError names the flags in which it differs from the nearest variant, or says why that cannot be loaded.
     """
     distilled = not scheduler.get("use_dynamic_shifting", False)
-    differences = {each: _differences(each, transformer) for each in variants()}
+    differences = {each: _differences(each, transformer) for each in EVERY_VARIANT}
     fitting = [each for each, found in differences.items() if not found]
     if not fitting:
         nearest = min(differences, key=lambda each: len(differences[each]))
         found = ", ".join(f"{flag}={transformer.get(flag)}" for flag in differences[nearest])
         raise ValueError(f"This transformer is of no variant that is known here: {nearest.name} has not {found}.")
-    return next((each for each in fitting if each.is_distilled == distilled), fitting[0])
+    chosen = next((each for each in fitting if each.is_distilled == distilled), fitting[0])
+    chosen.require_weights()
+    return chosen
 
 
 def check_variant(found: Variant, *, asked: str | None, marked: str | None) -> None:

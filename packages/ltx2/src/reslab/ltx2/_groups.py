@@ -155,9 +155,11 @@ def _refinement() -> Choice:
 def add_decoding(pipe: Pipeline, checkpoint: Checkpoint, settings: Settings) -> None:
     """Add what makes frames and a waveform of the last latents; `settings` say whose audio, and when to tile."""
     above = {Tiling.AUTO: checkpoint.variant.tile_above_pixels, Tiling.ON: 0, Tiling.OFF: float("inf")}
+    denoises = "diffusion_decoder" in checkpoint.components
     decode = LTX2AVDecodingStage(
-        decoders.LTX2VaeDecoderStep(),
+        decoders.LTX2DiffusionVaeDecoderStep() if denoises else decoders.LTX2VaeDecoderStep(),
         decoders.LTX2AudioDecoderStep(),
+        decoder="diffusion_decoder" if denoises else "vae",
         tile_above_pixels=above[settings.tiling],
         untrained=checkpoint.untrained,
     )

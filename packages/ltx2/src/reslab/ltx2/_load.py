@@ -32,7 +32,7 @@ from reslab.ltx2._lora import check_lora, read_lora
 from reslab.ltx2._read import Wanted, read_component
 from reslab.ltx2._sizes import SIZES
 from reslab.ltx2._small import small
-from reslab.ltx2._variants import variants
+from reslab.ltx2._variants import EVERY_VARIANT
 
 
 def load(
@@ -116,7 +116,9 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _unknown(source: str) -> str:
-    named = next((each for each in variants() if each.name.casefold() == source.casefold()), None)
+    named = next((each for each in EVERY_VARIANT if each.name.casefold() == source.casefold()), None)
+    if named is not None:
+        named.require_weights()
     hint = f"; {named.name} is published as {named.hub_id!r}" if named else ""
     return (
         f'{source!r} is no folder here and no Hub id such as "Lightricks/LTX-2"{hint}. '

@@ -56,6 +56,7 @@ def small(
         device: Where the weights lie; by default the CPU.
     """
     chosen = variant(name)
+    chosen.require_weights()
     parts = {component: _component(chosen, component, size, seed) for component in COMPONENTS}
     for part in parts.values():
         if isinstance(part, torch.nn.Module):

@@ -83,6 +83,7 @@ class Variant:
     use_cross_timestep: bool
     decode_audio: Literal["stage 1", "stage 2"]  # the audio that the reference keeps
     dtype: str = "bfloat16"  # [D] every recipe loads with torch_dtype=torch.bfloat16
+    only_rehearsed: tuple[str, ...] = ()  # what is missing or assumed, so that `load` does not take the variant
     # An untiled decode needs 3.2 GiB of activations at this size, as much as a tiled one at 1536×1024×121 (12.9 GiB
     # untiled); above it tiling is on. Pixels × frames.
     tile_above_pixels: int = 768 * 512 * 121
@@ -96,6 +97,12 @@ class Variant:
     def is_distilled(self) -> bool:
         """Tell whether the transformer itself is distilled, so that no LoRA is switched on for refining."""
         return self.distilled_lora is None
+
+    def require_weights(self) -> None:
+        """Raise a ValueError where the variant can be rehearsed alone; it says what is missing or assumed."""
+        if self.only_rehearsed:
+            why = "; ".join(self.only_rehearsed)
+            raise ValueError(f"{self.name} can be rehearsed (ltx2.blank), not loaded or run: {why}.")
 
 
 _LTX_2 = Variant(
@@ -142,12 +149,36 @@ _LTX_23_DISTILLED = Variant(
     decode_audio="stage 2",  # [L] the distilled pipeline keeps stage 2's
 )
 
-_VARIANTS = {v.name: v for v in (_LTX_2, _LTX_23, _LTX_23_DISTILLED)}
+_LTX_25 = Variant(
+    name="LTX-2.5",
+    summary="22 B parameters, eight fixed steps, a video decoder that denoises; can be rehearsed, not loaded",
+    hub_id="Lightricks/LTX-2.5-Diffusers",
+    latent_upsampler=HubFile(repo="Lightricks/LTX-2.5-Diffusers", path="latent_upsampler"),
+    distilled_lora=None,
+    width=960,  # [L]
+    height=544,
+    num_inference_steps=len(_DISTILLED_SIGMAS),
+    sigmas=_DISTILLED_SIGMAS,
+    video=Guidance(),  # [L] unguided
+    audio=Guidance(),
+    lora_strength_stage_2=0.0,
+    use_cross_timestep=True,
+    decode_audio="stage 2",
+    only_rehearsed=(
+        "the text encoder is taken to be Gemma 4 12B as published, upsampler and scheduler to be LTX-2.3 distilled's",
+        "the video decoder's neighbourhood attention is counted as NATTEN computes it, and cannot be run here",
+        "the prompt enhancer and the duration head, which are optional, are left out",
+    ),
+)
+
+#: Also those that can be rehearsed alone.
+EVERY_VARIANT = (_LTX_2, _LTX_23, _LTX_23_DISTILLED, _LTX_25)
+_VARIANTS = {v.name: v for v in EVERY_VARIANT}
 
 
 def variants() -> tuple[Variant, ...]:
-    """List the variants, the oldest first."""
-    return tuple(_VARIANTS.values())
+    """List the variants that can be loaded, the oldest first; `variant("LTX-2.5")` can be rehearsed alone."""
+    return tuple(each for each in EVERY_VARIANT if not each.only_rehearsed)
 
 
 def variant(name: str) -> Variant:
@@ -155,9 +186,9 @@ def variant(name: str) -> Variant:
 
     >>> variant("LTX-2.3").num_inference_steps
     30
-    >>> variant("LTX-2.4")
+    >>> variant("LTX-3")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: There is no variant 'LTX-2.4'. The nearest is 'LTX-2.3'; there are also 'LTX-2', 'LTX-2.3 distilled'.
+    ValueError: There is no variant 'LTX-3'. The nearest is 'LTX-2.3'; there are also 'LTX-2', ...
 
     A ValueError names the nearest variant where there is none of this name.
     """
