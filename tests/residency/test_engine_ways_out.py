@@ -320,6 +320,36 @@ def test_out_of_memory_says_stage_asked_free_and_who_held_it():
     assert picture() == BEFORE
 
 
+def test_memory_that_runs_out_at_any_allocation_is_explained_and_let_go(plan, monkeypatch):
+    made, real = [0, 0], _mover.Mover._allocate
+
+    def allocate(mover, nbytes):
+        made[0] += 1
+        if made[0] == made[1]:
+            raise torch.OutOfMemoryError(f"Tried to allocate {nbytes} B")
+        return real(mover, nbytes)
+
+    monkeypatch.setattr(_mover.Mover, "_allocate", allocate)
+    with apply(PIPELINE, plan):
+        run()
+    for count in range(1, made[0] + 1):
+        with apply(PIPELINE, plan) as managed:
+            made[:] = 0, count
+            with pytest.raises(OutOfMemory, match=r"the stage '[ABC]' ran out of memory on cpu"):
+                run()
+            resident_bytes(managed, plan)
+            assert torch.equal(run(), WANT)
+        assert picture() == BEFORE
+
+
+def test_step_down_begins_with_what_is_resident_too():
+    plan = Plan.of().decide({"one": "resident", "two": "resident"}, why="to begin with")
+    with apply(PIPELINE, plan, on_oom="step-down") as managed:
+        managed._mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes memory meanwhile
+        assert torch.equal(run(), WANT)
+        assert "the stage 'A' ran out of memory" in managed.notes[0]
+
+
 @pytest.mark.parametrize("warm", [False, True], ids=["first run", "later run"])
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "disk"])
 def test_step_down_takes_a_leaner_plan_says_so_and_gives_the_same_bits(place, warm):

@@ -1,11 +1,10 @@
 """Choices of a plan that change bits: carried out, or refused with a sentence; never passed over in silence.
 
 Tiling is a switch that the VAEs of diffusers have, so "on" is carried out: it is on while the residency is in force. A
-LoRA is merged by `_merged`.
-All else is how a pipeline was composed and loaded, which nothing here can change.
+LoRA is merged by `_merged`. All else is how a pipeline was composed and loaded, which nothing here can change.
 
     check_choices(plan, modules)
-    tiling = Tiling(plan); tiling.switch_on(vae); tiling.put_back()
+    tiling = Tiling(); tiling.switch(vae, plan); tiling.put_back()
 """
 
 from __future__ import annotations
@@ -53,19 +52,14 @@ def check_choices(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:
 
 
 class Tiling:
-    """Has components compute in tiles where the plan says so.
+    """Has components compute in tiles where the plan says so."""
 
-    Args:
-        plan: The plan.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._is_due = plan.numerics.vae_tiling is VaeTiling.ON
+    def __init__(self) -> None:
         self._switched: list[Any] = []
 
-    def switch_on(self, module: Any) -> None:
-        """Switch tiling on, if that is due and not done."""
-        if self._is_due and _tiles(module) and not module.use_tiling:
+    def switch(self, module: Any, plan: Plan) -> None:
+        """Switch tiling on, if the plan says so and it is not."""
+        if plan.numerics.vae_tiling is VaeTiling.ON and _tiles(module) and not module.use_tiling:
             self._switched.append(module)
             module.use_tiling = True
 

@@ -1,6 +1,9 @@
-"""What is said when memory does not suffice: which stage, how much was asked, what was free, and who held the rest."""
+"""Out of memory: which stage, how much was asked, what was free, who held it, and what a leaner plan has to do."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -8,6 +11,7 @@ from reslab.residency._engine import _accelerator
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._recovery import asked
 from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._units import gib
 
 #: What runs out: torch on an accelerator, Python itself; a CPU allocation of torch that fails is a RuntimeError.
@@ -32,6 +36,26 @@ def explain(error: BaseException, stage: str, mover: Mover) -> str:
         f"{gib(free) if free is not None else 'an unknown amount'} was free, and weights held "
         f"{gib(sum(held.values()))} ({', '.join(holders) or 'none'})"
     )
+
+
+class Exhausted(Exception):
+    """Memory did not suffice; the message says all about it, the cause is the error itself."""
+
+
+def so_far(known: Workload, failed: Sequence[Call], stage: str) -> Workload:
+    """Return what a leaner plan has to carry out: what is foreseen, and what the failed stage called.
+
+    Of a first run nothing is foreseen, so all may be used again: each component counts as called at both ends.
+    """
+    calls = {name: list(own) for name, own in zip(known.stages, known.by_stage, strict=True)}
+    calls[stage] += [call for call in failed if call not in calls[stage]]
+    if not known.calls:
+        for end in (known.stages[0], known.stages[-1]):
+            calls[end] += [
+                Call(stage=end, component=name, blocks=tuple(range(len(size.block_bytes))))
+                for name, size in known.components.items()
+            ]
+    return replace(known, calls=tuple(call for own in calls.values() for call in own))
 
 
 def _free(mover: Mover) -> int | None:

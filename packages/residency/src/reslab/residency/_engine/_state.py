@@ -16,7 +16,7 @@ from reslab.residency._plan._tables import table as html_table
 from reslab.residency._units import gib
 
 if TYPE_CHECKING:
-    from reslab.residency._engine._residency import Residency
+    from reslab.residency._engine._view import View
 
 STATE: Mapping[str, Any] = {
     "component": pl.String,
@@ -29,7 +29,7 @@ STATE: Mapping[str, Any] = {
 }
 
 
-def table(residency: Residency) -> pl.DataFrame:
+def table(residency: View) -> pl.DataFrame:
     """Return a row a component; host bytes that several units share are counted for the first."""
     mover, seen = residency._mover, set[int]()
     rows = []
@@ -80,7 +80,7 @@ def counters(mover: Mover) -> Mapping[str, int]:
     }
 
 
-def line(residency: Residency) -> str:
+def line(residency: View) -> str:
     """Return the state in one line."""
     state = "in force" if residency._subscription is not None else "not in force"
     return (
@@ -89,7 +89,7 @@ def line(residency: Residency) -> str:
     )
 
 
-def html(residency: Residency) -> str:
+def html(residency: View) -> str:
     """Return the state as a table, with a bar for what is on the device."""
     frame = table(residency)
     most = max(frame["device_bytes"].max() or 0, 1)

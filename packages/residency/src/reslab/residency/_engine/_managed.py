@@ -1,0 +1,154 @@
+"""The components that a residency manages: the modules that the pipeline has now, as they are now.
+
+They may change while the residency is in force: a module takes another's place, a LoRA comes or goes. `see` notices, at
+the beginning of every run; what is managed no longer is given back, what is new is checked and managed.
+
+    managed.see(plan)
+    managed.of("refiner")           # the component, also under its second name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from reslab.residency._engine import _accelerator
+from reslab.residency._engine._choices import Tiling, check_choices
+from reslab.residency._engine._component import Component, Watcher
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._fit import check_modules
+from reslab.residency._engine._merged import Merged
+from reslab.residency._engine._mover import Mover
+from reslab.residency._engine._setting import Setting, Sources
+from reslab.residency._engine._unit import Shared
+from reslab.residency._plan._numerics import MERGED, Lora
+from reslab.residency._plan._plan import Plan
+from reslab.stages import Observer, Pipeline
+
+
+class Managed:
+    """Manages the modules of a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        setting: The device, and which blocks were named.
+        mover: Gives units back.
+        sources: Is told the names of parameters.
+        watcher: Asked before a unit is used.
+        components: By name; filled here.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        setting: Setting,
+        mover: Mover,
+        sources: Sources,
+        watcher: Watcher,
+        components: dict[str, Component],
+    ) -> None:
+        self._pipeline, self._setting, self._mover, self._sources = pipeline, setting, mover, sources
+        self._watcher, self._components = watcher, components
+        self._aliases: dict[str, str] = {}
+        self._tiling = Tiling()
+        self._buffers = _accelerator.Buffers(setting.device)
+
+    def see(self, plan: Plan) -> None:
+        """Manage the modules that the pipeline has now, as they are now.
+
+        Raises:
+            ResidencyError: For a module that cannot be managed, or one that the plan places twice.
+            PlanError: For a choice of the plan that nobody carries out.
+        """
+        modules = self._modules()
+        _check_aliases(self._aliases, plan)
+        check_modules(modules)
+        check_choices(plan, modules)
+        for name in [name for name, own in self._components.items() if modules.get(own.base.name) is not own.module]:
+            self._forget(self._components.pop(name))
+        for name, module in modules.items():
+            self._tiling.switch(module, plan)
+            if name not in self._components:
+                self._components[name] = self._component(name, module, merges=plan.lora is Lora.MERGED)
+        shared: dict[object, Shared] = {}
+        for name, component in self._components.items():
+            if component.refresh(self._mover.put_back, shared):
+                self._sources.names[name] = component.names
+        for base in [component for component in self._components.values() if component.base is component]:
+            self._see_merged(base)
+        self._mover.units = [unit for component in self._components.values() for unit in component.units.values()]
+
+    def of(self, name: str) -> Component | None:
+        """Return the component of a name of the pipeline's; None for what is not managed."""
+        return self._components.get(self._aliases.get(name, name))
+
+    def in_place_of(self, own: Component | None) -> Merged | None:
+        """Return the merged copy that a call is to run on: a LoRA is on, and the call is not inside another of it."""
+        if own is None or own.face is not own or not own.lora.is_on:
+            return None
+        merged = self._components[own.name + MERGED]
+        assert isinstance(merged, Merged)
+        return merged
+
+    def bring_buffers(self) -> None:
+        """Have the buffers of all components on the device."""
+        for component in self._components.values():
+            self._buffers.bring(component.module)
+
+    def give_back(self) -> None:
+        """Let every module be as it was."""
+        for component in self._components.values():
+            self._forget(component)
+        self._buffers.put_back()
+        self._tiling.put_back()
+        self._components.clear()
+
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        """Return the modules that have weights, each under its first name, and note their other names."""
+        modules: dict[str, torch.nn.Module] = {}
+        self._aliases.clear()
+        for name, each in self._pipeline.components.items():
+            if isinstance(each, torch.nn.Module) and next(each.parameters(), None) is not None:
+                first = next((other for other, module in modules.items() if module is each), name)
+                self._aliases[name] = first
+                modules.setdefault(first, each)
+        return modules
+
+    def _component(self, name: str, module: torch.nn.Module, *, merges: bool) -> Component:
+        return Component(
+            name,
+            module,
+            device=self._setting.device,
+            watcher=self._watcher,
+            blocks=self._setting.blocks.get(name),
+            merges=merges,
+        )
+
+    def _see_merged(self, base: Component) -> None:
+        """Have a merged copy of a component that carries a LoRA, where the plan says so."""
+        name = base.name + MERGED
+        if not base.lora.layers:
+            if name in self._components:
+                self._forget(self._components.pop(name))
+            return
+        if name not in self._components:
+            put_back = self._mover.put_back
+            self._components[name] = Merged(base, device=self._setting.device, put_back=put_back, tell=self._tell)
+        self._components[name].refresh(self._mover.put_back, {})
+
+    def _tell(self) -> Observer:
+        return self._pipeline.tell
+
+    def _forget(self, component: Component) -> None:
+        self._mover.put_back(component.units.values())
+        component.close()
+
+
+def _check_aliases(aliases: Mapping[str, str], plan: Plan) -> None:
+    placed = {component for component, _stage in plan.placements}
+    for name, first in aliases.items():
+        if name != first and name in placed and plan.placement(name) != plan.placement(first):
+            raise ResidencyError(
+                f"{name!r} and {first!r} are one module, so they cannot be placed apart; place {first!r}"
+            )
