@@ -21,6 +21,7 @@ from reslab.ltx2._modes import MODES, Fit, device_mode, fits_resident
 from reslab.ltx2._recipe import documented_recipe
 from reslab.ltx2._reference import ReferenceDecision, reference_decision
 from reslab.ltx2._rehearsal import rehearsal
+from reslab.ltx2._resident_fits import fits_chart, mode_bounds, resident_fits
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from reslab.ltx2._compose import one_stage, two_stage
     from reslab.ltx2._device import default_device
     from reslab.ltx2._download import DownloadPlan
+    from reslab.ltx2._explorer import ModeExplorer, mode_explorer
     from reslab.ltx2._hub import Hub
     from reslab.ltx2._load import load
+    from reslab.ltx2._mode_runs import ModeRun, ModeRuns, compare_modes, run_mode
     from reslab.ltx2._trial import Trial, trial
     from reslab.ltx2._video import Video
     from reslab.ltx2._write import write
@@ -43,13 +46,19 @@ _NEEDS_TORCH = {
     "Checkpoint": "_checkpoint",
     "DownloadPlan": "_download",
     "Hub": "_hub",
+    "ModeExplorer": "_explorer",
+    "ModeRun": "_mode_runs",
+    "ModeRuns": "_mode_runs",
+    "Trial": "_trial",
     "Video": "_video",
     "blank": "_blank",
+    "compare_modes": "_mode_runs",
     "default_device": "_device",
     "load": "_load",
-    "Trial": "_trial",
-    "trial": "_trial",
+    "mode_explorer": "_explorer",
     "one_stage": "_compose",
+    "run_mode": "_mode_runs",
+    "trial": "_trial",
     "two_stage": "_compose",
     "write": "_write",
 }
@@ -74,20 +83,29 @@ __all__ = [
     "Fit",
     "Guidance",
     "Hub",
+    "ModeExplorer",
+    "ModeRun",
+    "ModeRuns",
     "ReferenceDecision",
     "Trial",
     "Variant",
     "Video",
     "VideoShape",
     "blank",
+    "compare_modes",
     "default_device",
     "device_mode",
     "documented_recipe",
+    "fits_chart",
     "fits_resident",
     "load",
+    "mode_bounds",
+    "mode_explorer",
     "one_stage",
     "reference_decision",
     "rehearsal",
+    "resident_fits",
+    "run_mode",
     "trial",
     "two_stage",
     "variant",

@@ -1,0 +1,100 @@
+"""Runs of device modes as a table to read and as one picture: memory held against time taken."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import polars as pl
+
+from reslab.profiler import PALETTE, Figure
+
+_HUES = {"original": "blue", "snapshot": "orange", "resident": "green"}
+_HEAD = ("mode", "transformer", "link", "moved for a video", "stays", "peak on the device", "host", "time", "waiting")
+_CELL = "text-align:right;font-variant-numeric:tabular-nums"
+_MIB = 2**20
+
+
+def modes_html(runs: pl.DataFrame) -> str:
+    """Return runs as a table, in units that people read.
+
+    Args:
+        runs: The columns of `RUNS`.
+    """
+    head = "".join(f'<th style="text-align:left">{name}</th>' for name in _HEAD)
+    body = "".join(map(_row, runs.rows(named=True)))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(run: dict[str, Any]) -> str:
+    sizes = ("moved_bytes", "stays_bytes", "peak_bytes", "host_bytes")
+    numbers = [*(mib(run[name]) for name in sizes), *(_seconds(run[name]) for name in ("run_ns", "stalled_ns"))]
+    words = [escape(text) for text in (run["mode"], run["transformer"], link_text(run["link_bytes_per_s"]))]
+    cells = [f'<td style="text-align:left">{text}</td>' for text in words]
+    cells += [f'<td style="{_CELL}">{text}</td>' for text in numbers]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
+    """Draw a point a run: what it held of the device at most, and how long it took.
+
+    Args:
+        runs: The columns of `RUNS`.
+        free_bytes: The device's memory, drawn as a line.
+    """
+    import altair as alt  # takes two seconds
+
+    points = [_point(place, run) for place, run in enumerate(runs.rows(named=True), start=1)]
+    most = max([point["mib"] for point in points] + ([free_bytes / _MIB] if free_bytes is not None else []))
+    x = alt.X("mib:Q", title="weights on the device at most, MiB", scale=alt.Scale(domain=[0, 1.25 * most]))
+    y = alt.Y("s:Q", title="seconds for a video", scale=alt.Scale(zero=True))
+    hues = {mode: PALETTE[hue] for mode, hue in _HUES.items()}
+    color = alt.Color("kind:N", scale=alt.Scale(domain=list(hues), range=list(hues.values())), legend=None)
+    base = alt.Chart(alt.Data(values=points)).encode(x=x, y=y)
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(color=color, tooltip=["label:N", "told:N"])
+    texts = base.mark_text(align="left", dx=9).encode(text="label:N")
+    layers = [dots, texts]
+    if free_bytes is not None:
+        limit = alt.Chart(alt.Data(values=[{"mib": round(free_bytes / _MIB), "text": "the device's memory"}]))
+        layers += [limit.mark_rule(strokeDash=[4, 4]).encode(x=x)]
+        layers += [limit.mark_text(align="right", dx=-5).encode(x=x, y=alt.value(8), text="text:N")]
+    chart = alt.layer(*layers).properties(width=440, height=220)
+    return Figure.from_altair(chart, caption=_caption(points))
+
+
+def _point(place: int, run: dict[str, Any]) -> dict[str, Any]:
+    told = f"{run['transformer']}, {link_text(run['link_bytes_per_s'])}, {mib(run['moved_bytes'])} moved"
+    return {
+        "label": f"{place} {run['mode']}",
+        "kind": run["mode"].removeprefix("auto: "),
+        "mib": round(run["peak_bytes"] / _MIB, 1),
+        "s": round(run["run_ns"] / 1e9, 3),
+        "told": told,
+    }
+
+
+def _caption(points: list[dict[str, Any]]) -> str:
+    said = (f"{point['label'][2:].strip()} {point['mib']:.0f} MiB and {point['s']:.2f} s" for point in points)
+    return f"What each mode holds of the device, and what a video takes with it, measured here: {'; '.join(said)}."
+
+
+def mib(nbytes: int) -> str:
+    """Return a size in MiB.
+
+    >>> mib(311_500_000), mib(0)
+    ('297.1 MiB', '0')
+    """
+    return f"{nbytes / _MIB:,.1f} MiB" if nbytes else "0"
+
+
+def link_text(bytes_per_s: float | None) -> str:
+    """Return what copies were held to.
+
+    >>> link_text(554_448_833), link_text(None)
+    ('0.554 GB/s', 'as fast as memory')
+    """
+    return "as fast as memory" if bytes_per_s is None else f"{bytes_per_s / 1e9:.3g} GB/s"
+
+
+def _seconds(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e9:.2f} s"
