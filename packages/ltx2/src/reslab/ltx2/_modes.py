@@ -4,6 +4,9 @@
     plan = device_mode("snapshot", checkpoint, dict(prompt="a heron", width=1536, height=1024))
     fits_resident(rehearsal("LTX-2.3"), residency.device("H200")).why
 
+`residency.apply(pipe, plan)` carries the plan out; where it merges, refining runs on "transformer+lora", whose weights
+and bytes are counted beside the transformer's, and `residency.lora_difference` says what merging changes.
+
 For refining, the distilled LoRA has to reach the transformer. The modes differ in how it does (`MODES`); a distilled
 variant has no LoRA, so its modes differ only in what else stays on the device. Everything is decided by bytes, on the
 device that was selected and for the size that was asked for: never by a card's name or a round number. What a person

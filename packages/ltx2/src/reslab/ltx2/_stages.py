@@ -119,7 +119,10 @@ class LTX2HalveResolutionStage(Stage):
 
 
 class LTX2LoRASwitchStage(Stage):
-    """Set the strength at which the distilled LoRA is added to the transformer on the fly; 0 leaves it out."""
+    """Set the strength at which the distilled LoRA is added to the transformer; 0 leaves it out.
+
+    It is added on the fly, unless a residency runs what has the LoRA on with a merged copy of the transformer instead.
+    """
 
     components = ("transformer",)
     writes = ()
