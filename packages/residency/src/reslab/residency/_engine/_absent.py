@@ -21,7 +21,7 @@ from reslab.residency._engine._errors import ResidencyError
 from reslab.stages import Subscription
 
 #: Methods of a component, where it has them, that write into weights or move them.
-WRITING = ("_apply", "fuse_lora", "unfuse_lora", "fuse_qkv_projections", "dequantize")
+WRITING = ("_apply", "fuse_lora", "unfuse_lora", "fuse_qkv_projections", "dequantize", "share_memory")
 #: What copying and pickling ask of a parameter.
 _COPYING = ("__deepcopy__", "__reduce_ex__")
 _WORDS = {"__deepcopy__": "copying", "__reduce_ex__": "pickling", "_apply": "moving or converting"}
@@ -83,19 +83,34 @@ def refuse_loading(module: torch.nn.Module, unit_of: Callable[[torch.nn.Paramete
     return Subscription(handle.remove)
 
 
-def refuse_writing(component: torch.nn.Module, name: str) -> Subscription:
-    """Refuse what would write into managed weights, move or copy them, on the component itself."""
-    shadowed = [method for method in WRITING if callable(getattr(component, method, None))] + [*_COPYING]
-    before = {method: component.__dict__[method] for method in shadowed if method in component.__dict__}
+def refuse_writing(module: torch.nn.Module, name: str) -> Subscription:
+    """Refuse what would write into managed weights, move or copy them, on a component or a part of it.
+
+    A part of its own accord has to refuse too: converting a block whose weights are absent would convert nothing, and
+    the weights that arrive would be as they were.
+    """
+    shadowed = [method for method in WRITING if callable(getattr(module, method, None))] + [*_COPYING]
+    before = {method: module.__dict__[method] for method in shadowed if method in module.__dict__}
     for method in shadowed:
-        component.__dict__[method] = _refusal(f"{_WORDS.get(method, method)} {name!r}")
+        module.__dict__[method] = _refusal(f"{_WORDS.get(method, method)} {name!r}")
+    module.__dict__["_apply"] = _unless_nothing_changes(module, module.__dict__["_apply"])
 
     def restore() -> None:
         for method in shadowed:
-            component.__dict__.pop(method, None)
-        component.__dict__.update(before)
+            module.__dict__.pop(method, None)
+        module.__dict__.update(before)
 
     return Subscription(restore)
+
+
+def _unless_nothing_changes(module: torch.nn.Module, refuse: Callable[..., NoReturn]) -> Callable[..., torch.nn.Module]:
+    """Let a conversion pass that leaves every weight as it is, such as the `to(dtype=None)` before a LoRA is saved."""
+
+    def apply(convert: Callable[[torch.Tensor], torch.Tensor], *_arguments: Any, **_named: Any) -> torch.nn.Module:
+        probes = [empty(*kind) for kind in {(each.dtype, each.device) for each in module.parameters()}]
+        return module if all(convert(probe) is probe for probe in probes) else refuse()
+
+    return apply
 
 
 def refuse_copying(parameter: torch.nn.Parameter, name: str) -> None:

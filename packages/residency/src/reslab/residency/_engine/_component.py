@@ -149,7 +149,9 @@ class Component:
         for module in filter(_owns, self.module.modules()):
             self._watches.append(_absent.give_whole(module, self._find))
             self._watches.append(_absent.refuse_loading(module, self._find))
-        self._watches.append(_absent.refuse_writing(self.module, self.name))
+        for path, module in self.module.named_modules():
+            if next(module.parameters(), None) is not None:
+                self._watches.append(_absent.refuse_writing(module, f"{self.name}.{path}" if path else self.name))
 
     def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
         return self._unit_of.get(id(parameter))
