@@ -19,14 +19,14 @@ from reslab.residency._plan._placement import Granularity, Kind, Until
 PARTS = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder")
 SIZE = ComponentSize(outside_bytes=8, block_bytes=(1, 1, 1, 1))
 WORK = Workload(components=dict.fromkeys(PARTS, SIZE), stages=("denoise", "refine"), calls=())
-FIELDS = ("resident", "prefetch", "until", "granularity", "copy_back")
+FIELDS = ("resident", "prefetch", "prefetch_stages", "until", "granularity", "copy_back")
 
 
 def random_plan(rng):
     told = {}
     for name in rng.sample(PARTS, rng.randint(1, 6)):
         kind = rng.choice([*Kind])
-        own = {"until": Until.EACH} if kind is Kind.SWAP else {}
+        own = {"until": Until.EACH, "prefetch_stages": rng.choice((0, 1))} if kind is Kind.SWAP else {}
         if kind in (Kind.LAYERWISE, Kind.DISK):
             own = {
                 "resident": rng.choice((0, 2)),

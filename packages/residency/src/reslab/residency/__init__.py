@@ -65,6 +65,7 @@ _NEEDS_TORCH = {
     "blanks": "_rehearse._blank",
     "lora_difference": "_engine._difference",
     "measure_link": "_calibrate._link",
+    "offload_strategy": "_engine._strategy",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",

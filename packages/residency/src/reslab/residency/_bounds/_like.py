@@ -10,13 +10,26 @@ from __future__ import annotations
 
 import polars as pl
 
+from reslab.residency._bounds._bounds import bounds
 from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._ratio import Ratio
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
 
 def like(card: DeviceSpec, rehearsal: Rehearsal) -> Ratio:
     """Return the ratio of copying to computing that a card has in a rehearsed run, if every call copied its weights.
+
+    Both are as in `bounds`: computing takes what the roofline says, copying the bytes over the link of pinned memory.
+
+    >>> import torch
+    >>> from reslab.residency import device, rehearse
+    >>> from reslab.stages import Pipeline, stage
+    >>> pipeline = Pipeline({"model": torch.nn.Linear(64, 64, dtype=torch.bfloat16)}, result="y")
+    >>> _ = pipeline.add(stage(lambda model, x: {"y": model(x)}), name="compute")
+    >>> rehearsal = rehearse(pipeline, x=torch.ones(200_000, 64, dtype=torch.bfloat16))
+    >>> [round(like(device(name), rehearsal).copy_s_per_compute_s, 4) for name in ("RTX 4090", "H100 SXM 80GB")]
+    [0.0066, 0.0098]
 
     Args:
         card: From `device`; its link for pinned memory and its throughput count.
@@ -25,23 +38,12 @@ def like(card: DeviceSpec, rehearsal: Rehearsal) -> Ratio:
     Raises:
         ValueError: If nobody knows how fast the card computes in the type of a component.
     """
-    calls = rehearsal.calls.select(pl.col("component").cast(pl.String), "trace")
-    traces = rehearsal.traces.select("trace", "matmul_flops", "conv_flops", "attention_flops")
-    sizes = rehearsal.components.select(pl.col("component", "dtype").cast(pl.String), "weight_bytes", "lora_bytes")
-    rows = calls.join(traces, on="trace").join(sizes, on="component").rows(named=True)
-    copied = sum(row["weight_bytes"] + row["lora_bytes"] for row in rows)
-    compute_s = sum(
-        (row["matmul_flops"] + row["conv_flops"]) / _rate(card, "matrix", row["dtype"])
-        + row["attention_flops"] / _rate(card, "attention", row["dtype"])
-        for row in rows
-    )
-    return Ratio(copy_s_per_compute_s=copied / card.link_bytes_per_s / compute_s)
-
-
-def _rate(card: DeviceSpec, kind: str, dtype: str) -> int:
-    rate = card.flops_per_s(kind, dtype)
-    if rate is None:
+    limits = bounds(rehearsal, Plan.of(), card)
+    if not limits.uncosted.is_empty():
+        dtypes = ", ".join(limits.uncosted["dtype"].cast(pl.String).unique().sort())
         raise ValueError(
-            f"nobody knows how fast {card.name} computes in {dtype}; rehearse in a type that it is made for"
+            f"nobody knows how fast {card.name} computes in {dtypes}; rehearse in a type that it is made for"
         )
-    return rate
+    sizes = {row["component"]: row["weight_bytes"] + row["lora_bytes"] for row in rehearsal.components.rows(named=True)}
+    copied = sum(sizes[component] for component in rehearsal.calls["component"])
+    return Ratio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))

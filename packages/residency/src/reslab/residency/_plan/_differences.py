@@ -42,6 +42,8 @@ def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[
         yield f"the plan keeps {wanted.resident} blocks ({wanted.layout}) on the device, {tool} none"
     if wanted.streams and wanted.prefetch != near.prefetch:
         yield f"the plan fetches {wanted.prefetch} blocks ahead, {tool} {near.prefetch}"
+    if wanted.prefetch_stages != near.prefetch_stages:
+        yield f"the plan fetches it {wanted.prefetch_stages} stages ahead of its own, {tool} {near.prefetch_stages}"
     if wanted.until is not near.until:
         kept = "what does not stream" if wanted.streams else "it"
         yield f"the plan keeps {kept} {_UNTIL[wanted.until]}, {tool} {_UNTIL[near.until]}"
