@@ -1,6 +1,7 @@
 """The engine on the tiny LTX-2.3 in two stages: the same video bit by bit, the LoRA included, whatever happens."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -8,9 +9,15 @@ import torch
 from reslab import ltx2
 from reslab.residency import Plan, WeightsAbsent, apply, device_bytes, disk, layerwise, schedule, swap
 from reslab.residency._engine._blocks import find_blocks
+from reslab.residency._engine._buffers import copy_on_host
+from reslab.residency._engine._director import Director
+from reslab.residency._engine._lanes import ThreadLane
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
 PARTS = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder", "latent_upsampler")
+#: Where a component may live, and what may be raised, in a sample.
+WAYS = ("resident", swap(), swap(until="each stage", prefetch_stages=1), layerwise(), layerwise(prefetch=2), disk())
+ERRORS = (RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError, ValueError)
 
 
 @pytest.fixture(scope="module")
@@ -170,19 +177,56 @@ class Fault:
             handle.remove()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_errors_and_interrupts_in_the_transformer_leave_the_same_video(pipe, want, seed):
-    generator = torch.Generator().manual_seed(seed)
-    count = int(torch.randint(1, 2 * 4 * 4 + 3 * 4, (1,), generator=generator))
-    error = (RuntimeError, KeyboardInterrupt, torch.OutOfMemoryError, ValueError)[seed]
-    place = (layerwise(prefetch=1), layerwise(prefetch=0), swap(), disk())[seed]
-    with apply(pipe, Plan.of(dict.fromkeys(PARTS, place))) as managed:
-        fault = Fault(pipe, count, error)
-        with pytest.raises(error, match=r"injected|ran out of memory"):
-            pipe.run(**REQUEST)
-        fault.remove()
-        assert managed.device_bytes == 0
+class Site:
+    """Places where something may go wrong, in a whole run: borders of stages, blocks of all components, copies."""
+
+    def __init__(self, pipe, where, monkeypatch):
+        self.passed, self.fails_at, self.error = 0, 0, None
+        getattr(self, where)(pipe, monkeypatch)
+
+    def check(self, *_arguments):
+        self.passed += 1
+        if self.passed == self.fails_at:
+            raise self.error("injected")
+
+    def border(self, pipe, monkeypatch):
+        for method in ("enter", "leave"):
+            real = getattr(Director, method)
+            monkeypatch.setattr(Director, method, lambda *told, real=real: (self.check(), real(*told), self.check()))
+
+    def block(self, pipe, monkeypatch):
+        self.handles = []
+        for name in PARTS:
+            for block in find_blocks(pipe.components[name]).values():
+                self.handles += [block.register_forward_pre_hook(self.check), block.register_forward_hook(self.check)]
+
+    def copy(self, pipe, monkeypatch):
+        def copy(target, source):
+            copy_on_host(target[: source.nbytes // 2], source[: source.nbytes // 2])
+            self.check()
+            copy_on_host(target, source)
+
+        own = ThreadLane.__init__.__kwdefaults__
+        monkeypatch.setattr(ThreadLane.__init__, "__kwdefaults__", own | {"copy": copy})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_raised_anywhere_leaves_the_same_video(pipe, want, seed, monkeypatch):
+    """A seeded sample of what `test_engine_ways_out` tries exhaustively on a small pipeline."""
+    draw = random.Random(seed)
+    site = Site(pipe, ("border", "block", "copy")[seed % 3], monkeypatch)
+    plan = Plan.of({name: draw.choice(WAYS) for name in PARTS})
+    with apply(pipe, plan) as managed:
         assert same(pipe.run(**REQUEST), want)
+        held = managed.device_bytes
+        site.error, site.fails_at, site.passed = draw.choice(ERRORS), draw.randint(1, site.passed), 0
+        with pytest.raises(site.error, match=r"injected|ran out of memory"):
+            pipe.run(**REQUEST)
+        assert managed.device_bytes <= held
+        assert same(pipe.run(**REQUEST), want)
+        assert managed.device_bytes == held
+    for handle in getattr(site, "handles", ()):
+        handle.remove()
 
 
 @pytest.mark.parametrize("count", [3, 34])  # in denoising, in refining

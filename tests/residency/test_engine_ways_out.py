@@ -4,6 +4,7 @@ After each the pipeline computes what it did before, and nothing is left on the 
 leaving, everything is as it was.
 """
 
+import itertools
 import signal
 import sys
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
-from reslab.residency._engine import _lanes, _mover, _recovery, _unit
+from reslab.residency._engine import _absent, _component, _lanes, _managed, _mover, _recovery, _unit
 from reslab.stages import Pipeline, Stage
 
 WIDTH = 16
@@ -188,13 +189,14 @@ def test_whatever_is_raised_in_a_first_run(plan):
         assert picture() == BEFORE
 
 
-@pytest.mark.parametrize("error", ERRORS[1:], ids=lambda error: error.__name__)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_whatever_is_raised_inside_a_copy(plan, error, monkeypatch):
     made, real = [0, 0], _lanes.copy_on_host
 
     def copy(target, source):
         made[0] += 1
         if made[0] == made[1]:
+            real(target[: source.nbytes // 2], source[: source.nbytes // 2])
             raise error("injected")
         real(target, source)
 
@@ -213,6 +215,52 @@ def test_whatever_is_raised_inside_a_copy(plan, error, monkeypatch):
             assert torch.equal(run(), WANT)
         assert managed.device_bytes == 0
         assert picture() == BEFORE
+
+
+@pytest.mark.parametrize("method", ["fetch", "wait", "evict"])
+def test_whatever_is_raised_before_or_after_any_move(plan, method, monkeypatch):
+    """At every border, in every call, at the end of a run: errors of all three kinds in turn."""
+    made, real = [0, 0], getattr(_mover.Mover, method)
+
+    def move(*arguments, **named):
+        made[0] += 1
+        if made[0] == made[1]:
+            raise ERRORS[made[1] % 3]("injected")
+        real(*arguments, **named)
+        if made[0] == -made[1]:
+            raise ERRORS[made[1] % 3]("injected")
+
+    with apply(PIPELINE, plan) as managed:
+        run()
+        monkeypatch.setattr(_mover.Mover, method, move)
+        run()
+        for count in range(1, made[0] + 1):
+            made[:] = 0, count if count % 2 else -count  # every other one after it was made
+            with pytest.raises(ERRORS, match=INJECTED):
+                run()
+            assert torch.equal(run(), WANT)
+            resident_bytes(managed, plan)
+    assert managed.device_bytes == 0
+    assert picture() == BEFORE
+
+
+def test_entering_that_is_interrupted_leaves_nothing_behind():
+    plan = Plan.of({"one": "layerwise", "two": "disk"})
+    for count in itertools.count(1, 71):
+        managed = apply(PIPELINE, plan)
+        sys.settrace(interrupted_at_line(count, (_managed, _component, _absent), signal.raise_signal, signal.SIGINT))
+        try:
+            managed.__enter__()
+        except KeyboardInterrupt:
+            sys.settrace(None)
+            assert picture() == BEFORE
+        else:  # there are fewer lines
+            break
+        finally:
+            sys.settrace(None)
+    assert count > 500
+    managed.close()  # and no conductor was left behind, or entering would have been refused
+    assert picture() == BEFORE
 
 
 def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
@@ -236,15 +284,17 @@ def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
     assert picture() == BEFORE
 
 
-def interrupted_at_line(count, modules):
-    """A trace function that interrupts at the count-th line run in some modules, on this thread, outside of masks."""
+def interrupted_at_line(count, modules, interrupt=None, *arguments):
+    """A trace function that interrupts at the count-th line run in some modules: past every mask, or by a signal."""
     files, left = {module.__file__ for module in modules}, [count]
 
     def local(frame, event, _argument):
         if event == "line":
             left[0] -= 1
             if left[0] == 0:
-                raise KeyboardInterrupt
+                if interrupt is None:
+                    raise KeyboardInterrupt
+                interrupt(*arguments)
         return local
 
     return lambda frame, _event, _argument: local if frame.f_code.co_filename in files else None

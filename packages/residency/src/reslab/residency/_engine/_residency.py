@@ -66,13 +66,14 @@ class Residency(View):
         self._failed: tuple[Call, ...] = ()
 
     def __enter__(self) -> Self:
-        with masked():
-            try:
+        try:
+            with masked():
                 self._see_run()
                 self._subscription = self._pipeline.conduct(self)
-            except BaseException:
+        except BaseException:  # an interrupt, too, that was held back until here
+            with masked():
                 self._remove()
-                raise
+            raise
         return self
 
     def __exit__(
