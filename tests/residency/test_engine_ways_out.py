@@ -189,30 +189,47 @@ def test_whatever_is_raised_in_a_first_run(plan):
         assert picture() == BEFORE
 
 
+class Copies:
+    """Counts copies, and fails half-way through the one whose number is `fails_at`."""
+
+    def __init__(self, monkeypatch):
+        own = _lanes.ThreadLane.__init__.__kwdefaults__
+        monkeypatch.setattr(_lanes.ThreadLane.__init__, "__kwdefaults__", own | {"copy": self.copy})
+        self.set(0, None)
+
+    def set(self, fails_at, error):
+        self.made, self.fails_at, self.error = 0, fails_at, error
+
+    def copy(self, target, source):
+        self.made += 1
+        if self.made == self.fails_at:
+            _lanes.copy_on_host(target[: source.nbytes // 2], source[: source.nbytes // 2])
+            raise self.error("injected")
+        _lanes.copy_on_host(target, source)
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
 def test_whatever_is_raised_inside_a_copy(plan, error, monkeypatch):
-    made, real = [0, 0], _lanes.copy_on_host
+    copies = Copies(monkeypatch)
+    with apply(PIPELINE, plan) as managed:
+        run()
+        copies.set(0, None)
+        run()
+        for count in range(1, copies.made + 1):
+            copies.set(count, error)
+            fail(managed, plan, error)
+    assert managed.device_bytes == 0
+    assert picture() == BEFORE
 
-    def copy(target, source):
-        made[0] += 1
-        if made[0] == made[1]:
-            real(target[: source.nbytes // 2], source[: source.nbytes // 2])
-            raise error("injected")
-        real(target, source)
 
-    monkeypatch.setattr(
-        _lanes.ThreadLane.__init__, "__kwdefaults__", _lanes.ThreadLane.__init__.__kwdefaults__ | {"copy": copy}
-    )
+def test_whatever_is_raised_inside_a_copy_of_a_first_run(plan, monkeypatch):
+    copies = Copies(monkeypatch)
     with apply(PIPELINE, plan):
         run()
-        run()
-    for count in range(1, made[0] + 1):
-        made[:] = 0, count
+    for count in range(1, copies.made + 1):
         with apply(PIPELINE, plan) as managed:
-            with pytest.raises(error, match=INJECTED):
-                [run(), run()]
-            resident_bytes(managed, plan)
-            assert torch.equal(run(), WANT)
+            copies.set(count, ERRORS[count % 3])
+            fail(managed, plan, ERRORS[count % 3])
         assert managed.device_bytes == 0
         assert picture() == BEFORE
 
