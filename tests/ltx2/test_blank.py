@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reslab import ltx2, residency
-from reslab.ltx2 import _blank, _rehearsal
+from reslab.ltx2 import _blank, _materialize, _rehearsal
 from reslab.ltx2._align import is_aligned
 from reslab.ltx2._sizes import small_config
 
@@ -135,6 +135,18 @@ def test_a_size_against_the_rules_and_an_unknown_model_are_clear_errors():
         ltx2.blank("LTX-3")
     with pytest.raises(ValueError, match="stages is 'one' or 'two', got 'three'"):
         ltx2.rehearsal("LTX-2", stages="three")
+
+
+def test_a_materialised_transformer_of_35_gib_takes_one_and_a_half(blanks):
+    transformer = blanks["LTX-2.3"].components["transformer"]
+    shared = {
+        (path, name, weight.shape): weight.nbytes
+        for path, owner in _materialize.with_shared_paths(transformer)
+        for name, weight in owner._parameters.items()
+        if weight is not None
+    }
+    assert sum(weight.nbytes for weight in transformer.parameters()) / GIB == pytest.approx(35.37, abs=0.005)
+    assert sum(shared.values()) / GIB == pytest.approx(1.52, abs=0.005)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ def test_a_file_that_is_none_is_one_clear_error(rehearsal, tmp_path):
 
 def test_the_table_has_a_row_a_stage_component_and_method(rehearsal):
     table = rehearsal.table()
+    assert table.columns[:7] == ["stage", "component", "method", "calls", "shapes", "tflop", "read_gb"]
+    assert table.columns[7:] == ["written_gb", "activation_gib", "workspace_gib", "host_operations"]
     assert table["stage"].to_list()[:2] == ["TextEncodingStage", "LTX2TextConnectorStage"]
     denoise = table.row(by_predicate=pl.col("stage") == "LTX2AVDenoisingStage", named=True)
     assert (denoise["component"], denoise["method"], denoise["calls"]) == ("transformer", "forward", 30 * 4)

@@ -26,7 +26,7 @@ def materialized(part: Any, generator: torch.Generator, device: torch.device | s
         return part
     values: dict[tuple[str, torch.Size], torch.Tensor] = {}
     made: dict[int, torch.nn.Parameter] = {}
-    for path, owner in _with_shared_paths(part):
+    for path, owner in with_shared_paths(part):
         for name, weight in owner._parameters.items():
             if weight is not None and id(weight) not in made:
                 key = (f"{path}.{name}", weight.shape)
@@ -41,7 +41,7 @@ def materialized(part: Any, generator: torch.Generator, device: torch.device | s
     return part
 
 
-def _with_shared_paths(part: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+def with_shared_paths(part: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
     """Every module with a path that members of a list have in common where their weights have the same shapes."""
     yield prefix, part
     kinds: dict[Any, int] = {}
@@ -49,7 +49,7 @@ def _with_shared_paths(part: torch.nn.Module, prefix: str = "") -> Iterator[tupl
         if isinstance(part, torch.nn.ModuleList):
             shapes = tuple((path, weight.shape) for path, weight in child.named_parameters())
             name = f"like {kinds.setdefault((type(child), shapes), place)}"
-        yield from _with_shared_paths(child, f"{prefix}.{name}")
+        yield from with_shared_paths(child, f"{prefix}.{name}")
 
 
 def _values(owner: torch.nn.Module, name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
