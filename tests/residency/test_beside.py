@@ -1,7 +1,5 @@
 """Bounds beside measurement: the same stages, the plan's bytes, exact times by a clock that does as it is told."""
 
-import json
-
 import polars as pl
 import pytest
 import torch
@@ -93,8 +91,8 @@ def test_the_row_to_keep_says_what_ran_where_and_nothing_private(made, tmp_path)
     row = pl.read_csv(tmp_path / "mine.csv").row(0, named=True)
     assert (row["pipeline"], row["device"], row["plan"]) == ("three layers", "CPU", "mine")
     assert (row["measured_s"], row["moved_bytes"], row["measured_peak_bytes"]) == (2.0, 3 * 4160 * 4, 70_000)
-    assert json.loads(row["request"]) == {"width": 64}
-    assert json.loads(row["versions"])["torch"] == torch.__version__
+    assert row["request"] == "width=64"
+    assert f"torch {torch.__version__}" in row["versions"].split(", ")
     assert row["plan_fingerprint"] == limits.plan.fingerprint
 
 

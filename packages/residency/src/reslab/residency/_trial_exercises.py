@@ -18,21 +18,21 @@ from reslab.residency._rehearse._rehearsal import Rehearsal
 _GIB = 2**30
 
 
-def gib_with_half_kept(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
-    """Check how many GiB a streaming run moves if half of the transformer's blocks stay on the device.
+def gib_with_kept(answer: float | EllipsisType, rehearsal: Rehearsal, *, kept: int) -> Verdict:
+    """Check how many GiB a streaming run moves if some of the transformer's blocks stay on the device.
 
     Args:
-        answer: GiB, to one decimal, or `...`.
+        answer: GiB, to two decimals, or `...`.
         rehearsal: Of a run of LTX-2.
+        kept: Blocks that stay.
     """
-    half = len(workload(rehearsal).components["transformer"].block_bytes) // 2
-    kept = preset("streaming", rehearsal, settings={"transformer.resident": half})
+    plan = preset("streaming", rehearsal, settings={"transformer.resident": kept})
     all_stream = _moved_gib(preset("streaming", rehearsal), rehearsal)
     return check_number(
         answer,
-        truth=round(_moved_gib(kept, rehearsal), 1),
+        truth=round(_moved_gib(plan, rehearsal), 2),
         what="the size in GiB",
-        why=f"{half} blocks are fetched once and not in every pass; with none kept it is {all_stream:.1f}",
+        why=f"{kept} blocks are fetched once and not in every pass; with none kept it is {all_stream:.2f}",
     )
 
 
@@ -40,7 +40,7 @@ def gib_more_each_stage(answer: float | EllipsisType, rehearsal: Rehearsal) -> V
     """Check how many GiB more a swapping run moves if a component leaves after each stage, not after its last.
 
     Args:
-        answer: GiB, to one decimal, or `...`.
+        answer: GiB, to two decimals, or `...`.
         rehearsal: Of a run of LTX-2.
     """
     last = preset("swap", rehearsal)
@@ -48,7 +48,7 @@ def gib_more_each_stage(answer: float | EllipsisType, rehearsal: Rehearsal) -> V
     before, after = _moved_gib(last, rehearsal), _moved_gib(each, rehearsal)
     return check_number(
         answer,
-        truth=round(after - before, 1),
+        truth=round(after - before, 2),
         what="the size in GiB",
         why=f"{before:.2f} become {after:.2f}, since the transformer works in two stages and comes twice",
     )

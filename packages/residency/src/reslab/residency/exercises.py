@@ -1,4 +1,4 @@
-"""The checks of the exercises in notebooks 00, 03 and 05; each computes its truth with the packages."""
+"""The checks of the exercises in notebooks 00, 03, 05 and 08; each computes its truth with the packages."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._break_even import break_even
 from reslab.residency._slot_exercises import blocks_that_stay, copies_made, prefetch_of_leading
+from reslab.residency._trial_exercises import gib_more_each_stage, gib_of_prefetch, gib_with_kept
 
 __all__ = [
     "activation_gib_at",
@@ -22,6 +23,9 @@ __all__ = [
     "blocks_for_free",
     "blocks_that_stay",
     "copies_made",
+    "gib_more_each_stage",
+    "gib_of_prefetch",
+    "gib_with_kept",
     "link_for_free",
     "prefetch_of_leading",
     "recipe_gib_encoding_once",

@@ -14,7 +14,6 @@ the ceiling too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +37,7 @@ BESIDE: Mapping[str, Any] = {
 }
 KEPT: Mapping[str, Any] = {
     "pipeline": pl.String,
-    "request": pl.String,  # JSON
+    "request": pl.String,  # without prompt, image and paths
     "device": pl.String,
     "link_gb_s": pl.Float64,
     "plan": pl.String,
@@ -50,7 +49,7 @@ KEPT: Mapping[str, Any] = {
     "ceiling_s": pl.Float64,
     "peak_bytes": pl.Int64,
     "measured_peak_bytes": pl.Int64,
-    "versions": pl.String,  # JSON
+    "versions": pl.String,
 }
 
 
@@ -95,19 +94,19 @@ def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataF
     peaks = [peak for _seconds, _moved, peak in measured.values() if peak is not None]
     row = {
         "pipeline": rehearsal.meta["pipeline"],
-        "request": json.dumps(rehearsal.meta["request"], sort_keys=True),
+        "request": ", ".join(f"{name}={value}" for name, value in sorted(rehearsal.meta["request"].items())),
         "device": limits.device.name,
-        "link_gb_s": limits.device.link_bytes_per_s / 1e9,
+        "link_gb_s": round(limits.device.link_bytes_per_s / 1e9, 2),
         "plan": limits.plan.name,
         "plan_fingerprint": limits.plan.fingerprint,
         "weight_bytes": int(rehearsal.components["weight_bytes"].sum()),
         "moved_bytes": sum(moved for _seconds, moved, _peak in measured.values()),
-        "floor_s": limits.floor_ns / 1e9,
-        "measured_s": float(stages["host_ms"].sum()) / 1e3 / runs,
-        "ceiling_s": limits.ceiling_ns / 1e9,
+        "floor_s": round(limits.floor_ns / 1e9, 4),
+        "measured_s": round(float(stages["host_ms"].sum()) / 1e3 / runs, 4),
+        "ceiling_s": round(limits.ceiling_ns / 1e9, 4),
         "peak_bytes": limits.peak_bytes,
         "measured_peak_bytes": max(peaks, default=None),
-        "versions": json.dumps(profile.meta.get("versions", {}), sort_keys=True),
+        "versions": ", ".join(f"{name} {each}" for name, each in sorted(profile.meta["versions"].items())),
     }
     return pl.DataFrame([row], schema=dict(KEPT))
 
