@@ -1,6 +1,8 @@
 """Merged copies: other weights in the same parameters, built out of place; the base is bit by bit what it was."""
 
 import copy
+import gc
+import mmap
 import weakref
 
 import peft
@@ -21,6 +23,7 @@ from reslab.residency import (
     schedule,
     swap,
 )
+from reslab.residency._engine import _buffers
 from reslab.residency._engine._adapted import Adapted
 from reslab.stages import Pipeline, stage
 
@@ -232,17 +235,23 @@ def test_two_loras_are_merged_one_after_the_other(pipeline):
         assert torch.equal(run(pipeline), want)
 
 
-def test_blocks_that_share_memory_share_what_is_merged(pipeline):
-    model = pipeline.components[MODEL]
-    first = list(model.blocks[0].parameters())
-    for block in model.blocks:
-        for own, other in zip(block.parameters(), first, strict=True):
+@pytest.mark.parametrize(("lora_too", "copies"), [(True, 2), (False, 4)])
+def test_blocks_that_share_memory_share_what_is_merged_if_they_share_the_lora(pipeline, lora_too, copies):
+    blocks = pipeline.components[MODEL].blocks
+    for block in blocks:
+        mine, first = (block, blocks[0]) if lora_too else (block.base_layer, blocks[0].base_layer)
+        for own, other in zip(mine.parameters(), first.parameters(), strict=True):
             own.data = other.data
     want = reference(pipeline)
-    with apply(pipeline, merged_plan("layerwise", "layerwise")) as managed:
-        assert torch.equal(run(pipeline), want)
-        host = dict(managed.table().select("component", "host_bytes").rows())
-        assert host == {MODEL: 3 * 1088, SECOND: 2 * 1024}
+    # as it was made, and as another mode left it, which parts blocks whose LoRAs differ
+    for is_left in (False, True) if lora_too else (False,):
+        if is_left:
+            with apply(pipeline, Plan.of({MODEL: "layerwise"})):
+                run(pipeline)
+        with apply(pipeline, merged_plan("layerwise", "layerwise")) as managed:
+            assert torch.equal(run(pipeline), want)
+            host = dict(managed.table().select("component", "host_bytes").rows())
+            assert host == {MODEL: 3 * 1088, SECOND: copies * 1024}
 
 
 def test_between_stages_and_runs_the_parameters_are_the_bases(pipeline):
@@ -267,6 +276,31 @@ def test_within_a_stage_with_the_lora_what_is_saved_is_still_the_base(pipeline):
         run(pipeline)
     assert len(saved) == 4
     assert all(torch.equal(state[key], before[key]) for state in saved for key in before)
+
+
+def test_memory_that_another_mode_left_is_given_back(pipeline, monkeypatch):
+    """After a LoRA was managed with the weights, it lies in one memory with them, which it must not keep alive."""
+    made = []
+
+    class Recorded(mmap.mmap):
+        def __new__(cls, *told, **named):
+            memory = super().__new__(cls, *told, **named)
+            made.append(weakref.ref(memory))
+            return memory
+
+    monkeypatch.setattr(_buffers.mmap, "mmap", Recorded)
+    with apply(pipeline, Plan.of({MODEL: "swap"})):
+        run(pipeline)
+    assert [each() is not None for each in made] == [True] * 4  # what lies outside the blocks, and three blocks
+    lora = {path: weight.clone() for path, weight in pipeline.components[MODEL].named_parameters() if "lora" in path}
+    with apply(pipeline, merged_plan("swap", "swap")):
+        run(pipeline)
+        gc.collect()
+        assert [each() is not None for each in made] == [False] * 4 + [True] * 8
+    gc.collect()
+    assert sum(each() is not None for each in made) == 4
+    after = dict(pipeline.components[MODEL].named_parameters())
+    assert all(torch.equal(after[path], weight) for path, weight in lora.items())
 
 
 def test_a_plan_that_merges_what_is_never_on_merges_nothing(pipeline):

@@ -86,12 +86,15 @@ class Component:
         if known == self._known:
             return False
         self.lora = Adapted(self.module if self._merges else None)
-        owned = {number: self._managed(parameters) for number, parameters in self._owned().items()}
+        everything = self._owned()
+        owned = {number: self._managed(parameters) for number, parameters in everything.items()}
         own = {number: tuple(map(id, parameters)) for number, parameters in owned.items()}
         changed = [number for number in own if own[number] != self._own.get(number)]
         put_back([self.units[number] for number in changed if number in self.units])
         for number in changed:
             self.units[number] = self._unit(number, owned[number], shared)
+        for number, unit in self.units.items():
+            unit.beside = tuple(each for each in everything[number] if id(each) in self.lora.added)
         self._known, self._own, self.version = known, own, self.version + 1
         self._unit_of = {key: unit for unit in self.units.values() for key in unit.by_parameter}
         self._watch()

@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from reslab.residency._engine import _absent
-from reslab.residency._engine._buffers import HostBuffer, Layout, Source, views
+from reslab.residency._engine._buffers import HostBuffer, Layout, Source, memory_key, views
 from reslab.residency._engine._lanes import Ticket
 from reslab.residency._plan._keep import OUTSIDE
 from reslab.stages import Described
+
+#: Parameters that a residency left in one piece of memory with others, which lives as long as any of them.
+_together: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Where(Described):
@@ -33,6 +37,8 @@ class Shared:
 
     def __init__(self) -> None:
         self.source: Source | None = None
+        #: Memory given to what lies beside the weights, by what memory that was.
+        self.apart: dict[object, torch.Tensor] = {}
 
 
 class Front:
@@ -68,6 +74,8 @@ class Unit:
         self.ticket: Ticket | None = None
         self.shared = shared
         self.front: Front | None = None
+        #: Parameters beside its own that are not managed: what a LoRA adds that is to be merged.
+        self.beside: tuple[torch.nn.Parameter, ...] = ()
         self._views: tuple[torch.Tensor, ...] = ()
         self._viewed: torch.Tensor | None = None
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
@@ -122,6 +130,18 @@ class Unit:
             self.shared.source = make(self)
         self.where = Where.AWAY
         self.point()
+        self._set_apart()
+
+    def _set_apart(self) -> None:
+        """Give what lies beside memory of its own, where it would keep alive what the weights were just copied from."""
+        with torch.inference_mode(False), torch.no_grad():
+            for parameter in self.beside:
+                if parameter in _together:
+                    key = (memory_key(parameter), parameter.shape)
+                    if key not in self.shared.apart:
+                        self.shared.apart[key] = parameter.data.clone()
+                    parameter.data = self.shared.apart[key]
+                    del _together[parameter]
 
     def point(self) -> None:
         """Make the parameters agree with where the unit is, or the one in front of it."""
@@ -159,6 +179,8 @@ class Unit:
             self.shared.source = memory
         self.where = Where.UNTOUCHED
         self.show()
+        for piece in self.layout.pieces:
+            _together[piece.parameter] = True
 
     def _originals(self) -> tuple[torch.Tensor, ...]:
         return self.source.tensors if self.shared.source is not None else ()
