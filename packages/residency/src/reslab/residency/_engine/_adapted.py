@@ -12,7 +12,6 @@ its weights are only read.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -85,7 +84,7 @@ class Adapted:
         """
         layer, name = self.reached[key]
         beside = next(iter(self.added_by(layer))).device
-        base = copy.copy(layer.get_base_layer())
+        base = _stand_in(layer.get_base_layer())
         base._parameters = {
             own: torch.nn.Parameter(weights(each).to(beside), requires_grad=False) if each is not None else None
             for own, each in layer.get_base_layer()._parameters.items()
@@ -105,11 +104,18 @@ def merge(layer: Any, base: Any, strengths: dict[str, float]) -> None:
 
     With `safe_merge` PEFT computes in a copy and puts that in the weight's place, so no tensor is written.
     """
-    stand_in = copy.copy(layer)
+    stand_in: Any = _stand_in(layer)
     stand_in._modules = layer._modules | {"base_layer": base}
     stand_in.merged_adapters, stand_in.scaling = [], strengths
     with torch.no_grad(), torch.inference_mode(False):
         stand_in.merge(safe_merge=True, adapter_names=[*strengths])
+
+
+def _stand_in(module: torch.nn.Module) -> torch.nn.Module:
+    """Return another module with the attributes of a managed one, which refuses to be copied."""
+    other = type(module).__new__(type(module))
+    vars(other).update(vars(module))
+    return other
 
 
 def _names(layer: Any, base: torch.nn.Module) -> list[str]:
