@@ -84,7 +84,7 @@ class Adapted:
         """
         layer, name = self.reached[key]
         beside = next(iter(self.added_by(layer))).device
-        base = _stand_in(layer.get_base_layer())
+        base: Any = _stand_in(layer.get_base_layer())
         base._parameters = {
             own: torch.nn.Parameter(weights(each).to(beside), requires_grad=False) if each is not None else None
             for own, each in layer.get_base_layer()._parameters.items()
