@@ -101,6 +101,16 @@ def test_nothing_claims_to_load_or_run_it(blank, wish):
     assert "LTX-2.5" not in [each.name for each in ltx2.variants()]
 
 
+def test_a_video_smaller_than_the_decoders_window_is_refused_before_anything_runs(blank):
+    request = {"prompt": "a heron", "width": 192, "height": 256, "num_frames": 9}
+    with pytest.raises(
+        ValueError, match=r"width=192 is less than a window of the video decoder, 224; .* is 256\.\n"
+    ) as no:
+        ltx2.two_stage(blank).check(**request)
+    assert "num_frames=9 is less than a window of the video decoder, 11; the nearest is 17." in str(no.value)
+    ltx2.one_stage(blank).check(**request | {"width": 224, "num_frames": 17})
+
+
 def test_the_default_size_is_one_of_one_stage(blank):
     with pytest.raises(ValueError, match=r"height=544 is not a multiple of 64 .*; the nearest is 576"):
         ltx2.rehearsal("LTX-2.5")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from reslab.ltx2._neighborhood import least_size
 from reslab.ltx2._numbers import is_count, is_number, is_whole, nearest
 from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, AudioShape
 from reslab.ltx2._variants import Variant
@@ -34,6 +35,7 @@ class Limits:
         registers: What the sequence length divides by: the connectors' learnable registers.
         depth: Transformer blocks.
         stg_blocks: Blocks that spatio-temporal guidance perturbs.
+        least: Width, height and frames that the video decoder needs at least.
     """
 
     variant: Variant
@@ -41,17 +43,19 @@ class Limits:
     registers: int
     depth: int
     stg_blocks: tuple[int, ...]
+    least: tuple[int, int, int] = (1, 1, 1)
 
     @classmethod
     def of(cls, components: Mapping[str, Any], *, variant: Variant, multiple: int) -> Limits:
         """Read from the components what the variant leaves open."""
-        guider = components["guider"]
+        guider, decoder = components["guider"], components.get("diffusion_decoder")
         return cls(
             variant=variant,
             multiple=multiple,
             registers=components["connectors"].config.video_connector_num_learnable_registers,
             depth=components["transformer"].config.num_layers,
             stg_blocks=tuple(guider.spatio_temporal_guidance_blocks or ()) if guider.is_stg_enabled() else (),
+            least=(1, 1, 1) if decoder is None else least_size(decoder.config),
         )
 
 
@@ -76,6 +80,15 @@ def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     frames = values.get("num_frames")
     if frames is not None and not (is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
         yield f"num_frames={frames!r} is not 8k+1{nearest(frames, TEMPORAL_COMPRESSION, 1)}."
+
+
+def _least(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    forms = {"width": (limits.multiple, 0), "height": (limits.multiple, 0), "num_frames": (TEMPORAL_COMPRESSION, 1)}
+    for (name, (of, offset)), least in zip(forms.items(), limits.least, strict=True):
+        size = values.get(name)
+        if size is not None and is_count(size) and size < least:
+            legal = math.ceil((least - offset) / of) * of + offset
+            yield f"{name}={size!r} is less than a window of the video decoder, {least}; the nearest is {legal}."
 
 
 def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
@@ -167,6 +180,7 @@ RULES: tuple[Callable[[Mapping[str, Any], Limits], Iterator[str]], ...] = (
     _prompts,
     _sizes,
     _frames,
+    _least,
     _frame_rate,
     _duration,
     _steps,
