@@ -9,8 +9,10 @@ from diffusers.models.autoencoders.ltx2_diffusion_decoder import _neighborhood_b
 
 from reslab import ltx2
 from reslab.ltx2._configs import config
+from reslab.ltx2._decoding import tiled
 from reslab.ltx2._detect import detect
 from reslab.residency import rehearse
+from reslab.stages import Pipeline, stage
 
 #: Counted from the configurations: Gemma 4 12B as its page on the Hub counts it, scales of its layers among them; the
 #: rest as LTX-2.3's, but for the biases of 48 feed-forward layers (16384 + 4096) and the embedding of keyframes (4096).
@@ -115,3 +117,20 @@ def test_the_default_size_is_one_of_one_stage(blank):
     with pytest.raises(ValueError, match=r"height=544 is not a multiple of 64 .*; the nearest is 576"):
         ltx2.rehearsal("LTX-2.5")
     ltx2.one_stage(blank).check(prompt="a heron", width=960, height=544, num_frames=121)
+
+
+@pytest.mark.parametrize("in_tiles", [False, True])
+def test_sharing_equal_tiles_of_the_decoder_changes_no_total(blank, in_tiles):
+    decoder = blank.components["diffusion_decoder"]
+
+    @stage
+    def decode(diffusion_decoder, latents):
+        with tiled(diffusion_decoder, in_tiles):
+            diffusion_decoder.decode(latents)
+
+    pipe, latents = (
+        Pipeline({"diffusion_decoder": decoder}).add(decode),
+        torch.empty(1, 128, 3, 8, 32, dtype=torch.bfloat16, device="meta"),
+    )
+    shared, alone = (rehearse(pipe, latents=latents, share_blocks=share) for share in (True, False))
+    assert shared.traces.equals(alone.traces)
