@@ -14,130 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
-from reslab.residency._engine._adapted import Adapted
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Source, memory_key
 from reslab.residency._engine._component import Component
-from reslab.residency._engine._disk import Disk
+from reslab.residency._engine._merged_unit import MergedUnit
 from reslab.residency._engine._recovery import masked
-from reslab.residency._engine._unit import Front, Shared, Unit, Where
+from reslab.residency._engine._unit import Shared, Unit
 from reslab.residency._plan._numerics import MERGED
-from reslab.stages import Kind, Observer
-
-Pin = Callable[[torch.Tensor], Callable[[], None]]
-
-
-class MergedUnit(Unit):
-    """A unit with the LoRA merged in; its parameters are those of the base's unit, and lie in memory as there.
-
-    Args:
-        component: The copy's name.
-        base: The base's unit.
-        lora: What is merged.
-        tell: Answers with where events go.
-    """
-
-    is_known = False
-
-    def __init__(
-        self, component: str, base: Unit, lora: Adapted, tell: Callable[[], Observer], device: torch.device
-    ) -> None:
-        super().__init__(component, base.number, base.layout, Shared(), device)
-        self._base, self._lora, self._tell = base, lora, tell
-        self.front = base.front = Front(base)
-
-    @property
-    def needs(self) -> tuple[Unit, ...]:
-        """Return the units that have to be adopted for this one, in order."""
-        return (self._base, self)
-
-    @property
-    def layers(self) -> list[Any]:
-        """Return the layers that the LoRA reaches here."""
-        return list({id(layer): layer for layer, _name in map(self._lora.reached.__getitem__, self._reached)}.values())
-
-    @property
-    def key(self) -> object:
-        """Return what is equal for units whose merged weights are the same, since all that goes into them is."""
-        added = [memory_key(weight) for layer in self.layers for weight in self._lora.added_by(layer)]
-        return (id(self._base.shared), *added, *map(self._lora.state, self.layers)) if added else id(self)
-
-    def make(self, *, pin: Pin | None, disk: Disk | None) -> Source:
-        """Merge, and return where the weights wait from now on: in host memory, or on disk."""
-        tell = self._tell()
-        tell.begin(Kind.WAIT, self.name)
-        try:
-            source = self._on_disk(disk) if disk is not None else self._in_memory(pin)
-        except BaseException as error:
-            tell.end(error)
-            raise
-        tell.end()
-        return source
-
-    def put_back(self) -> None:
-        """Drop the merged weights: the parameters are the base's again."""
-        if not self._base.is_front:
-            self._base.show()
-        if self.shared.source is not None:
-            self.shared.source.close()
-            self.shared.source = None
-        self.where = Where.UNTOUCHED
-
-    @property
-    def _reached(self) -> list[int]:
-        return [id(piece.parameter) for piece in self.layout.pieces if id(piece.parameter) in self._lora.reached]
-
-    def _merged(self) -> Iterator[torch.Tensor]:
-        """Yield each weight that the LoRA reaches, merged; they are the first ones of the layout."""
-        return (self._lora.merged(key, self._base_weights) for key in self._reached)
-
-    def _base_weights(self, parameter: torch.nn.Parameter) -> torch.Tensor:
-        place = self._base.by_parameter.get(id(parameter))
-        return parameter.data if place is None else self._base.source.tensors[place]
-
-    def _in_memory(self, pin: Pin | None) -> Source:
-        base, pieces = self._base.source, self.layout.pieces
-        count = len(self._reached) if isinstance(base, HostBuffer) else len(pieces)
-        own = HostBuffer(_only(pieces[:count]), pin=pin)
-        rest = base.tensors[len(self._reached) :]
-        with torch.inference_mode(False), torch.no_grad():
-            for target, tensor in zip(own.tensors, _chained(self._merged(), rest), strict=False):
-                target.copy_(tensor)
-        return MergedSource(own, base) if isinstance(base, HostBuffer) else own
-
-    def _on_disk(self, disk: Disk) -> Source:
-        rest = self._base.source.tensors[len(self._reached) :]
-        return disk.keep(self.layout, self._merged(), rest)
-
-
-class MergedSource:
-    """Merged weights of a unit in memory of their own, and behind them in the unit's layout the base's others.
-
-    Args:
-        own: What the LoRA reaches.
-        base: The base's memory, all of it.
-    """
-
-    def __init__(self, own: HostBuffer, base: HostBuffer) -> None:
-        self._own, self._base = own, base
-        self.tensors = (*own.tensors, *base.tensors[len(own.tensors) :])
-        self.host_bytes, self.pinned_bytes = own.host_bytes, own.pinned_bytes
-
-    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return what is copied where, for the unit to lie in a target."""
-        return (target, self._own), (target[self._own.host_bytes :], self)
-
-    def staged(self) -> torch.Tensor:
-        """Return the bytes of what is the base's."""
-        return self._base.staged()[self._own.host_bytes :]
-
-    def close(self) -> None:
-        """Unpin what is its own."""
-        self._own.close()
-        self.pinned_bytes = 0
+from reslab.stages import Observer
 
 
 class Merged(Component):
@@ -214,14 +99,3 @@ class Merged(Component):
     def close(self) -> None:
         """Step back; the hooks are the base's."""
         self.step_back()
-
-
-def _only(pieces: tuple[Piece, ...]) -> Layout:
-    """Return a layout that ends with these pieces, the first ones of another."""
-    ends = [piece.offset + piece.nbytes for piece in pieces]
-    return Layout(pieces, max(ends, default=0), sum(piece.nbytes for piece in pieces))
-
-
-def _chained(first: Iterable[torch.Tensor], then: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    yield from first
-    yield from then

@@ -13,7 +13,7 @@ from reslab.residency._engine._buffers import HostBuffer, Source
 from reslab.residency._engine._disk import Disk, Paths
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._lanes import CopyLane, ThreadLane
-from reslab.residency._engine._merged import MergedUnit
+from reslab.residency._engine._merged_unit import MergedUnit
 from reslab.residency._engine._throttle import Link
 from reslab.residency._engine._unit import Unit
 from reslab.residency._plan._placement import Kind
