@@ -99,7 +99,7 @@ def _bar(row: dict[str, Any], px: float) -> dict[str, Any]:
 def _heading(times: pl.DataFrame) -> str:
     """Say what a panel is about, how much memory it takes and when it is done."""
     places = times.filter(~pl.col("place").is_in([COMPUTING, COPYING]))["place"].n_unique()
-    return f"{times['plan'][0]}: memory for {places} blocks, done at {max(times['end']):g}"
+    return f"{times['plan'][0]}: memory for {places} block{'s' * (places > 1)}, done at {max(times['end']):g}"
 
 
 def _until(times: pl.DataFrame) -> dict[str, float]:
