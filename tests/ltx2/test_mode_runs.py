@@ -82,7 +82,7 @@ def explorer(pipe, rehearsal):
 
 
 def test_the_widget_shows_the_line_of_its_state_and_that_line_runs(pipe, explorer):
-    explorer.link.value, explorer.memory.value = "slow", None
+    explorer.link.value = "slow"
     assert explorer.code == "ltx2.run_mode('original', pipe, request, link=links['slow'])"
     names = {"ltx2": ltx2, "pipe": pipe, "request": REQUEST, "links": {"slow": "100 MB/s"}}
     by_hand = eval(explorer.code, names)
@@ -100,7 +100,7 @@ def test_the_widget_says_what_does_not_fit_and_stays_usable(explorer):
     explorer.run()
     assert "It does not fit" in explorer.message
     assert explorer.runs.runs == ()
-    explorer.mode.value, explorer.memory.value = "original", None
+    explorer.mode.value, explorer.memory.value = "original", -1
     explorer.run()
     assert explorer.message == "done"
     assert explorer.runs.frame()["mode"].to_list() == ["original"]

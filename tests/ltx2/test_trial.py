@@ -13,7 +13,7 @@ def test_a_cpu_gets_the_mid_size_model(monkeypatch):
     assert trial.checkpoint.source == "tiny"
     assert "a CPU would take hours" in trial.why
     video = ltx2.two_stage(trial.checkpoint).run(**trial.request)
-    assert video.frames.shape == (9, 64, 64, 3)
+    assert video.frames.shape == (9, 64, 128, 3)
 
 
 def test_an_accelerator_gets_the_full_size_in_host_memory_without_being_touched(monkeypatch):

@@ -24,7 +24,7 @@ from reslab.residency import Rehearsal
 from reslab.stages import Kind, Pipeline
 
 _UNLIMITED = "as fast as memory"
-_WIDE = {"width": "auto"}
+_UNSET = -1  # a dropdown takes None for nothing chosen
 _CODE = "white-space:pre-wrap;font-family:monospace;padding:6px 8px;border-left:3px solid #999999"
 
 
@@ -82,12 +82,14 @@ class ModeExplorer:
         self._links: dict[str, Any] = {_UNLIMITED: None, **links}
         blocks = int(rehearsal.components.filter(component="transformer")["blocks"].item())
         kept = range(0, blocks + 1, max(blocks // 4, 1)) if blocks else ()
-        self.mode = widgets.ToggleButtons(options=list(MODES), tooltips=list(MODES.values()), style=_narrow())
+        self.mode = widgets.ToggleButtons(
+            options=list(MODES), tooltips=list(MODES.values()), style={"button_width": "90px"}
+        )
         self.link = _dropdown([(label, label) for label in self._links])
-        self.blocks = _dropdown([("as the mode says", None), *((f"{count} of {blocks}", count) for count in kept)])
-        self.memory = _dropdown([("no limit", None), *((mib(size), size) for size in memories)])
+        self.blocks = _dropdown([("as the mode says", _UNSET), *((f"{count} of {blocks}", count) for count in kept)])
+        self.memory = _dropdown([("no limit", _UNSET), *((mib(size), size) for size in memories)])
         self._button = widgets.Button(description="Run", button_style="primary", icon="play")
-        self._bar = widgets.IntProgress(max=2 * len(pipe.stages), layout={"visibility": "hidden", "width": "160px"})
+        self._bar = widgets.IntProgress(max=2 * len(pipe.stages), layout={"display": "none", "width": "160px"})
         self._said, self._line, self._shown = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._button.on_click(lambda _button: self.run())
         for control in (self.mode, self.link, self.blocks, self.memory):
@@ -99,12 +101,16 @@ class ModeExplorer:
     @property
     def settings(self) -> dict[str, int]:
         """What the choice of resident blocks is as settings of a person."""
-        if self.blocks.value is None:
+        if self.blocks.value == _UNSET:
             return {}
-        copies = (
-            ("transformer", "transformer" + residency.MERGED) if self.mode.value == "snapshot" else ("transformer",)
-        )
-        return {f"{name}.resident": self.blocks.value for name in copies}
+        has_copy = self.mode.value == "snapshot" and self._rehearsal.components["lora_bytes"].sum() > 0
+        copies = ["", residency.MERGED] if has_copy else [""]
+        return {f"transformer{copy}.resident": self.blocks.value for copy in copies}
+
+    @property
+    def free_bytes(self) -> int | None:
+        """What the device is taken to have free; None for no limit."""
+        return None if self.memory.value == _UNSET else self.memory.value
 
     @property
     def code(self) -> str:
@@ -112,8 +118,8 @@ class ModeExplorer:
         told = [repr(self.mode.value), "pipe", "request"]
         if self.link.value != _UNLIMITED:
             told.append(f"link=links[{self.link.value!r}]")
-        if self.memory.value is not None:
-            told.append(f"free_bytes={self.memory.value}")
+        if self.free_bytes is not None:
+            told.append(f"free_bytes={_factored(self.free_bytes)}")
         if self.settings:
             told.append(f"settings={self.settings}")
         return f"ltx2.run_mode({', '.join(told)})"
@@ -125,7 +131,7 @@ class ModeExplorer:
 
     def run(self) -> None:
         """Make the video as chosen and show what came of it; what goes wrong is said, and all stays usable."""
-        self._button.disabled, self._bar.layout.visibility = True, "visible"
+        self._button.disabled, self._bar.layout.display = True, "flex"
         self._say("running: once to find out the calls, once to measure", "grey")
         try:
             with self._pipe.observe(_Progress(self._bar)):
@@ -135,7 +141,7 @@ class ModeExplorer:
         else:
             self._say("done", "green")
         finally:
-            self._button.disabled, self._bar.layout.visibility, self._bar.value = False, "hidden", 0
+            self._button.disabled, self._bar.layout.display, self._bar.value = False, "none", 0
 
     def _run(self) -> None:
         label = self.link.value
@@ -144,7 +150,7 @@ class ModeExplorer:
             self._pipe,
             self._request,
             rehearsal=self._rehearsal,
-            free_bytes=self.memory.value,
+            free_bytes=self.free_bytes,
             link=self._links[label],
             settings=self.settings,
         )
@@ -186,8 +192,13 @@ class _Progress:
         pass
 
 
-def _narrow() -> dict[str, str]:
-    return {"button_width": "90px"}
+def _factored(nbytes: int) -> str:
+    """Return a size as one would write it in code.
+
+    >>> _factored(600 * 2**20), _factored(1000)
+    ('600 * 2**20', '1000')
+    """
+    return f"{nbytes // 2**20} * 2**20" if nbytes % 2**20 == 0 else str(nbytes)
 
 
 def _dropdown(options: list[tuple[str, Any]]) -> widgets.Dropdown:
@@ -201,7 +212,8 @@ def _layout(explorer: ModeExplorer) -> widgets.VBox:
         ("transformer blocks that stay", explorer.blocks),
         ("memory of the device", explorer.memory),
     )
-    columns = [widgets.VBox([widgets.Label(text), control]) for text, control in labelled]
+    apart = {"margin": "0 16px 0 0"}
+    columns = [widgets.VBox([widgets.Label(text), control], layout=apart) for text, control in labelled]
     controls = widgets.HBox(columns, layout={"flex_flow": "row wrap"})
     action = widgets.HBox([explorer._button, explorer._bar, explorer._said])
     return widgets.VBox([controls, explorer._line, action, explorer._shown])

@@ -11,7 +11,8 @@ from reslab.profiler import PALETTE, Figure
 
 _HUES = {"original": "blue", "snapshot": "orange", "resident": "green"}
 _HEAD = ("mode", "transformer", "link", "moved for a video", "stays", "peak on the device", "host", "time", "waiting")
-_CELL = "text-align:right;font-variant-numeric:tabular-nums"
+_WORD, _NUMBER = "text-align:left;padding:2px 10px", "text-align:right;padding:2px 10px"
+_WORDS = 3  # columns of words, before those of numbers
 _MIB = 2**20
 
 
@@ -21,7 +22,8 @@ def modes_html(runs: pl.DataFrame) -> str:
     Args:
         runs: The columns of `RUNS`.
     """
-    head = "".join(f'<th style="text-align:left">{name}</th>' for name in _HEAD)
+    styles = [_WORD] * _WORDS + [_NUMBER] * (len(_HEAD) - _WORDS)
+    head = "".join(f'<th style="{style}">{name}</th>' for name, style in zip(_HEAD, styles, strict=True))
     body = "".join(map(_row, runs.rows(named=True)))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -30,8 +32,8 @@ def _row(run: dict[str, Any]) -> str:
     sizes = ("moved_bytes", "stays_bytes", "peak_bytes", "host_bytes")
     numbers = [*(mib(run[name]) for name in sizes), *(_seconds(run[name]) for name in ("run_ns", "stalled_ns"))]
     words = [escape(text) for text in (run["mode"], run["transformer"], link_text(run["link_bytes_per_s"]))]
-    cells = [f'<td style="text-align:left">{text}</td>' for text in words]
-    cells += [f'<td style="{_CELL}">{text}</td>' for text in numbers]
+    cells = [f'<td style="{_WORD}">{text}</td>' for text in words]
+    cells += [f'<td style="{_NUMBER}">{text}</td>' for text in numbers]
     return f"<tr>{''.join(cells)}</tr>"
 
 

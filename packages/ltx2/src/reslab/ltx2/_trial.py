@@ -27,7 +27,7 @@ _VARIANT = "LTX-2.3 distilled"  # eleven passes in place of 123, and no LoRA
 _REQUEST: Mapping[str, Any] = {"prompt": "a heron over a weir", "seed": 7}
 #: Five seconds of small video, bounded at 56 to 75 s on an RTX 3060 12GB that streams every block.
 _FULL: Mapping[str, Any] = {"width": 768, "height": 512, "num_frames": 121}
-_MID: Mapping[str, Any] = {"width": 64, "height": 64, "num_frames": 9, "max_sequence_length": 128}
+_MID: Mapping[str, Any] = {"width": 128, "height": 64, "num_frames": 9, "max_sequence_length": 128}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Timing the link, with the engine's own copies: what a plan's weights will move through.
 
-    measure_link("cuda:0")          # pinned and pageable to the device, and back: 4.5 GiB copied
+    measure_link("cuda:0")          # pinned and pageable to the device, and back: 3.8 GiB copied, a second on a GPU
 
 The buffers are as large as a few blocks, so what issuing a copy costs does not show; the best of some repeats counts,
 since nothing makes a link faster than it is. On a CPU it is a copy within host memory, which is what moving weights is
