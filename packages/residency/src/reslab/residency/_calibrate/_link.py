@@ -2,9 +2,8 @@
 
     measure_link("cuda:0")          # pinned and pageable to the device, and back: 3.8 GiB copied, a second on a GPU
 
-The buffers are as large as a few blocks, so what issuing a copy costs does not show; the best of some repeats counts,
-since nothing makes a link faster than it is. On a CPU it is a copy within host memory, which is what moving weights is
-there.
+The buffers are so large that what issuing a copy costs does not show. The best of some repeats counts, since nothing
+makes a link faster than it is. On a CPU it is a copy within host memory, which is what moving weights is there.
 """
 
 from __future__ import annotations
