@@ -20,6 +20,14 @@ from reslab.stages import Pipeline, Stage
 WIDTH = 16
 
 
+@pytest.fixture(scope="module", autouse=True)
+def interrupts():
+    """Let signals interrupt, also where the shell that started the tests in the background has them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Block(torch.nn.Linear):
     """A linear block that fails before or after it has computed, when it is its turn."""
 
