@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from reslab.ltx2._explorer import ModeExplorer, mode_explorer
     from reslab.ltx2._hub import Hub
     from reslab.ltx2._load import load
-    from reslab.ltx2._mode_runs import ModeRun, ModeRuns, compare_modes, run_mode
+    from reslab.ltx2._mode_run import ModeRun, ModeRuns
+    from reslab.ltx2._mode_runs import compare_modes, run_mode
     from reslab.ltx2._trial import Trial, trial
     from reslab.ltx2._video import Video
     from reslab.ltx2._write import write
@@ -47,8 +48,8 @@ _NEEDS_TORCH = {
     "DownloadPlan": "_download",
     "Hub": "_hub",
     "ModeExplorer": "_explorer",
-    "ModeRun": "_mode_runs",
-    "ModeRuns": "_mode_runs",
+    "ModeRun": "_mode_run",
+    "ModeRuns": "_mode_run",
     "Trial": "_trial",
     "Video": "_video",
     "blank": "_blank",

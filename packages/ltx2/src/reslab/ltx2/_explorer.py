@@ -16,12 +16,14 @@ from typing import Any
 import ipywidgets as widgets
 
 from reslab import residency
+from reslab.ltx2._explorer_parts import Progress, dropdown, factored, runs_html
 from reslab.ltx2._mode_report import mib
-from reslab.ltx2._mode_runs import ModeRuns, run_mode
+from reslab.ltx2._mode_run import ModeRuns
+from reslab.ltx2._mode_runs import run_mode
 from reslab.ltx2._modes import MODES
 from reslab.profiler import PALETTE
 from reslab.residency import Rehearsal
-from reslab.stages import Kind, Pipeline
+from reslab.stages import Pipeline
 
 _UNLIMITED = "as fast as memory"
 _UNSET = -1  # a dropdown takes None for nothing chosen
@@ -85,9 +87,9 @@ class ModeExplorer:
         self.mode = widgets.ToggleButtons(
             options=list(MODES), tooltips=list(MODES.values()), style={"button_width": "90px"}
         )
-        self.link = _dropdown([(label, label) for label in self._links])
-        self.blocks = _dropdown([("as the mode says", _UNSET), *((f"{count} of {blocks}", count) for count in kept)])
-        self.memory = _dropdown([("no limit", _UNSET), *((mib(size), size) for size in memories)])
+        self.link = dropdown([(label, label) for label in self._links])
+        self.blocks = dropdown([("as the mode says", _UNSET), *((f"{count} of {blocks}", count) for count in kept)])
+        self.memory = dropdown([("no limit", _UNSET), *((mib(size), size) for size in memories)])
         self._button = widgets.Button(description="Run", button_style="primary", icon="play")
         self._bar = widgets.IntProgress(max=2 * len(pipe.stages), layout={"display": "none", "width": "160px"})
         self._said, self._line, self._shown = widgets.HTML(), widgets.HTML(), widgets.HTML()
@@ -119,7 +121,7 @@ class ModeExplorer:
         if self.link.value != _UNLIMITED:
             told.append(f"link=links[{self.link.value!r}]")
         if self.free_bytes is not None:
-            told.append(f"free_bytes={_factored(self.free_bytes)}")
+            told.append(f"free_bytes={factored(self.free_bytes)}")
         if self.settings:
             told.append(f"settings={self.settings}")
         return f"ltx2.run_mode({', '.join(told)})"
@@ -134,7 +136,7 @@ class ModeExplorer:
         self._button.disabled, self._bar.layout.display = True, "flex"
         self._say("running: once to find out the calls, once to measure", "grey")
         try:
-            with self._pipe.observe(_Progress(self._bar)):
+            with self._pipe.observe(Progress(self._bar)):
                 self._run()
         except Exception as error:  # whoever presses a button sees no traceback
             self._say(str(error), "vermilion")
@@ -163,7 +165,7 @@ class ModeExplorer:
         self._line.value = f'<div style="{_CODE}">{escape(self.code)}</div>'
 
     def _show_runs(self) -> None:
-        self._shown.value = _runs_html(self.runs)
+        self._shown.value = runs_html(self.runs)
 
     def _say(self, sentence: str, hue: str) -> None:
         self._message = sentence
@@ -178,33 +180,6 @@ class ModeExplorer:
         return {**live, "text/plain": repr(self), "text/html": note + self._line.value + self._shown.value}
 
 
-class _Progress:
-    """Counts the stages that begin; an observer."""
-
-    def __init__(self, bar: widgets.IntProgress) -> None:
-        self._bar = bar
-
-    def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
-        if kind == Kind.STAGE:
-            self._bar.value += 1
-
-    def end(self, error: BaseException | None = None) -> None:
-        pass
-
-
-def _factored(nbytes: int) -> str:
-    """Return a size as one would write it in code.
-
-    >>> _factored(600 * 2**20), _factored(1000)
-    ('600 * 2**20', '1000')
-    """
-    return f"{nbytes // 2**20} * 2**20" if nbytes % 2**20 == 0 else str(nbytes)
-
-
-def _dropdown(options: list[tuple[str, Any]]) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=options[0][1], layout={"width": "170px"})
-
-
 def _layout(explorer: ModeExplorer) -> widgets.VBox:
     labelled = (
         ("mode", explorer.mode),
@@ -217,12 +192,3 @@ def _layout(explorer: ModeExplorer) -> widgets.VBox:
     controls = widgets.HBox(columns, layout={"flex_flow": "row wrap"})
     action = widgets.HBox([explorer._button, explorer._bar, explorer._said])
     return widgets.VBox([controls, explorer._line, action, explorer._shown])
-
-
-def _runs_html(runs: ModeRuns) -> str:
-    if not runs.runs:
-        return "<p>No run yet.</p>"
-    figure = runs.chart()
-    data, _metadata = figure._repr_mimebundle_()
-    picture = f'<img alt="{escape(figure.caption)}" width="620" src="data:image/png;base64,{data["image/png"]}">'
-    return runs._repr_html_() + picture
