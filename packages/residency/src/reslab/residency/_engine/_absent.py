@@ -103,6 +103,11 @@ def refuse_writing(module: torch.nn.Module, name: str) -> Subscription:
     return Subscription(restore)
 
 
+def is_managed(module: torch.nn.Module) -> bool:
+    """Tell whether a module refuses to be written into."""
+    return "_apply" in module.__dict__
+
+
 def _unless_nothing_changes(module: torch.nn.Module, refuse: Callable[..., NoReturn]) -> Callable[..., torch.nn.Module]:
     """Let a conversion pass that leaves every weight as it is, such as the `to(dtype=None)` before a LoRA is saved."""
 

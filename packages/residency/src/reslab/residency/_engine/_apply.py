@@ -13,6 +13,7 @@ from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._residency import Residency
 from reslab.residency._engine._setting import Setting
 from reslab.residency._engine._throttle import Link
+from reslab.residency._engine._told import check_device, check_kinds
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._ratio import Ratio
 from reslab.residency._plan._workload import Workload
@@ -70,12 +71,14 @@ def apply(
         A context manager. Entering refuses (PlanError, ResidencyError) what cannot be carried out, and moves nothing.
 
     Raises:
-        ResidencyError: For an `on_oom` that does not exist.
+        ResidencyError: For an `on_oom` or a device that does not exist, or an argument of another kind.
         ValueError: For a link that is no bandwidth.
     """
     if on_oom not in ON_OOM:
         raise ResidencyError(f"on_oom is one of {', '.join(map(repr, ON_OOM))}, got {on_oom!r}")
+    check_kinds(pipeline, plan, budget or Budget())
     place = _accelerator.current() if device is None else torch.device(device)
+    check_device(place)
     if budget is None:
         budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
     setting = Setting(

@@ -28,12 +28,16 @@ def find_blocks(component: torch.nn.Module, named: str | Sequence[str] | None = 
         named: Paths of lists or of blocks, or the name of their class; none for no blocks; None finds them.
 
     Raises:
-        ResidencyError: For a name that is neither.
+        ResidencyError: For a name that is neither, or a block inside another.
     """
     if named is None:
         return Anatomy(component).blocks or dict(_repeated(component))
     names = [named] if isinstance(named, str) else named
-    return {path: block for name in names for path, block in _named(component, name)}
+    blocks = {path: block for name in names for path, block in _named(component, name)}
+    for path in blocks:
+        if outer := next((other for other in blocks if path != other and f"{path}.".startswith(f"{other}.")), None):
+            raise ResidencyError(f"the block {path!r} lies inside the block {outer!r}; name one of them")
+    return blocks
 
 
 def entries(block: torch.nn.Module) -> list[torch.nn.Module]:
@@ -50,13 +54,13 @@ def entries(block: torch.nn.Module) -> list[torch.nn.Module]:
 
 def _named(component: torch.nn.Module, name: str) -> list[tuple[str, torch.nn.Module]]:
     modules = dict(component.named_modules())
-    if name in modules:
+    if name and name in modules:
         found = modules[name]
         members = found if isinstance(found, torch.nn.ModuleList) else None
         return [(name, found)] if members is None else [(f"{name}.{i}", block) for i, block in enumerate(members)]
     by_class = [(path, module) for path, module in modules.items() if type(module).__name__ == name and path]
     if not by_class:
-        known = [*(path for path in modules if path), *{type(module).__name__ for module in modules.values()}]
+        known = [*filter(None, modules), *{type(part).__name__ for path, part in modules.items() if path}]
         raise ResidencyError(f"{type(component).__name__} has no module or class {name!r}; {nearest(name, known)}")
     return by_class
 

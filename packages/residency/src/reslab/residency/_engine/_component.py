@@ -55,9 +55,10 @@ class Component:
         #: Counts how often units were made anew.
         self.version = 0
         self.lora = Adapted(None)
-        self.blocks = list(find_blocks(module, blocks).values())
+        found = find_blocks(module, blocks)
+        self._paths, self.blocks = list(found), list(found.values())
         self.units: dict[int, Unit] = {}
-        self._known: tuple[int, ...] = ()
+        self._known: tuple[tuple[int, ...], int] = (), 0
         self._own: dict[int, tuple[int, ...]] = {}
         self._unit_of: dict[int, Unit] = {}
         self._watches: list[Subscription] = []
@@ -75,6 +76,10 @@ class Component:
         """Return the names of its parameters by their identity."""
         return {id(parameter): name for name, parameter in self.module.named_parameters()}
 
+    @property
+    def _writes(self) -> int:
+        return sum(unit.writes for unit in self.units.values())
+
     def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
         """See which parameters it has now, and tell whether units were made anew.
 
@@ -82,9 +87,11 @@ class Component:
             put_back: Gives units back before they are forgotten.
             shared: Sources by what memory the weights are; for modules that share it.
         """
-        known = tuple(map(id, self.module.parameters()))
-        if known == self._known:
+        parameters = tuple(map(id, self.module.parameters()))
+        if self._known == (parameters, self._writes):
             return False
+        inside = dict(self.module.named_modules(remove_duplicate=False))
+        self.blocks = [inside[path] for path in self._paths if path in inside]  # some may have been replaced
         self.lora = Adapted(self.module if self._merges else None)
         everything = self._owned()
         owned = {number: self._managed(parameters) for number, parameters in everything.items()}
@@ -95,7 +102,7 @@ class Component:
             self.units[number] = self._unit(number, owned[number], shared)
         for number, unit in self.units.items():
             unit.beside = tuple(each for each in everything[number] if id(each) in self.lora.added)
-        self._known, self._own, self.version = known, own, self.version + 1
+        self._known, self._own, self.version = (parameters, self._writes), own, self.version + 1
         self._unit_of = {key: unit for unit in self.units.values() for key in unit.by_parameter}
         self._watch()
         return True

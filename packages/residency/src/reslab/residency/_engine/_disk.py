@@ -24,6 +24,11 @@ from reslab.residency._engine._errors import ResidencyError
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+def paths(told: Paths) -> list[Path]:
+    """Return the files that were told for a component."""
+    return [Path(told)] if isinstance(told, (str, os.PathLike)) else [Path(each) for each in told]
+
+
 class Window:
     """Host memory through which blocks are read, as large as the largest; used by one copy at a time."""
 
@@ -117,9 +122,8 @@ class Disk:
 
     def _stored(self, component: str) -> dict[str, torch.Tensor]:
         if component not in self._mapped:
-            told = self._files.get(component, ())
-            paths = [told] if isinstance(told, (str, os.PathLike)) else told
-            self._mapped[component] = {name: each for path in paths for name, each in load_file(path).items()}
+            files = paths(self._files.get(component, ()))
+            self._mapped[component] = {name: each for path in files for name, each in load_file(path).items()}
         return self._mapped[component]
 
     def _write(self, pieces: Sequence[Piece], tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

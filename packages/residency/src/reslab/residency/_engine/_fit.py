@@ -29,11 +29,19 @@ class Budget:
         device_bytes: Of the device, weights and activations together.
         host_bytes: Of the host, pinned memory included.
         pinned_bytes: Of the host, pinned.
+
+    Raises:
+        ValueError: For what is no number of bytes.
     """
 
     device_bytes: int | None = None
     host_bytes: int | None = None
     pinned_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if (told := getattr(self, name)) is not None and (not isinstance(told, int) or told < 0):
+                raise ValueError(f"{name} is a whole number of bytes, such as 12 * 2**30, got {told!r}")
 
 
 def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> None:
@@ -106,6 +114,8 @@ def check_executable(plan: Plan, workload: Workload) -> None:
     Raises:
         PlanError: Naming the setting and what to write instead.
     """
+    if not workload.stages:
+        raise PlanError("the pipeline has no stages, so there is nothing to move weights for; add them first")
     check_plan(plan, workload)
     for (component, _stage), placement in plan.placements.items():
         if placement.granularity is not Granularity.BLOCK:
@@ -138,6 +148,10 @@ def _problem(module: torch.nn.Module) -> str | None:
         return (
             "is compiled by torch.compile, which keeps addresses of weights; apply the plan to the module before that"
         )
+    if compiled := [name for name, own in vars(module).items() if hasattr(own, "_torchdynamo_orig_callable")]:
+        return f"has its {compiled[0]!r} compiled by torch.compile, which keeps addresses of weights; take that back"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is compiled by torch.jit, so nothing can see to its weights before they are used; use the plain module"
     if getattr(module.__dict__.get("forward"), "__module__", "") == "torch.cuda.graphs":
         return "replays a CUDA graph, which keeps addresses of weights; apply the plan to the module without graphs"
     if "_hf_hook" in module.__dict__:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
-from reslab.residency._engine import _accelerator
+from reslab.residency._engine import _absent, _accelerator
 from reslab.residency._engine._choices import Tiling, check_choices
 from reslab.residency._engine._component import Component, Watcher
 from reslab.residency._engine._errors import ResidencyError
@@ -21,6 +21,7 @@ from reslab.residency._engine._fit import check_modules
 from reslab.residency._engine._merged import Merged
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._setting import Setting, Sources
+from reslab.residency._engine._told import check_names, weights
 from reslab.residency._engine._unit import Shared
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._plan import Plan
@@ -58,10 +59,13 @@ class Managed:
         """Manage the modules that the pipeline has now, as they are now.
 
         Raises:
-            ResidencyError: For a module that cannot be managed, or one that the plan places twice.
+            ResidencyError: For a module that cannot be managed, one that the plan places twice, or weights that were
+                written while they were away.
             PlanError: For a choice of the plan that nobody carries out.
         """
+        self._see_writes()
         modules = self._modules()
+        check_names(self._pipeline.components, plan, self._setting.blocks, self._setting.files)
         _check_aliases(self._aliases, plan)
         check_modules(modules)
         check_choices(plan, modules)
@@ -92,9 +96,10 @@ class Managed:
         return merged
 
     def bring_buffers(self) -> None:
-        """Have the buffers of all components on the device."""
-        for component in self._components.values():
-            self._buffers.bring(component.module)
+        """Have the buffers of all components on the device, also of those that have nothing else."""
+        for each in self._pipeline.components.values():
+            if isinstance(each, torch.nn.Module):
+                self._buffers.bring(each)
 
     def give_back(self) -> None:
         """Let every module be as it was."""
@@ -104,18 +109,30 @@ class Managed:
         self._tiling.put_back()
         self._components.clear()
 
+    def _see_writes(self) -> None:
+        """Keep what was written into weights since the last run.
+
+        Raises:
+            ResidencyError: If some of it could not be kept.
+        """
+        self._mover.keep_writes(self._mover.units)
+        if (lost := self._mover.told_lost()) is not None:
+            raise ResidencyError(lost)
+
     def _modules(self) -> dict[str, torch.nn.Module]:
         """Return the modules that have weights, each under its first name, and note their other names."""
         modules: dict[str, torch.nn.Module] = {}
         self._aliases.clear()
         for name, each in self._pipeline.components.items():
-            if isinstance(each, torch.nn.Module) and next(each.parameters(), None) is not None:
+            if next(weights(each), None) is not None:
                 first = next((other for other, module in modules.items() if module is each), name)
                 self._aliases[name] = first
                 modules.setdefault(first, each)
         return modules
 
     def _component(self, name: str, module: torch.nn.Module, *, merges: bool) -> Component:
+        if _absent.is_managed(module):
+            raise ResidencyError(f"{name!r} is managed by another residency; leave that one's `with` block first")
         return Component(
             name,
             module,

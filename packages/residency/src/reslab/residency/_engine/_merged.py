@@ -53,7 +53,7 @@ class Merged(Component):
         if self.version == self.base.version:
             return False
         put_back(self.units.values())
-        self.version, self._state = self.base.version, None
+        self.version, self.blocks, self._state = self.base.version, self.base.blocks, None
         self.units = {
             number: MergedUnit(self.name, unit, self.base.lora, self._tell, self._device)
             for number, unit in self.base.units.items()

@@ -31,6 +31,7 @@ class MergedUnit(Unit):
     """
 
     is_known = False
+    keeps_writes = False
 
     def __init__(
         self, component: str, base: Unit, lora: Adapted, tell: Callable[[], Observer], device: torch.device

@@ -50,6 +50,8 @@ class Mover:
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
         self.waited_s = 0.0
         self.peak_bytes = 0  # the most that `held_bytes` has been, since the run began
+        #: Units into whose weights somebody has written what could not be kept.
+        self.lost_writes: list[str] = []
         self._turning: Unit | None = None
 
     def fetch(self, units: Sequence[Unit], *, stage: str | None, slot: int | None = None, slot_bytes: int = 0) -> None:
@@ -71,6 +73,7 @@ class Mover:
             with masked():
                 self._turn(needed, lambda unit: unit.adopt(self._make_source))
         with masked():
+            self.keep_writes(wanted)
             targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
@@ -102,7 +105,8 @@ class Mover:
             if unit.ticket is not None:
                 self._stop_copy(unit.ticket, leaving)
             with masked():
-                self._turn(unit, _leave)
+                self.keep_writes([unit])
+                self._turn(unit, Unit.leave)
 
     def evict_lost(self) -> None:
         """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
@@ -125,8 +129,23 @@ class Mover:
         units = list(units)
         self.evict(units)
         with masked():
+            self.keep_writes(units)
             for unit in units:
                 self._turn(unit, lambda unit: unit.put_back())
+
+    def keep_writes(self, units: Iterable[Unit]) -> None:
+        """Keep what somebody has written into the weights of units, and note where that cannot be."""
+        self.lost_writes.extend(unit.name for unit in units if unit.keep_writes())
+
+    def told_lost(self) -> str | None:
+        """Return in a sentence which writes were lost since this was last asked, None if none was."""
+        names, self.lost_writes = dict.fromkeys(self.lost_writes), []
+        if not names:
+            return None
+        return (
+            f"the weights of {', '.join(map(repr, names))} were written while they were not on the device, so what was "
+            "written is lost; write into weights before the residency's `with` block, or after it"
+        )
 
     def show(self, units: Iterable[Unit]) -> None:
         """Let parameters be what these units have, by re-pointing, where others have the same parameters."""
@@ -223,9 +242,3 @@ class Mover:
 def _arrive(unit: Unit) -> None:
     unit.where, unit.ticket = Where.DEVICE, None
     unit.point()
-
-
-def _leave(unit: Unit) -> None:
-    unit.where = Where.AWAY
-    unit.point()
-    unit.release()

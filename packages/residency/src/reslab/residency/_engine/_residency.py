@@ -20,7 +20,7 @@ from typing import Any, Self
 from reslab.residency._engine import _oom
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._director import Director
-from reslab.residency._engine._errors import OutOfMemory
+from reslab.residency._engine._errors import OutOfMemory, ResidencyError
 from reslab.residency._engine._fit import check_executable, check_fits
 from reslab.residency._engine._managed import Managed
 from reslab.residency._engine._mover import Mover
@@ -28,6 +28,7 @@ from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._script import Script
 from reslab.residency._engine._setting import Setting, Sources
 from reslab.residency._engine._view import View
+from reslab.residency._engine._written import explain
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call
@@ -66,6 +67,8 @@ class Residency(View):
         self._failed: tuple[Call, ...] = ()
 
     def __enter__(self) -> Self:
+        if self._subscription is not None:
+            raise ResidencyError("this residency is in force already; go on inside its `with` block, or leave it first")
         try:
             with masked():
                 self._see_run()
@@ -87,6 +90,9 @@ class Residency(View):
         self._mover.clear()
         with masked():
             self._remove()
+        if (lost := self._mover.told_lost()) is not None:
+            self._director.notes.append(lost)
+            logger.warning(lost)
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
         """Run a stage, with the moves at its borders around it; on out of memory once more, if that was asked for.
@@ -155,6 +161,7 @@ class Residency(View):
             self._failed = self._director.calls[calls:]
             self._director.let_go(calls)
             if told is None:
+                explain(error)
                 raise
             raise _oom.Exhausted(told) from error
         self._director.stage = None

@@ -23,6 +23,9 @@ class Link:
         link: A bandwidth, or a ratio whose bandwidth `learn` will find; None for no limit.
         clock: Returns seconds.
         sleep: Sleeps that many seconds.
+
+    Raises:
+        ValueError: For what is no bandwidth, or 0.
     """
 
     def __init__(
@@ -34,6 +37,8 @@ class Link:
     ) -> None:
         self.ratio = link if isinstance(link, Ratio) else None
         self.bytes_per_s: float | None = None if link is None or isinstance(link, Ratio) else parse_rate(link)
+        if self.bytes_per_s == 0:
+            raise ValueError(f"link={link!r} would never finish a copy; name a bandwidth above 0, or leave link out")
         self._clock, self._sleep, self._free_s = clock, sleep, 0.0
 
     @property

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from reslab.residency._engine import _absent
 from reslab.residency._engine._buffers import HostBuffer, Layout, Source, memory_key, views
 from reslab.residency._engine._lanes import Ticket
+from reslab.residency._engine._written import Mark, fits, marks, outdate, written
 from reslab.residency._plan._keep import OUTSIDE
 from reslab.stages import Described
 
@@ -65,6 +66,8 @@ class Unit:
 
     #: Whether it is known what its weights are; a merged copy's are not until its LoRA has been on.
     is_known = True
+    #: Whether what somebody writes into its weights is kept; a merged copy is made from others.
+    keeps_writes = True
 
     def __init__(self, component: str, number: int, layout: Layout, shared: Shared, device: torch.device) -> None:
         self.component, self.number, self.layout, self._device = component, number, layout, device
@@ -78,6 +81,9 @@ class Unit:
         self.beside: tuple[torch.nn.Parameter, ...] = ()
         self._views: tuple[torch.Tensor, ...] = ()
         self._viewed: torch.Tensor | None = None
+        self._marks: tuple[Mark, ...] = ()
+        #: Weights that somebody has written and that were kept.
+        self.writes = 0
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
 
     @property
@@ -161,6 +167,32 @@ class Unit:
                     _absent.allow_copying(piece.parameter)
                 else:
                     _absent.refuse_copying(piece.parameter, self.component)
+        self._marks = marks(self.layout)
+
+    def keep_writes(self) -> bool:
+        """Keep what somebody has written into its weights, and tell whether anything could not be.
+
+        What was written into a weight that was away is not there: it changed an empty tensor.
+        """
+        if self.where is Where.UNTOUCHED or not self.is_front:
+            return False
+        places = written(self.layout, self._marks)
+        kept = [place for place in places if self.keeps_writes and fits(self.layout.pieces[place])]
+        if kept:
+            tensors = self._in_host_memory().tensors
+            with torch.inference_mode(False), torch.no_grad():
+                for place in kept:
+                    tensors[place].copy_(self.layout.pieces[place].parameter.data)
+        self._marks, self.writes = marks(self.layout), self.writes + len(kept)
+        return len(kept) < len(places)
+
+    def leave(self) -> None:
+        """Be absent from the device, and give up its memory there; what is in a slot is soon another's."""
+        if self.slot is not None:
+            outdate(self.layout)
+        self.where = Where.AWAY
+        self.point()
+        self.release()
 
     def show(self) -> None:
         """Come to the front."""
@@ -172,15 +204,22 @@ class Unit:
         """Let the parameters hold their weights in host memory, as if nothing had managed them."""
         if self.where is Where.UNTOUCHED and self.shared.source is None:
             return
-        if self.shared.source is not None and not isinstance(self.shared.source, HostBuffer):
-            memory = HostBuffer(self.layout)
-            memory.fill_from(self.shared.source.tensors)
-            self.shared.source.close()
-            self.shared.source = memory
+        if self.shared.source is not None:
+            self._in_host_memory()
         self.where = Where.UNTOUCHED
         self.show()
         for piece in self.layout.pieces:
             _together[piece.parameter] = True
+
+    def _in_host_memory(self) -> HostBuffer:
+        """Have the source be memory, and return it."""
+        if not isinstance(self.source, HostBuffer):
+            memory = HostBuffer(self.layout)
+            memory.fill_from(self.source.tensors)
+            self.source.close()
+            self.shared.source = memory
+        assert isinstance(self.source, HostBuffer)
+        return self.source
 
     def _originals(self) -> tuple[torch.Tensor, ...]:
         return self.source.tensors if self.shared.source is not None else ()

@@ -12,7 +12,7 @@ from reslab.residency._engine._director import Director
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._setting import Setting
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call, Workload
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.stages import Pipeline, Subscription
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class View:
         """Sizes of the components, and the calls that the next run is foreseen to make; none before the first run."""
         stages = tuple(stage.registered_name for stage in self._pipeline.stages)
         sizes = {name: component.size for name, component in self._components.items()}
-        calls = tuple(call for call in self._known if call.stage in stages and call.component in sizes)
+        calls = tuple(call for call in self._known if call.stage in stages and _is_possible(call, sizes))
         return Workload(components=sizes, stages=stages, calls=calls, activations=self._setting.activations)
 
     @property
@@ -94,3 +94,8 @@ class View:
 
         self._mover.heal()
         return html(self)
+
+
+def _is_possible(call: Call, sizes: Mapping[str, ComponentSize]) -> bool:
+    """Tell whether what a call uses is there; a component may have been replaced since."""
+    return call.component in sizes and max(call.blocks, default=-1) < len(sizes[call.component].block_bytes)

@@ -1,0 +1,75 @@
+"""What `apply` was told, checked before anything moves: of its kind, of this machine, and of this pipeline.
+
+check_kinds(pipeline, plan, budget)              # at once
+check_device(torch.device("cuda"))
+check_names(components, plan, blocks, files)      # on entering
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from reslab.residency._engine._disk import Paths, paths
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._fit import Budget
+from reslab.residency._plan._placement import PlanError
+from reslab.residency._plan._plan import Plan
+from reslab.residency._units import nearest
+from reslab.stages import Pipeline
+
+
+def check_kinds(pipeline: object, plan: object, budget: object) -> None:
+    """Refuse what is easily taken for the right thing.
+
+    Raises:
+        ResidencyError: Naming the argument, what it is to be, and how to make that.
+    """
+    for name, told, kind, advice in (
+        ("pipeline", pipeline, Pipeline, "make one of a pipeline of diffusers with Pipeline.from_diffusers(pipe)"),
+        ("plan", plan, Plan, 'write Plan.of({"transformer": "layerwise"})'),
+        ("budget", budget, Budget, "write Budget(device_bytes=12 * 2**30)"),
+    ):
+        if not isinstance(told, kind):
+            raise ResidencyError(f"{name} is a {kind.__name__}, got {type(told).__name__}; {advice}")
+
+
+def check_device(device: torch.device) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        ResidencyError: Naming those that are.
+    """
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if here is not None else 0
+    if device.type == "cpu" or (here is not None and device.type == here.type and (device.index or 0) < count):
+        return
+    names = ["cpu", *(f"{here}:{number}" for number in range(count))]
+    raise ResidencyError(f"there is no device {str(device)!r} here; there are: {', '.join(names)}")
+
+
+def check_names(
+    components: Mapping[str, Any], plan: Plan, blocks: Mapping[str, Any], files: Mapping[str, Paths]
+) -> None:
+    """Refuse names of components that a pipeline does not have, placements of what has no weights, absent files.
+
+    Raises:
+        ResidencyError: For a name in `blocks` or `files`, or a file.
+        PlanError: For a component without weights that the plan places.
+    """
+    for what, told in (("blocks", blocks), ("files", files)):
+        if unknown := next((name for name in told if name not in components), None):
+            raise ResidencyError(f"{what} names {unknown!r}, which is not there; {nearest(unknown, components)}")
+    for path in (path for told in files.values() for path in paths(told)):
+        if not path.is_file():
+            raise ResidencyError(f"there is no file {str(path)!r}; name the safetensors files that are there")
+    for name, _stage in plan.placements:
+        if name in components and next(weights(components[name]), None) is None:
+            raise PlanError(f"the plan places {name!r}, which has no weights to move; leave it out")
+
+
+def weights(component: object) -> Iterator[torch.nn.Parameter]:
+    """Return the weights of a component; of what is no module, none."""
+    return component.parameters() if isinstance(component, torch.nn.Module) else iter(())

@@ -1,0 +1,148 @@
+"""What `apply` is told wrongly is one sentence that says what to do, before anything moves."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from reslab.residency import Budget, Plan, PlanError, ResidencyError, apply
+from reslab.stages import Pipeline, stage
+
+WIDTH = 16
+X = torch.linspace(-1, 1, WIDTH)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, blocks=4):
+        super().__init__()
+        torch.manual_seed(blocks)
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(WIDTH, WIDTH) for _ in range(blocks))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return x
+
+
+class Table(torch.nn.Module):
+    """A module of buffers alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("values", torch.ones(WIDTH))
+
+
+@stage(writes="y")
+def compute(model, x):
+    return model(x)
+
+
+def make(**components):
+    pipeline = Pipeline({"model": Model(), **components}, result="y")
+    pipeline.add(compute())
+    return pipeline
+
+
+def run(pipeline):
+    with torch.no_grad():
+        return pipeline.run(x=X)
+
+
+SWAP = Plan.of({"model": "swap"})
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"plan": {"model": "swap"}}, r"plan is a Plan, got dict; write Plan\.of"),
+        ({"pipeline": Model()}, r"pipeline is a Pipeline, got Model; make one .* Pipeline\.from_diffusers"),
+        ({"budget": 2**30}, r"budget is a Budget, got int; write Budget\(device_bytes"),
+        ({"device": "meta"}, r"there is no device 'meta' here; there are: cpu"),
+        ({"link": "0 GB/s"}, r"link='0 GB/s' would never finish a copy; .* leave link out"),
+        ({"link": 0}, r"link=0 would never finish"),
+        ({"blocks": {"modle": "blocks"}}, r"blocks names 'modle', which is not there; did you mean 'model'"),
+        ({"blocks": {"model": ("Model",)}}, r"has no module or class 'Model'; did you mean 'ModuleList'"),
+        ({"files": {"modle": "model.safetensors"}}, r"files names 'modle', which is not there"),
+        ({"files": {"model": "absent.safetensors"}}, r"there is no file 'absent\.safetensors'"),
+        ({"plan": Plan.of({"table": "swap"})}, r"the plan places 'table', which has no weights to move; leave it out"),
+    ],
+)
+def test_what_is_told_wrongly_is_refused_with_what_to_do(told, sentence):
+    pipeline = make(table=Table())
+    told = {"pipeline": pipeline, "plan": SWAP, **told}
+    with pytest.raises(ValueError, match=sentence), apply(**told):
+        pytest.fail("it was let in")
+    assert torch.equal(run(pipeline), run(make()))
+
+
+@pytest.mark.parametrize("nbytes", [-1, 1.5, "12 GiB"])
+def test_a_budget_is_a_number_of_bytes(nbytes):
+    with pytest.raises(ValueError, match=r"device_bytes is a whole number of bytes.*got"):
+        Budget(device_bytes=nbytes)
+
+
+def test_blocks_inside_blocks_are_refused():
+    pipeline = make(nested=torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2))))
+    told = {"nested": ("0", "0.0")}
+    with (
+        pytest.raises(ResidencyError, match=r"'0\.0' lies inside the block '0'; name one"),
+        apply(pipeline, SWAP, blocks=told),
+    ):
+        pytest.fail("it was let in")
+
+
+def test_a_pipeline_without_stages_is_refused():
+    with pytest.raises(PlanError, match="has no stages"), apply(Pipeline({"model": Model()}), SWAP):
+        pytest.fail("it was let in")
+
+
+def test_compiled_methods_and_scripted_modules_are_refused():
+    compiled = Model()
+    compiled.forward = torch.compile(compiled.forward, backend="eager")
+    with pytest.warns(DeprecationWarning, match="jit"):
+        traced = torch.jit.script(torch.nn.Linear(WIDTH, WIDTH))
+    for model, sentence in ((compiled, "'forward' compiled by torch.compile"), (traced, "compiled by torch.jit")):
+        with pytest.raises(ResidencyError, match=sentence), apply(make(model=model), SWAP):
+            pytest.fail("it was let in")
+
+
+def test_entering_again_is_refused_and_leaves_the_residency_in_force():
+    pipeline = make()
+    with apply(pipeline, SWAP) as managed:
+        want = run(pipeline)
+        with pytest.raises(ResidencyError, match="in force already"), managed:
+            pytest.fail("it was let in")
+        assert torch.equal(run(pipeline), want)
+        assert managed.fetched_bytes["compute"] > 0
+    with managed:
+        assert torch.equal(run(pipeline), want)
+
+
+def test_a_module_that_another_residency_manages_is_refused():
+    first = make()
+    second = make(model=first.components["model"])
+    with apply(first, SWAP):
+        want = run(first)
+        with pytest.raises(ResidencyError, match="'model' is managed by another residency; leave"), apply(second, SWAP):
+            pytest.fail("it was let in")
+        assert torch.equal(run(first), want)
+    assert torch.equal(run(second), want)
+
+
+@pytest.mark.parametrize("blocks", [2, 6])
+def test_a_component_with_other_blocks_can_take_the_place_of_one_whose_calls_are_known(blocks):
+    pipeline, want = make(), run(make(model=Model(blocks)))
+    with apply(pipeline, Plan.of({"model": "layerwise"})) as managed:
+        run(pipeline)
+        pipeline.components["model"] = Model(blocks)
+        for _ in range(2):
+            assert torch.equal(run(pipeline), want)
+        assert managed.fetched_bytes["compute"] == sum(p.nbytes for p in Model(blocks).parameters())
+
+
+def test_files_of_other_weights_are_refused(tmp_path):
+    save_file({"blocks.0.weight": torch.zeros(WIDTH, WIDTH)}, tmp_path / "other.safetensors")
+    pipeline = make()
+    files = {"model": tmp_path / "other.safetensors"}
+    with apply(pipeline, Plan.of({"model": "disk"}), files=files), pytest.raises(ResidencyError, match="is not what"):
+        run(pipeline)
+    assert torch.equal(run(pipeline), run(make()))
