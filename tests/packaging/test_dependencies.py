@@ -76,6 +76,18 @@ def test_package_imports_where_torch_cannot_be_imported(name):
     assert f"reslab.{name}" in loaded_by(f"import reslab.{name}", blocked=("torch", "diffusers", "transformers"))
 
 
+STAR = "from reslab.residency import *; assert Plan and bounds"
+
+
+def test_everything_can_be_imported_by_star_and_torch_only_then():
+    assert "torch" not in loaded_by("import reslab.residency as r; assert {'apply', 'rehearse'} <= {*r.__all__}")
+    assert "torch" in loaded_by(f"{STAR} and apply and rehearse")
+
+
+def test_without_torch_a_star_imports_what_needs_none():
+    assert "reslab.residency" in loaded_by(f"{STAR}; assert 'apply' not in dir()", blocked=("torch",))
+
+
 def test_constraints_are_names_and_exact_versions(root):
     lines = (root / "constraints.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)] == []

@@ -139,6 +139,22 @@ def test_a_component_with_other_blocks_can_take_the_place_of_one_whose_calls_are
         assert managed.fetched_bytes["compute"] == sum(p.nbytes for p in Model(blocks).parameters())
 
 
+def test_files_that_are_read_already_may_go(tmp_path):
+    pipeline = make()
+    file = tmp_path / "model.safetensors"
+    save_file(pipeline.components["model"].state_dict(), file)
+    with apply(pipeline, Plan.of({"model": "disk"}), files={"model": file}):
+        want = run(pipeline)
+        file.unlink()
+        assert torch.equal(run(pipeline), want)
+
+
+def test_sizes_are_said_in_a_unit_that_shows_them():
+    budget = Budget(device_bytes=2000)
+    with pytest.raises(PlanError, match=r"needs 4\.25 KiB, 1\.95 KiB are free"), apply(make(), SWAP, budget=budget):
+        pytest.fail("it was let in")
+
+
 def test_files_of_other_weights_are_refused(tmp_path):
     save_file({"blocks.0.weight": torch.zeros(WIDTH, WIDTH)}, tmp_path / "other.safetensors")
     pipeline = make()

@@ -11,6 +11,7 @@ of moves) and `_device/_spec` (what is known of a card). Nothing here imports to
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from reslab.residency._bounds._bounds import Bounds, bounds
@@ -151,3 +152,7 @@ __all__ = [
     "work_chart",
     "workload",
 ]
+
+# `import *` has what needs torch too, and imports torch for it; where there is no torch, it has all the others
+if find_spec("torch") is not None:
+    __all__ += sorted(_NEEDS_TORCH)

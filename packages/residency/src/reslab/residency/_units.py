@@ -64,6 +64,18 @@ def gib(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB"
 
 
+def size_text(nbytes: float) -> str:
+    """Return a size in the largest unit of which there is a tenth, for sentences about models of any size.
+
+    >>> size_text(35.37 * 2**30), size_text(10880), size_text(-3)
+    ('35.37 GiB', '10.62 KiB', '-3 B')
+    """
+    for unit, power in (("GiB", 3), ("MiB", 2), ("KiB", 1)):
+        if abs(nbytes) >= 1024**power / 10:
+            return f"{nbytes / 1024**power:.2f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near, as the end of an error's sentence.
 

@@ -18,7 +18,7 @@ from reslab.residency._plan._footprint import device_bytes
 from reslab.residency._plan._placement import Granularity, Kind, PlanError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload, check_plan
-from reslab.residency._units import gib
+from reslab.residency._units import size_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,9 @@ def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) ->
         PlanError: If it does not fit.
     """
     needs = list(_needs(plan, workload, budget, pins=pins))
-    if short := [f"{what} needs {gib(need)}, {gib(free)} are free" for what, need, free in needs if need > free]:
+    if short := [
+        f"{what} needs {size_text(need)}, {size_text(free)} are free" for what, need, free in needs if need > free
+    ]:
         raise PlanError(
             f"the plan {plan.name!r} does not fit, so nothing was moved: {'; '.join(short)}. "
             "Place less as resident, stream more layerwise or from disk, or free memory"

@@ -21,7 +21,7 @@ from reslab.residency._engine._fit import check_modules
 from reslab.residency._engine._merged import Merged
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._setting import Setting, Sources
-from reslab.residency._engine._told import check_names, weights
+from reslab.residency._engine._told import check_weights, weights
 from reslab.residency._engine._unit import Shared
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._plan import Plan
@@ -65,7 +65,7 @@ class Managed:
         """
         self._see_writes()
         modules = self._modules()
-        check_names(self._pipeline.components, plan, self._setting.blocks, self._setting.files)
+        check_weights(self._pipeline.components, plan)
         _check_aliases(self._aliases, plan)
         check_modules(modules)
         check_choices(plan, modules)

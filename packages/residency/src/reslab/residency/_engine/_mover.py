@@ -19,7 +19,7 @@ from reslab.residency._engine._buffers import Source, boundary
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._unit import Unit, Where
-from reslab.residency._units import gib
+from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer
 
 
@@ -194,6 +194,7 @@ class Mover:
         """Return memory on the device for each unit; all or nothing."""
         if slot is not None:
             return [self._slot(unit, slot, slot_bytes) for unit in units]
+        self._check_room(sum(unit.layout.nbytes for unit in units))
         try:
             for unit in units:
                 unit.buffer = self._allocate(unit.layout.nbytes)
@@ -211,9 +212,14 @@ class Mover:
             pool[slot] = self._allocate(max(slot_bytes, unit.layout.nbytes))
         return pool[slot]
 
-    def _allocate(self, nbytes: int) -> torch.Tensor:
+    def _check_room(self, nbytes: int) -> None:
         if self.limit_bytes is not None and nbytes > (free := self.limit_bytes - self.held_bytes()):
-            raise torch.OutOfMemoryError(f"Tried to allocate {gib(nbytes)} ({nbytes} bytes), {gib(free)} were free")
+            raise torch.OutOfMemoryError(
+                f"Tried to allocate {size_text(nbytes)} ({nbytes} bytes), {size_text(free)} were free"
+            )
+
+    def _allocate(self, nbytes: int) -> torch.Tensor:
+        self._check_room(nbytes)
         with torch.inference_mode(False):
             buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
         assert buffer.data_ptr() % boundary(self.device) == 0

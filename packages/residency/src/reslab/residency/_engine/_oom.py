@@ -11,8 +11,9 @@ from reslab.residency._engine import _accelerator
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._recovery import asked
 from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
-from reslab.residency._units import gib
+from reslab.residency._units import size_text
 
 #: What runs out: torch on an accelerator, Python itself; a CPU allocation of torch that fails is a RuntimeError.
 CPU_ALLOCATOR = "DefaultCPUAllocator"
@@ -29,12 +30,12 @@ def explain(error: BaseException, stage: str, mover: Mover) -> str:
     """Return in sentences what ran out, asked at the moment when it did."""
     names = dict.fromkeys(unit.component for unit in mover.units)
     held = {name: mover.held_bytes(name) for name in names}
-    holders = [f"{name} {gib(size)}" for name, size in sorted(held.items(), key=lambda each: -each[1]) if size]
+    holders = [f"{name} {size_text(size)}" for name, size in sorted(held.items(), key=lambda each: -each[1]) if size]
     free = _free(mover)
     return (
         f"the stage {stage!r} ran out of memory on {mover.device}: {asked(error)} was asked for, "
-        f"{gib(free) if free is not None else 'an unknown amount'} was free, and weights held "
-        f"{gib(sum(held.values()))} ({', '.join(holders) or 'none'})"
+        f"{size_text(free) if free is not None else 'an unknown amount'} was free, and weights held "
+        f"{size_text(sum(held.values()))} ({', '.join(holders) or 'none'})"
     )
 
 
@@ -64,8 +65,10 @@ def _free(mover: Mover) -> int | None:
     return None if mover.device.type == "cpu" else _accelerator.free_bytes(mover.device)
 
 
-def advice(steps_down: bool) -> str:
-    """Return what to do about it."""
+def advice(steps_down: bool, lean: Plan | None = None) -> str:
+    """Return what to do about it, where the next leaner plan is `lean`."""
+    if lean is not None:
+        return f"A stage is repeated once; begin with less, such as {lean!r}, or run again to take the next step."
     if steps_down:
-        return "No leaner plan is left; use a smaller size, or free memory."
+        return "No leaner plan is left that does what this one was told; use a smaller size, or free memory."
     return f"Place less as {Kind.RESIDENT!s}, or let on_oom='step-down' take the next leaner plan."

@@ -27,6 +27,7 @@ from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._script import Script
 from reslab.residency._engine._setting import Setting, Sources
+from reslab.residency._engine._told import check_names
 from reslab.residency._engine._view import View
 from reslab.residency._engine._written import explain
 from reslab.residency._plan._leaner import leaner
@@ -71,6 +72,7 @@ class Residency(View):
             raise ResidencyError("this residency is in force already; go on inside its `with` block, or leave it first")
         try:
             with masked():
+                check_names(self._pipeline.components, self._setting.blocks, self._setting.files)
                 self._see_run()
                 self._subscription = self._pipeline.conduct(self)
         except BaseException:  # an interrupt, too, that was held back until here
@@ -114,7 +116,8 @@ class Residency(View):
         try:
             self._run_stage(name, call, again=True)
         except _oom.Exhausted as exhausted:
-            told = f"{exhausted}, though the plan was made leaner. {_oom.advice(self.may_retry)}"
+            advice = _oom.advice(self.may_retry, self._leaner(name))
+            told = f"{exhausted}, though the plan was made leaner. {advice}"
             raise OutOfMemory(told) from exhausted.__cause__
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:

@@ -2,7 +2,8 @@
 
 check_kinds(pipeline, plan, budget)              # at once
 check_device(torch.device("cuda"))
-check_names(components, plan, blocks, files)      # on entering
+check_names(components, blocks, files)            # on entering
+check_weights(components, plan)                  # before every run
 """
 
 from __future__ import annotations
@@ -50,14 +51,11 @@ def check_device(device: torch.device) -> None:
     raise ResidencyError(f"there is no device {str(device)!r} here; there are: {', '.join(names)}")
 
 
-def check_names(
-    components: Mapping[str, Any], plan: Plan, blocks: Mapping[str, Any], files: Mapping[str, Paths]
-) -> None:
-    """Refuse names of components that a pipeline does not have, placements of what has no weights, absent files.
+def check_names(components: Mapping[str, Any], blocks: Mapping[str, Any], files: Mapping[str, Paths]) -> None:
+    """Refuse names of components that a pipeline does not have, and absent files.
 
     Raises:
-        ResidencyError: For a name in `blocks` or `files`, or a file.
-        PlanError: For a component without weights that the plan places.
+        ResidencyError: Naming what is there.
     """
     for what, told in (("blocks", blocks), ("files", files)):
         if unknown := next((name for name in told if name not in components), None):
@@ -65,6 +63,14 @@ def check_names(
     for path in (path for told in files.values() for path in paths(told)):
         if not path.is_file():
             raise ResidencyError(f"there is no file {str(path)!r}; name the safetensors files that are there")
+
+
+def check_weights(components: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse to place what has no weights.
+
+    Raises:
+        PlanError: If the plan does.
+    """
     for name, _stage in plan.placements:
         if name in components and next(weights(components[name]), None) is None:
             raise PlanError(f"the plan places {name!r}, which has no weights to move; leave it out")

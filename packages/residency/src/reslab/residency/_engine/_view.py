@@ -72,7 +72,7 @@ class View:
         return self._setting.link.bytes_per_s
 
     def counters(self) -> Mapping[str, int]:
-        """Return bytes by pool and component, for `Profiler(pipeline, counters=…)`."""
+        """Return bytes by pool and component, so that a profiler takes them: `Profiler(pipeline, counters=managed)`."""
         from reslab.residency._engine._state import counters
 
         return counters(self._mover)
