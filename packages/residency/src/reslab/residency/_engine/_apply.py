@@ -40,7 +40,8 @@ def apply(
     of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a LoRA on
     compute with a merged copy of the component, named with "+lora", and have the same bits wherever that is placed
     (see `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is refused
-    (`_choices`).
+    (`_choices`). What somebody writes into weights that are on the device is kept, but for changes through
+    `weight.data`, which nobody can see; a backward pass through blocks that stream is an error.
 
     >>> from reslab.residency import Plan
     >>> from reslab.stages import Pipeline, stage

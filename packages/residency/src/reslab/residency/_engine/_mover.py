@@ -5,7 +5,7 @@ interrupt is held back while a unit turns; one that comes by another way than a 
 
     mover.fetch([unit], stage="denoise")        # issued; goes on at once
     mover.wait([unit])                          # now it can compute
-    mover.evict([unit])                         # by re-pointing; nothing is copied
+    mover.evict([unit])                         # by re-pointing; nothing is copied but what somebody has written
 """
 
 from __future__ import annotations
