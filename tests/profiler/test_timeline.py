@@ -169,6 +169,11 @@ def test_thousands_of_spans_leave_the_longest_and_that_is_said():
 def test_a_component_keeps_its_hue_whoever_else_is_there():
     for others in ([], ["upsampler"], ["text_encoder", "vae"]):
         assert component_hues([*others, "transformer"])["transformer"] == PALETTE["blue"]
+    both = component_hues(
+        ["vocoder", "transformer", "transformer+lora", "text_encoder", "connectors", "vae", "audio_vae"]
+    )
+    assert both["transformer+lora"] == component_hues(["vocoder"])["vocoder"] == PALETTE["sky"]
+    assert both["vocoder"] == PALETTE["grey"]
     many = component_hues([f"part {n}" for n in range(8)])
     assert len(set(many.values())) == 7
     assert many["part 7"] == PALETTE["grey"]

@@ -13,10 +13,11 @@ from collections.abc import Iterable
 
 from reslab.profiler._vega import PALETTE
 
-#: What most pipelines of diffusers call their large components.
+#: What most pipelines of diffusers call their large components; where two want one hue, the first has it.
 FIXED = {
     "transformer": "blue",
     "unet": "blue",
+    "transformer+lora": "sky",
     "text_encoder": "orange",
     "vae": "green",
     "audio_vae": "purple",
@@ -38,6 +39,9 @@ def component_hues(components: Iterable[str]) -> dict[str, str]:
         components: Their names, in an order that does not change.
     """
     names = list(dict.fromkeys(components))
-    taken = {FIXED[name] for name in names if name in FIXED}
-    spare = (hue for hue in _SPARE if hue not in taken)
-    return {name: PALETTE[FIXED.get(name) or next(spare, "grey")] for name in names}
+    fixed: dict[str, str] = {}
+    for name, hue in FIXED.items():
+        if name in names and hue not in fixed.values():
+            fixed[name] = hue
+    spare = (hue for hue in _SPARE if hue not in fixed.values())
+    return {name: PALETTE[fixed.get(name) or next(spare, "grey")] for name in names}
