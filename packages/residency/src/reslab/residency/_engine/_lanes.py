@@ -10,15 +10,23 @@ ticket; what needs the copy waits for the ticket. Each copy is told to the obser
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import NamedTuple, Protocol
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from reslab.residency._engine._buffers import Part, copy_on_host
+from reslab.residency._engine._recovery import masked
 from reslab.stages import Kind, Observer
+
+_LOOK_AGAIN_S = 0.1  # a notice that an interrupt has swallowed is made up for after that
+_END_WITHIN_S = 10.0  # a thread that copies longer than that is left to end by itself
 
 
 class Copy(NamedTuple):
@@ -72,27 +80,66 @@ class Throttle(Protocol):
         """Return when a copy of that size, issued at that time of `time.perf_counter`, would have been made."""
 
 
-class _ThreadTicket:
-    """A copy that a thread makes."""
+class _Job:
+    """A copy handed to the thread, and what became of it.
 
-    def __init__(self, future: Future[None]) -> None:
-        self._future = future
+    Interrupts may come at any line of the thread that waits, so what both threads share are queues of C, whose calls
+    happen or do not: a `Condition`, as futures have it, can be left locked.
+    """
+
+    def __init__(self, copy: Copy, issued_s: float) -> None:
+        self.finished, self.lost = False, False
+        self._copy: Copy | None = copy
+        self._issued_s = issued_s
+        self._error: BaseException | None = None
+        self._claim: SimpleQueue[None] = SimpleQueue()  # who takes what is in it decides: the copy is made, or given up
+        self._claim.put(None)
+        self._news: SimpleQueue[None] = SimpleQueue()
 
     def done(self) -> bool:
-        return self._future.done()
+        return self.finished
 
     def wait(self) -> None:
-        self._future.result()
+        self.settle()
+        if self._error is not None:
+            raise self._error
+        if self.lost:
+            raise RuntimeError("this copy was given up before it was made")
 
     def is_lost(self) -> bool:
-        return self._future.cancelled() or (self._future.done() and self._future.exception() is not None)
+        return self.lost or self._error is not None
 
     def abandon(self) -> None:
-        self._future.cancel()
-        self.settle()
+        if self._claimed():
+            self.lost = True
+        else:
+            self.settle()
 
     def settle(self) -> None:
-        wait([self._future])
+        while not self.finished:
+            with suppress(Empty):
+                self._news.get(timeout=_LOOK_AGAIN_S)
+
+    def run(self, make: Callable[[Copy, float], None]) -> None:
+        """Make the copy in the lane's thread, unless it was given up."""
+        if self._claimed():
+            assert self._copy is not None
+            try:
+                make(self._copy, self._issued_s)
+            except BaseException as error:
+                self._error = error
+        else:
+            self.lost = True
+        self._copy = None  # whose targets live as long as somebody has it
+        self.finished = True
+        self._news.put(None)
+
+    def _claimed(self) -> bool:
+        try:
+            self._claim.get_nowait()
+        except Empty:
+            return False
+        return True
 
 
 class ThreadLane:
@@ -112,41 +159,68 @@ class ThreadLane:
         clock: Callable[[], float],
     ) -> None:
         self._copy, self._throttle, self._clock = copy, throttle, clock
-        self._thread: ThreadPoolExecutor | None = None
-        self._issued: deque[Future[None]] = deque()
+        self._stop: weakref.finalize[Any, Any] | None = None
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._issued: deque[_Job] = deque()
 
     def issue(self, copy: Copy) -> Ticket:
         """Hand a copy to the thread."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reslab-copy")
+        job = _Job(copy, self._clock())
         while self._issued and self._issued[0].done():
             self._issued.popleft()
-        future = self._thread.submit(self._make, copy, self._clock())
-        self._issued.append(future)
-        return _ThreadTicket(future)
+        with masked():
+            if self._stop is None:
+                self._stop = self._started()
+            self._issued.append(job)
+            self._jobs.put(job)
+        return job
 
     def drain(self) -> None:
         """Drop what waits, and wait for the copy that is under way."""
-        for future in self._issued:
-            future.cancel()
-        wait(self._issued)
+        for job in self._issued:
+            job.abandon()
         self._issued.clear()
 
     def close(self) -> None:
         """Drain the lane and end its thread."""
         self.drain()
-        if self._thread is not None:
-            self._thread.shutdown()
-            self._thread = None
+        if self._stop is not None:
+            self._stop()
+            self._stop = None
 
-    def _make(self, copy: Copy, issued_s: float) -> None:
-        copy.tell.begin(Kind.TRANSFER, copy.name, nbytes=copy.nbytes)
-        try:
-            for target, source in copy.parts:
-                self._copy(target, source.staged())
-            if self._throttle is not None:
-                self._throttle.hold(copy.nbytes, issued_s)
-        except BaseException as error:
-            copy.tell.end(error)
-            raise
-        copy.tell.end()
+    def _started(self) -> weakref.finalize[Any, Any]:
+        """Start a thread, and return what ends it: at the latest with the lane, or with Python."""
+        jobs, ended = self._jobs, SimpleQueue[None]()
+        make = partial(_make, self._copy, self._throttle)
+        threading.Thread(target=_work, args=(jobs, ended, make), name="reslab-copy", daemon=True).start()
+        return weakref.finalize(self, _end, jobs, ended)
+
+
+def _make(
+    copy_bytes: Callable[[torch.Tensor, torch.Tensor], None], throttle: Throttle | None, copy: Copy, issued_s: float
+) -> None:
+    copy.tell.begin(Kind.TRANSFER, copy.name, nbytes=copy.nbytes)
+    try:
+        for target, source in copy.parts:
+            copy_bytes(target, source.staged())
+        if throttle is not None:
+            throttle.hold(copy.nbytes, issued_s)
+    except BaseException as error:
+        copy.tell.end(error)
+        raise
+    copy.tell.end()
+
+
+def _work(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None], make: Callable[[Copy, float], None]) -> None:
+    """Make copies until there is None."""
+    while (job := jobs.get()) is not None:
+        job.run(make)
+        del job  # while this waits for the next
+    ended.put(None)
+
+
+def _end(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None]) -> None:
+    """End a thread, and wait until it has."""
+    jobs.put(None)
+    with suppress(Empty):
+        ended.get(timeout=_END_WITHIN_S)
