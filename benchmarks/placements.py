@@ -1,7 +1,7 @@
 """Which plan for the same memory: resident blocks or deeper prefetch, strided or leading; and what other tools do.
 
 Published for an RTX 5090 at the same 24.47 GB: 16 blocks prefetched 56.12 s, 30 resident with one prefetched 36.68 s
-(sglang #31538). Here a random transformer of 340 MB is called six times on one thread, over a link on which copying
+(sglang #31538). Here a random transformer of 340 MB is called four times on one thread, over a link on which copying
 every block takes twice what computing takes; the plans of the first table have room for six of its twelve blocks.
 
 The second table has the schedules of other tools as plans, on the same link: what they copy back is left out, since
