@@ -24,6 +24,7 @@ from reslab.stages._blocks import BlockStage
 from reslab.stages._choice import Choice
 from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
+from reslab.stages._frozen import FrozenDict, freeze
 from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
 from reslab.stages._pipeline import Pipeline
 from reslab.stages._sequence import Stages
@@ -39,6 +40,7 @@ __all__ = [
     "Choice",
     "Conductor",
     "Described",
+    "FrozenDict",
     "Kind",
     "Names",
     "Observer",
@@ -52,6 +54,7 @@ __all__ = [
     "Subscription",
     "Values",
     "describe",
+    "freeze",
     "profile_names",
     "stage",
 ]

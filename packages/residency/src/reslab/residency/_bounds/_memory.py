@@ -95,7 +95,7 @@ def memory(
     pinned, rates = _pinned(copies, placed, device)
     slack = pool_slack_bytes
     if slack is None:
-        slack = POOL_SLACK_BYTES if device.kind == "cuda" else 0
+        slack = POOL_SLACK_BYTES if device.kind in ("cuda", "xpu") else 0
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
