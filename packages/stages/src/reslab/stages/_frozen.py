@@ -7,7 +7,12 @@
         def __post_init__(self) -> None:
             freeze(self)                   # whatever mapping was handed in is a FrozenDict from here on
 
-`types.MappingProxyType` only shows another dict: it can be neither pickled nor hashed.
+`types.MappingProxyType` only shows another dict: it can be neither pickled nor hashed. Frames, arrays and tensors
+answer `==` with one of their own, so a dataclass that holds some takes `==` and `hash` from `Compared`:
+
+    @dataclass(frozen=True, eq=False)
+    class Run(Compared):
+        spans: pl.DataFrame
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
+#: Types of which two can be equal: 2 and 2.0, a text and the member of an enum that is one.
+_PLAIN = (int, float, str)
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -47,6 +54,50 @@ class FrozenDict(dict[K, V]):
 
     def __copy__(self) -> FrozenDict[K, V]:
         return self
+
+
+class Compared:
+    """Equality and hash of a frozen dataclass by content, where its fields may be frames, arrays or plain mappings."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(getattr(self, name), getattr(other, name)) for name in _compared(self))
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(_digest(getattr(self, name)) for name in _compared(self))))
+
+
+def _compared(instance: Any) -> list[str]:
+    return [field.name for field in fields(instance) if field.compare]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two values have the same content."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if type(one) is not type(other):
+        return bool(one == other) if isinstance(one, _PLAIN) and isinstance(other, _PLAIN) else False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if hasattr(one, "equals"):  # a frame
+        return bool(one.equals(other))
+    if hasattr(one, "dtype"):  # an array or tensor
+        return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
+    return bool(one == other)
+
+
+def _digest(value: Any) -> int:
+    """Return a number that values of the same content share."""
+    if isinstance(value, Mapping):
+        return hash(frozenset(value))
+    if isinstance(value, (list, tuple)):
+        return hash(tuple(map(_digest, value)))
+    return hash(tuple(value.shape)) if hasattr(value, "shape") else hash(value)
 
 
 def freeze(instance: Any, names: Iterable[str] | None = None) -> None:

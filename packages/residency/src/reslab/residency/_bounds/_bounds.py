@@ -32,13 +32,14 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._units import gib
+from reslab.stages import Compared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bounds(Compared):
     """What one plan costs on one device.
 
     Attributes:
