@@ -58,13 +58,11 @@ def test_odd_sides_are_extended_and_silence_without_samples_is_saved(tmp_path):
         assert float(picture.average_rate) == pytest.approx(23.976, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("bar.avi", "saved as .mp4, got 'bar.avi'; save it as 'bar.mp4'"), ("none/bar.mp4", "There is no folder")],
-)
-def test_a_path_that_cannot_be_saved_to_is_named(tmp_path, name, message):
-    with pytest.raises(ValueError, match=message):
-        moving().save(tmp_path / name)
+def test_a_path_that_cannot_be_saved_to_is_named_and_folders_are_made(tmp_path):
+    with pytest.raises(ValueError, match=r"saved as \.mp4, got 'bar\.avi'; save it as 'bar\.mp4'"):
+        moving().save(tmp_path / "none" / "bar.avi")
+    assert not (tmp_path / "none").exists()
+    assert moving().save(tmp_path / "new" / "folder" / "bar.mp4").stat().st_size > 0
 
 
 def test_three_channels_of_sound_are_refused():

@@ -7,6 +7,7 @@ import pytest
 
 from reslab.residency import (
     POOL_SLACK_BYTES,
+    DeviceError,
     Plan,
     PlanError,
     Rehearsal,
@@ -127,7 +128,7 @@ def test_a_link_can_be_like_a_card_by_its_ratio_of_copying_to_computing(card):
     ratio = like(card, run())
     compute_s = 6 * 0.04 + 0.01  # products by throughput, decoding by memory traffic
     assert ratio.copy_s_per_compute_s == pytest.approx((6 * 0.46 + 0.05) / 10 / compute_s)
-    with pytest.raises(ValueError, match="nobody knows how fast card computes in bfloat16"):
+    with pytest.raises(ValueError, match="it is not known how fast card computes in bfloat16"):
         like(replace(card, matrix_flops_per_s={}), run())
 
 
@@ -208,12 +209,44 @@ def test_the_bytes_are_those_of_the_moves(card):
         assert bounds(run(), plan, card).moved_bytes == moves.moved_bytes()
 
 
-def test_arithmetic_that_nobody_knows_a_throughput_for_is_listed_with_its_share(card):
-    limits = bounds(run(dtype="float8_e4m3fn"), Plan.of(), card)
+def test_without_a_throughput_there_is_memory_and_no_time(card):
+    limits = bounds(run(dtype="float8_e4m3fn"), Plan.of({"transformer": layerwise()}), card)
+    known = bounds(run(), Plan.of({"transformer": layerwise()}), card)
     row = limits.uncosted.row(0, named=True)
     assert (row["op"], row["dtype"], row["operations"], row["share"]) == ("aten.mm", "float8_e4m3fn", 24, 1.0)
-    assert "the arithmetic of aten.mm in float8_e4m3fn, 100.0% of all FLOPs" in limits._repr_html_()
+    assert limits.unknown.startswith("it is not known how fast card computes in float8_e4m3fn; give compute={'float8")
+    for time in ("floor_ns", "ceiling_ns", "compute_ns"):
+        with pytest.raises(DeviceError, match="not known how fast card computes in float8_e4m3fn"):
+            getattr(limits, time)
+    assert (limits.memory, limits.moved_bytes, known.unknown) == (known.memory, known.moved_bytes, "")
+    assert "times not known" in repr(limits)
+    assert "No times: it is not known how fast card computes in float8_e4m3fn" in limits._repr_html_()
+    assert limits.stages()["floor_ns"].null_count() == limits.stages().height
     assert bounds(run(), Plan.of(), card).uncosted.is_empty()
+
+
+def test_without_a_bandwidth_there_is_no_time_either(card):
+    slow = replace(card, memory_bytes_per_s=None)
+    limits = bounds(run(), Plan.of(), slow)
+    assert limits.unknown.startswith("it is not known how fast the memory of card is; give bandwidth='288 GB/s'")
+    with pytest.raises(DeviceError, match="how fast the memory of card is"):
+        like(slow, run())
+    with pytest.raises(DeviceError, match="how fast the memory of card is"):
+        break_even([run()], [slow])
+    row = survey([run()], [slow]).row(0, named=True)
+    assert (row["floor_s"], row["ceiling_s"], row["resident_s"]) == (None, None, None)
+    assert row["fits"]
+    assert "No times: it is not known how fast the memory of card is" in row["why"]
+
+
+def test_a_small_share_without_a_throughput_is_listed(card):
+    rehearsal = run()
+    bodies = rehearsal.operations.with_columns(flops=pl.lit(10**10), dtype=pl.lit("float64")).head(1)
+    mixed = pl.concat([rehearsal.operations, bodies.cast(dict(rehearsal.operations.schema))])
+    limits = bounds(replace(rehearsal, operations=mixed), Plan.of(), card)
+    assert limits.uncosted["share"].item() < 0.01
+    assert limits.floor_ns > 0
+    assert "Not in these times: the arithmetic of aten.mm in float64" in limits._repr_html_()
 
 
 def test_attention_has_a_throughput_of_its_own(card):

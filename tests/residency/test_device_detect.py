@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from reslab.residency import Confidence, DeviceError, Holder, Machine, detect, this_machine
+from reslab.residency import Confidence, DeviceError, Holder, Machine, detect, device, this_machine
 
 GIB = 2**30
 
@@ -17,13 +17,20 @@ def machine(torch=None, files=None, driver=lambda arguments: None, total=64 * GI
     return Machine(torch=torch, read=(files or {}).get, driver=driver, memory=lambda: (total, available), **facts)
 
 
-def torch_with(*cards, mps=False):
+def torch_with(*cards, mps=False, xpus=(), other=None):
     """A torch that sees these cards: name, total, free, and what this process holds."""
 
     def properties(index):
         name, _, _, _ = cards[index]
         return SimpleNamespace(name=name, is_integrated="GB10" in name, uuid=f"uuid-{index}")
 
+    intel = SimpleNamespace(
+        is_available=lambda: bool(xpus),
+        device_count=lambda: len(xpus),
+        get_device_properties=lambda index: SimpleNamespace(name=xpus[index][0], total_memory=xpus[index][1]),
+        mem_get_info=lambda index: (xpus[index][2], xpus[index][1]),
+        memory_reserved=lambda index: xpus[index][3],
+    )
     return SimpleNamespace(
         cuda=SimpleNamespace(
             is_available=lambda: bool(cards),
@@ -31,6 +38,10 @@ def torch_with(*cards, mps=False):
             get_device_properties=properties,
             mem_get_info=lambda index: (cards[index][2], cards[index][1]),
             memory_reserved=lambda index: cards[index][3],
+        ),
+        xpu=intel,
+        accelerator=SimpleNamespace(
+            is_available=lambda: other is not None, current_accelerator=lambda: SimpleNamespace(type=other)
         ),
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps)),
         mps=SimpleNamespace(recommended_max_memory=lambda: 24 * GIB, driver_allocated_memory=lambda: GIB),
@@ -89,12 +100,29 @@ def test_without_an_accelerator_asking_for_one_says_so():
             detect("cuda", machine=machine(torch))
 
 
-def test_a_slice_that_bears_the_whole_cards_name_gets_rates_by_its_share():
-    spec = detect(machine=machine(torch_with(("NVIDIA H200", round(139.8 * GIB) // 2, 69 * GIB, 0))))
-    assert spec.matrix_flops_per_s["bfloat16"] == pytest.approx(395e12, rel=1e-3)
-    assert spec.memory_bytes_per_s == pytest.approx(2.4e12, rel=1e-3)
-    assert "its share of the memory: it is a slice" in spec.evidence["matrix_flops_per_s.bfloat16"].source
+def test_only_a_name_with_mig_is_a_slice():
+    slice_of = torch_with(("NVIDIA H200 MIG 2g.35gb", 35 * GIB, 34 * GIB, 0))
+    spec = detect(machine=machine(slice_of))
+    assert spec.matrix_flops_per_s["bfloat16"] == round(790e12 * 2 / 7)
+    assert spec.memory_bytes_per_s == pytest.approx(4.8e12 * 35 / 139.8, rel=1e-3)
+    assert "its share of the compute: it is a slice" in spec.evidence["matrix_flops_per_s.bfloat16"].source
     assert spec.link_bytes_per_s == 55_400_000_000
+    whole = detect(machine=machine(torch_with(("NVIDIA H200", 70 * GIB, 69 * GIB, 0))))
+    assert (whole.memory_bytes, whole.matrix_flops_per_s["bfloat16"]) == (70 * GIB, 790 * 10**12)
+
+
+def test_an_8_gib_card_whose_sister_has_16_is_no_slice():
+    spec = detect(machine=machine(torch_with(("NVIDIA GeForce RTX 4060 Ti", round(7.75 * GIB), 7 * GIB, 0))))
+    assert (spec.memory_bytes_per_s, spec.memory_bytes) == (288 * 10**9, round(7.75 * GIB))
+    assert spec.matrix_flops_per_s["bfloat16"] == pytest.approx(44.1e12, rel=2e-3)
+
+
+def test_one_name_with_two_memories_is_told_apart_by_memory():
+    for total, bandwidth in ((9.8, 760.3), (11.8, 912.4)):
+        spec = detect(machine=machine(torch_with(("NVIDIA GeForce RTX 3080", round(total * GIB), GIB, 0))))
+        assert spec.memory_bytes_per_s / 1e9 == bandwidth
+    laptop = detect(machine=machine(torch_with(("NVIDIA GeForce RTX 4060 Laptop GPU", 8 * GIB, 7 * GIB, 0))))
+    assert laptop.memory_bytes_per_s == 256 * 10**9
 
 
 def test_a_slice_that_the_catalogue_knows_has_its_own_figures():
@@ -102,11 +130,73 @@ def test_a_slice_that_the_catalogue_knows_has_its_own_figures():
     assert spec.matrix_flops_per_s["bfloat16"] == 359 * 10**12
 
 
-def test_a_card_that_the_catalogue_does_not_know_asks_which_it_is_like():
-    torch = torch_with(("NVIDIA RTX 6000 Ada Generation", 47 * GIB, 46 * GIB, 0))
-    with pytest.raises(DeviceError, match=r"does not know 'NVIDIA RTX 6000 Ada Generation'; say which card it is like"):
-        detect(machine=machine(torch))
-    assert detect(like="L40S", machine=machine(torch)).memory_bytes == 47 * GIB
+def test_a_card_that_the_catalogue_does_not_know_has_its_memory_and_says_what_to_give():
+    here = machine(torch_with(("NVIDIA Quadro GV100", 31 * GIB, 30 * GIB, 0)))
+    spec = detect(machine=here)
+    assert (spec.name, spec.memory_bytes, spec.free_bytes) == ("NVIDIA Quadro GV100", 31 * GIB, 30 * GIB)
+    assert (spec.memory_bytes_per_s, spec.matrix_flops_per_s, spec.host_memory_bytes) == (None, {}, 64 * GIB)
+    assert spec.missing.startswith(
+        "it is not known how fast NVIDIA Quadro GV100 computes and how fast the memory of NVIDIA Quadro GV100 is; give "
+        "compute='44 TFLOP/s' and bandwidth='288 GB/s' with its own figures"
+    )
+    assert spec.evidence["memory_bytes_per_s"].confidence is Confidence.UNKNOWN
+    given = detect(machine=here, compute="118 TFLOP/s", bandwidth="868 GB/s")
+    assert (given.matrix_flops_per_s["float16"], given.memory_bytes_per_s, given.missing) == (118e12, 868e9, "")
+    assert given.evidence["matrix_flops_per_s.float16"].confidence is Confidence.GIVEN
+
+
+def test_what_is_borrowed_on_detecting_is_assumed():
+    spec = detect(like="L40S", machine=machine(torch_with(("NVIDIA Quadro GV100", 31 * GIB, 30 * GIB, 0))))
+    assert spec.memory_bytes == 31 * GIB
+    borrowed = {each.confidence for name, each in spec.evidence.items() if name.partition(".")[2] or "link" in name}
+    assert borrowed == {Confidence.ASSUMED}
+    assert spec.evidence["memory_bytes_per_s"].source.startswith("taken from L40S")
+    with pytest.raises(DeviceError, match="no device 'L40Z' to be like; did you mean 'L40' or 'L40S'"):
+        detect(like="L40Z", machine=machine(torch_with(H200)))
+
+
+def test_an_xpu_is_never_described_as_the_cpu():
+    arc = ("Intel(R) Arc(TM) Pro B60 Graphics", 23 * GIB, 20 * GIB, GIB)
+    spec = detect(machine=machine(torch_with(xpus=[arc])))
+    assert (spec.kind, spec.name, spec.memory_bytes, spec.free_bytes) == ("xpu", arc[0], 23 * GIB, 20 * GIB)
+    assert (spec.memory_bytes_per_s, spec.unified) == (456 * 10**9, False)
+    assert spec.holders[0] == Holder(who="torch in this process", nbytes=GIB)
+    both = machine(torch_with(H200, xpus=[arc, arc]))
+    assert (detect(machine=both).kind, detect("xpu:1", machine=both).kind) == ("cuda", "xpu")
+    with pytest.raises(DeviceError, match="has the CPU and cuda:0 to cuda:0 and xpu:0 to xpu:1"):
+        detect("xpu:2", machine=both)
+
+
+def test_an_xpu_of_an_older_torch_has_what_it_does_not_reserve():
+    torch = torch_with(xpus=[("Intel(R) Arc(TM) B580 Graphics", 12 * GIB, None, GIB)])
+    del torch.xpu.mem_get_info
+    assert detect(machine=machine(torch)).free_bytes == 11 * GIB
+
+
+def test_an_accelerator_of_another_kind_is_named_and_not_passed_over():
+    here = machine(torch_with(other="npu"))
+    with pytest.raises(DeviceError, match="torch sees an accelerator of the kind 'npu', which cannot be read here"):
+        detect(machine=here)
+    assert detect("cpu", machine=here).kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "bandwidth"),
+    [("AMD Radeon RX 7900 XTX", "RX 7900 XTX", 960), ("AMD Instinct MI300X", "MI300X", 5300)],
+)
+def test_amds_cards_are_cuda_to_torch_and_found_by_name(name, card, bandwidth):
+    total = device(card).memory_bytes
+    spec = detect(machine=machine(torch_with((name, total, total - GIB, 0))))
+    assert (spec.kind, spec.name, spec.memory_bytes_per_s) == ("cuda", name, bandwidth * 10**9)
+
+
+def test_an_apple_gpu_is_found_by_its_chip():
+    spec = detect(machine=machine(torch_with(mps=True), chip=lambda: "Apple M4 Max"))
+    assert (spec.kind, spec.name, spec.unified) == ("mps", "Apple M4 Max", True)
+    assert (spec.memory_bytes, spec.memory_bytes_per_s) == (24 * GIB, 546 * 10**9)
+    unknown = detect(machine=machine(torch_with(mps=True)))
+    assert (unknown.name, unknown.memory_bytes, unknown.unified) == ("Apple GPU", 24 * GIB, True)
+    assert unknown.missing
 
 
 def test_with_unified_memory_there_is_nothing_to_move():

@@ -26,9 +26,12 @@ MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, a
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """Hold the components of one model; `untrained` marks weights whose output is noise by design."""
+    """Hold the components of one model; `untrained` marks weights whose output is noise by design.
+
+    It equals itself alone: weights are neither compared nor hashed.
+    """
 
     variant: Variant
     components: Mapping[str, Any]

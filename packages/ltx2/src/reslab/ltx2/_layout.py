@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from reslab.ltx2._checkpoint import LORA_FILE, MARK_FILE
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._variants import variants
+from reslab.stages import freeze
 
 INDEX = "model_index.json"
 UPSAMPLER = "latent_upsampler"
@@ -43,6 +44,9 @@ class Layout:
     parts: Mapping[str, Path]
     lora: Path | None
     mark: Mapping[str, Any] | None
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
 
 def find_layout(

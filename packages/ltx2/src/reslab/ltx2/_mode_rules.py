@@ -27,6 +27,7 @@ from reslab.residency import (
     swap,
     workload,
 )
+from reslab.stages import Compared
 
 TRANSFORMER = "transformer"
 SECOND = TRANSFORMER + MERGED
@@ -34,8 +35,8 @@ SECOND = TRANSFORMER + MERGED
 LAYERWISE_BY_DEFAULT = ("text_encoder", "vae")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Case(Compared):
     """What a mode decides from: a run, a device, and what a person set."""
 
     rehearsal: Rehearsal

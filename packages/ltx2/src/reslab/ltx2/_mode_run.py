@@ -11,6 +11,7 @@ import polars as pl
 
 from reslab.profiler import Profile
 from reslab.residency import Plan
+from reslab.stages import Compared
 
 if TYPE_CHECKING:
     from reslab.profiler import Figure
@@ -28,8 +29,8 @@ RUNS: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModeRun:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModeRun(Compared):
     """One video made in one device mode.
 
     Attributes:

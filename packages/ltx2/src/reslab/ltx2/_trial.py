@@ -22,6 +22,7 @@ from reslab.ltx2._blank import blank
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._device import default_device
 from reslab.ltx2._load import load
+from reslab.stages import freeze
 
 _VARIANT = "LTX-2.3 distilled"  # eleven passes in place of 123, and no LoRA
 _REQUEST: Mapping[str, Any] = {"prompt": "a heron over a weir", "seed": 7}
@@ -43,6 +44,9 @@ class Trial:
     checkpoint: Checkpoint
     request: Mapping[str, Any]
     why: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
 
 def trial(device: torch.device | str | None = None) -> Trial:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reslab.stages import Compared, output_path
+
 if TYPE_CHECKING:
     from reslab.ltx2._player import Player
 
@@ -24,7 +26,7 @@ NOISE = "untrained weights: noise by design"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Video:
+class Video(Compared):
     """Hold the frames of a video and its sound.
 
     >>> still = np.zeros((9, 64, 128, 3), dtype=np.uint8)
@@ -53,18 +55,12 @@ class Video:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write an mp4 with H.264 video and AAC sound, and return its path.
 
-        A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels. A
-        ValueError tells of another suffix than .mp4 or of a folder that does not exist.
+        A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels.
+        Folders on the way are made; another suffix than .mp4 is a ValueError.
         """
         from reslab.ltx2._mp4 import encode
 
-        target = Path(path)
-        if target.suffix.lower() != ".mp4":
-            raise ValueError(
-                f"A video is saved as .mp4, got {target.name!r}; save it as {target.with_suffix('.mp4').name!r}."
-            )
-        if not target.parent.is_dir():
-            raise ValueError(f"There is no folder {str(target.parent)!r}; make it first.")
+        target = output_path(path, "a video", ".mp4")
         target.write_bytes(encode(self))
         return target
 

@@ -1,6 +1,6 @@
 """A profile as a Chrome trace, which Perfetto (ui.perfetto.dev), chrome://tracing and speedscope open.
 
-    export_chrome_trace(profile, "run.json")
+    export_chrome_trace(profile, "run.json")             # or "run.json.gz", which is compressed
 
 A lane is a track. Perfetto drops a slice that overlaps another on its track without lying inside it, so spans that do
 (two copies at once, a second thread) get a further track of the same lane, and nothing is lost. A span that was timed
@@ -12,17 +12,17 @@ The format: Duygu Soysal and others, "Trace Event Format", Google, 2016; times i
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from reslab.profiler._lanes import STALL
 from reslab.profiler._schema import COMPUTE, COPY, HOST
-from reslab.stages import Kind
+from reslab.stages import Kind, output_path
 
 if TYPE_CHECKING:
     from reslab.profiler._profile import Profile
@@ -39,10 +39,16 @@ def export_chrome_trace(profile: Profile, path: str | os.PathLike[str]) -> None:
 
     Args:
         profile: What happened, measured or predicted.
-        path: Where to; an existing file is replaced.
+        path: Where to, ending in .json, or in .json.gz to have it compressed; an existing file is replaced.
+
+    Raises:
+        ValueError: For another ending.
     """
+    target = output_path(path, "a trace", ".json", ".json.gz", "")
     trace = {"traceEvents": list(trace_events(profile)), "displayTimeUnit": "ns"}
-    Path(path).write_text(json.dumps(trace), encoding="utf-8")
+    text = json.dumps(trace).encode()
+    packed = target.suffix.casefold() == ".gz"
+    target.write_bytes(gzip.compress(text, mtime=0) if packed else text)
 
 
 def trace_events(profile: Profile) -> Iterator[Event]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from reslab.profiler._schema import Schema
-from reslab.stages import Described
+from reslab.stages import Compared, Described
 
 if TYPE_CHECKING:
     from reslab.profiler._vega import Figure
@@ -56,7 +56,7 @@ COMPARISON: Schema = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Comparison:
+class Comparison(Compared):
     """How two sets of runs differ.
 
     Attributes:
@@ -86,13 +86,6 @@ class Comparison:
         from reslab.profiler._compare_report import difference_bars
 
         return difference_bars(self)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Comparison):
-            return NotImplemented
-        rest = ("labels", "remarks", "tolerance", "time")
-        same = all(getattr(self, name) == getattr(other, name) for name in rest)
-        return same and self.stages.equals(other.stages) and self.runs.equals(other.runs)
 
     def __repr__(self) -> str:
         found = [f"{change}={count}" for change in Change if (count := (self.stages["change"] == change).sum())]

@@ -24,6 +24,7 @@ import polars as pl
 
 from reslab.profiler._profile import Profile
 from reslab.profiler._schema import SCHEMA_VERSION
+from reslab.stages import output_path
 
 _META = "reslab.profile"
 _MEMORY = "reslab.profile.memory"
@@ -41,7 +42,7 @@ class ProfileFileError(ValueError):
 
 
 def save(profile: Profile, path: FilePath) -> None:
-    """Write a profile into one Parquet file, replacing what is there."""
+    """Write a profile into one Parquet file, replacing what is there and making the folders on the way."""
     memory = io.BytesIO()
     profile.memory.write_parquet(memory)
     write(
@@ -59,9 +60,10 @@ def write(spans: pl.DataFrame, content: dict[str, str], path: FilePath) -> None:
     file = io.BytesIO()
     spans.write_parquet(file, metadata={**content, _CHECKSUM: _BLANK.decode()})
     blank = file.getvalue()
-    partial = Path(f"{os.fspath(path)}.partial")
+    target = output_path(path, "a profile", ".parquet", "")
+    partial = target.with_name(f"{target.name}.partial")
     partial.write_bytes(blank.replace(_BLANK, _digest(blank)))
-    partial.replace(path)
+    partial.replace(target)
 
 
 def load(path: FilePath) -> Profile:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, check_frame, memory_frame
-from reslab.stages import Kind
+from reslab.stages import Compared, Kind
 
 if TYPE_CHECKING:
     from reslab.profiler._vega import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Profile:
+class Profile(Compared):
     """What happened, or is predicted to happen, in one or more runs.
 
     >>> from reslab.profiler import spans_frame
@@ -163,7 +163,7 @@ class Profile:
         """Write a Chrome trace, which Perfetto (ui.perfetto.dev) opens: a track a lane, memory as counters.
 
         Args:
-            path: Where to, ending in .json; an existing file is replaced.
+            path: Where to, ending in .json, or in .json.gz to have it compressed; folders on the way are made.
         """
         from reslab.profiler._chrome import export_chrome_trace
 
@@ -173,7 +173,10 @@ class Profile:
         """Write everything into one Parquet file, which any reader of Parquet opens as the frame of spans.
 
         Args:
-            path: Where to; an existing file is replaced.
+            path: Where to, ending in .parquet; an existing file is replaced, and folders on the way are made.
+
+        Raises:
+            ValueError: For an ending of another format.
         """
         from reslab.profiler._files import save
 
@@ -196,11 +199,6 @@ class Profile:
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Hand the spans to whoever reads Arrow: `polars.DataFrame(profile)`, `pyarrow.table(profile)`, DuckDB."""
         return self.spans.__arrow_c_stream__(requested_schema)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Profile):
-            return NotImplemented
-        return self.spans.equals(other.spans) and self.memory.equals(other.memory) and self.meta == other.meta
 
     def __repr__(self) -> str:
         kinds = self.spans["kind"].cast(pl.String)

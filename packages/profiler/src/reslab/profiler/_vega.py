@@ -22,8 +22,9 @@ import textwrap
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from reslab.stages import Compared, output_path
 
 if TYPE_CHECKING:
     import altair as alt
@@ -67,8 +68,8 @@ LOOKS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Figure(Compared):
     """A chart with its caption.
 
     >>> Figure(spec={"mark": "bar"}, caption="One bar.")
@@ -119,7 +120,7 @@ class Figure:
         """Write the figure as an image.
 
         Args:
-            path: Ends in .png, .svg or .pdf.
+            path: Ends in .png, .svg or .pdf; folders on the way are made.
             look: "paper", "slides" or "notebook" (transparent, grey text).
 
         Raises:
@@ -128,16 +129,14 @@ class Figure:
         import vl_convert
 
         spec = self.vega_lite(look=look)
-        suffix = Path(path).suffix
-        match suffix:
+        target = output_path(path, "a figure", ".png", ".svg", ".pdf")
+        match target.suffix.casefold():
             case ".png":
-                Path(path).write_bytes(_png(spec))
+                target.write_bytes(_png(spec))
             case ".svg":
-                Path(path).write_text(vl_convert.vegalite_to_svg(spec, vl_version=_VERSION), encoding="utf-8")
-            case ".pdf":
-                Path(path).write_bytes(vl_convert.vegalite_to_pdf(spec, vl_version=_VERSION))
+                target.write_text(vl_convert.vegalite_to_svg(spec, vl_version=_VERSION), encoding="utf-8")
             case _:
-                raise ValueError(f"cannot write a figure as {suffix!r}; end the path in .png, .svg or .pdf")
+                target.write_bytes(vl_convert.vegalite_to_pdf(spec, vl_version=_VERSION))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         spec = self.vega_lite()

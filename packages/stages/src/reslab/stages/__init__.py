@@ -24,7 +24,9 @@ from reslab.stages._blocks import BlockStage
 from reslab.stages._choice import Choice
 from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
+from reslab.stages._frozen import Compared, FrozenDict, freeze
 from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
+from reslab.stages._output import output_path
 from reslab.stages._pipeline import Pipeline
 from reslab.stages._sequence import Stages
 from reslab.stages._stage import REQUIRED, Signature, Stage, stage
@@ -37,8 +39,10 @@ __all__ = [
     "REQUIRED",
     "BlockStage",
     "Choice",
+    "Compared",
     "Conductor",
     "Described",
+    "FrozenDict",
     "Kind",
     "Names",
     "Observer",
@@ -52,6 +56,8 @@ __all__ = [
     "Subscription",
     "Values",
     "describe",
+    "freeze",
+    "output_path",
     "profile_names",
     "stage",
 ]

@@ -23,13 +23,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reslab.stages import _names
+from reslab.stages._frozen import freeze
 from reslab.stages._names import Names, PipelineError
 
 if TYPE_CHECKING:
     from reslab.stages._pipeline import Pipeline
 
+
+class _Required:
+    """What stands for a value that has no default: one object, in every process."""
+
+    def __reduce__(self) -> str:
+        return "REQUIRED"
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
 #: Stands for a value that has no default.
-REQUIRED: Any = type("REQUIRED", (), {"__repr__": lambda self: "REQUIRED"})()
+REQUIRED: Any = _Required()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +59,9 @@ class Signature:
     reads: Mapping[str, Any]
     writes: tuple[str, ...] | None
     gathers: bool = False
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
 
 class Stage:

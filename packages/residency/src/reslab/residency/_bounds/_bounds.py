@@ -32,13 +32,14 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._units import gib
+from reslab.stages import Compared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bounds(Compared):
     """What one plan costs on one device.
 
     Attributes:
@@ -56,6 +57,11 @@ class Bounds:
     uncosted: pl.DataFrame
 
     @property
+    def unknown(self) -> str:
+        """Return why there are no times, in a sentence, or "": asking for one is then a `DeviceError` that says so."""
+        return next((row.unknown for row in self.rows if row.unknown), "")
+
+    @property
     def floor_ns(self) -> int:
         """Return the least that the run takes."""
         return sum(row.floor_ns for row in self.rows)
@@ -68,7 +74,7 @@ class Bounds:
     @property
     def compute_ns(self) -> int:
         """Return what it takes without a copy: the floor of a plan that keeps everything resident."""
-        return sum(row.compute_ns for row in self.rows)
+        return sum(row.computing_ns for row in self.rows)
 
     @property
     def moved_bytes(self) -> int:
@@ -107,10 +113,10 @@ class Bounds:
         return stages(self.rows)
 
     def __repr__(self) -> str:
+        known = "times not known" if self.unknown else f"{self.floor_ns / 1e9:.3g} to {self.ceiling_ns / 1e9:.3g} s"
         return (
-            f"Bounds({self.plan.name!r} on {self.device.name}: {self.floor_ns / 1e9:.3g} to "
-            f"{self.ceiling_ns / 1e9:.3g} s, {gib(self.moved_bytes)} moved, peak {gib(self.peak_bytes)}, "
-            f"{'fits' if self.fits else 'does not fit'})"
+            f"Bounds({self.plan.name!r} on {self.device.name}: {known}, {gib(self.moved_bytes)} moved, "
+            f"peak {gib(self.peak_bytes)}, {'fits' if self.fits else 'does not fit'})"
         )
 
     def _repr_html_(self) -> str:

@@ -13,25 +13,28 @@ from typing import NamedTuple
 
 import polars as pl
 
-from reslab.residency._bounds._roofline import remembered, speed, trace_times
+from reslab.residency._bounds._roofline import bandwidth, remembered, speed, trace_times, unknown
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._numerics import Lora
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
 
 class StageCompute(NamedTuple):
-    """A stage without its copies."""
+    """A stage without its copies; where the device's rates are not known there are no times, and a sentence says so."""
 
     stage: str
     registered_name: str
     calls: int
-    compute_ns: int
-    host_ns: int
-    memory_ns: int
+    compute_ns: int | None
+    host_ns: int | None
+    memory_ns: int | None
+    unknown: str = ""
 
 
 def compute_by_stage(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> Mapping[str, StageCompute]:
     """Return by registered name what each stage computes."""
+    if sentence := unknown(rehearsal, device):
+        return _uncounted(rehearsal, sentence)
     key = (lora, *speed(device))
     found: Mapping[str, StageCompute] = remembered("compute", rehearsal, key, lambda: _compute(rehearsal, device, lora))
     return found
@@ -45,7 +48,7 @@ def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, 
     sums = calls.group_by("registered_name").agg(
         calls=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in ("compute_ns", "host_ns", "memory_ns")}
     )
-    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / device.memory_bytes_per_s * 1e9
+    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / bandwidth(device) * 1e9
     between = rehearsal.glue.select(
         pl.col("stage", "registered_name"),
         glue_ns=traffic.round().cast(pl.Int64),
@@ -60,3 +63,12 @@ def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, 
         pl.col("memory_ns") + pl.col("glue_ns"),
     )
     return {row[1]: StageCompute(*row) for row in rows.iter_rows()}
+
+
+def _uncounted(rehearsal: Rehearsal, sentence: str) -> dict[str, StageCompute]:
+    """Return the stages with their calls and without times."""
+    calls = rehearsal.calls.group_by("registered_name").agg(calls=pl.len().cast(pl.Int64))
+    stages = rehearsal.glue.select("stage", "registered_name")
+    rows = stages.join(calls, on="registered_name", how="left", maintain_order="left").fill_null(0)
+    named = rows.with_columns(pl.col("stage", "registered_name").cast(pl.String)).iter_rows()
+    return {name: StageCompute(stage, name, calls, None, None, None, sentence) for stage, name, calls in named}

@@ -8,8 +8,6 @@ would wait.
 
 from __future__ import annotations
 
-import polars as pl
-
 from reslab.residency._bounds._bounds import bounds
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._plan import Plan
@@ -36,14 +34,9 @@ def like(card: DeviceSpec, rehearsal: Rehearsal) -> Ratio:
         rehearsal: Of what that card would run, at its size.
 
     Raises:
-        ValueError: If nobody knows how fast the card computes in the type of a component.
+        DeviceError: If it is not known how fast the card computes in the type of a component.
     """
     limits = bounds(rehearsal, Plan.of(), card)
-    if not limits.uncosted.is_empty():
-        dtypes = ", ".join(limits.uncosted["dtype"].cast(pl.String).unique().sort())
-        raise ValueError(
-            f"nobody knows how fast {card.name} computes in {dtypes}; rehearse in a type that it is made for"
-        )
     sizes = {row["component"]: row["weight_bytes"] + row["lora_bytes"] for row in rehearsal.components.rows(named=True)}
     copied = sum(sizes[component] for component in rehearsal.calls["component"])
     return Ratio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))

@@ -17,6 +17,7 @@ from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import gib
+from reslab.stages import freeze
 
 #: What torch's allocator holds beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in sglang's
 #: records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (sglang 0.5.23, perf_baselines/h100.json).
@@ -48,6 +49,9 @@ class Memory:
     pageable_bytes: int
     host_bytes: int
     ns_per_byte: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
     @property
     def fits_device(self) -> bool:
@@ -95,7 +99,7 @@ def memory(
     pinned, rates = _pinned(copies, placed, device)
     slack = pool_slack_bytes
     if slack is None:
-        slack = POOL_SLACK_BYTES if device.kind == "cuda" else 0
+        slack = POOL_SLACK_BYTES if device.kind in ("cuda", "xpu") else 0
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],

@@ -8,6 +8,7 @@ its traffic is counted.
 
     trace_times(rehearsal, device)         # a row a trace: device_ns, fused_ns, memory_ns, host_ns
     uncosted(rehearsal, device)            # op, kind, dtype, flops, share
+    unknown(rehearsal, device)             # "" or a sentence: what has to be given for times
 
 Read on: Williams, Waterman, Patterson, "Roofline" (CACM 2009).
 """
@@ -19,12 +20,15 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._device._spec import DeviceError, DeviceSpec, not_known
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
 #: Kinds of operations whose arithmetic counts; all others are bound by their traffic.
 ARITHMETIC = ("matmul", "conv", "attention")
 
+#: A larger share of all FLOPs than this must have a throughput, or an upper bound would be none.
+_NEGLIGIBLE = 0.01
+_HALF = ("bfloat16", "float16")
 _REMEMBERED = 16
 _known: dict[tuple[Any, ...], tuple[Rehearsal, Any]] = {}
 
@@ -52,12 +56,17 @@ def trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     Args:
         rehearsal: A rehearsed run.
         device: Whose throughputs count.
+
+    Raises:
+        DeviceError: Its throughputs are not known; it names them.
     """
+    _check_known(rehearsal, device)
     return remembered("traces", rehearsal, speed(device), lambda: _trace_times(rehearsal, device))
 
 
 def block_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
-    """Return a row a trace and block: trace, block (-1 outside), device_ns, fused_ns."""
+    """Return a row a trace and block: trace, block (-1 outside), device_ns, fused_ns; errors as `trace_times`."""
+    _check_known(rehearsal, device)
     bodies = _bodies(rehearsal, device)
     joined = rehearsal.segments.join(bodies, on="body", how="left")
     return joined.group_by("trace", "block").agg(pl.col("device_ns", "fused_ns").sum()).sort("trace", "block")
@@ -71,6 +80,32 @@ def uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     return remembered("uncosted", rehearsal, speed(device), lambda: _uncosted(rehearsal, device))
 
 
+def unknown(rehearsal: Rehearsal, device: DeviceSpec) -> str:
+    """Return in a sentence what of a device has to be given before it has times, "" where nothing has."""
+    shares = (
+        uncosted(rehearsal, device).group_by("dtype").agg(pl.col("share").sum()).filter(pl.col("share") > _NEGLIGIBLE)
+    )
+    lacking = {}
+    if dtypes := shares["dtype"].cast(pl.String).sort().to_list():
+        plain = all(dtype in _HALF for dtype in dtypes)
+        given = "'44 TFLOP/s'" if plain else f"{dict.fromkeys(dtypes, '44 TFLOP/s')}"
+        lacking[f"how fast {device.name} computes in {', '.join(dtypes)}"] = f"compute={given}"
+    if device.memory_bytes_per_s is None:
+        lacking[f"how fast the memory of {device.name} is"] = "bandwidth='288 GB/s'"
+    return not_known(lacking)
+
+
+def _check_known(rehearsal: Rehearsal, device: DeviceSpec) -> None:
+    if sentence := unknown(rehearsal, device):
+        raise DeviceError(sentence)
+
+
+def bandwidth(device: DeviceSpec) -> int:
+    """Return the bandwidth of a device's memory, where `unknown` has found it known."""
+    assert device.memory_bytes_per_s is not None
+    return device.memory_bytes_per_s
+
+
 def _trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     joined = rehearsal.segments.join(_bodies(rehearsal, device), on="body", how="left")
     sums = joined.group_by("trace").agg(pl.col("device_ns", "fused_ns", "memory_ns").sum())
@@ -82,7 +117,7 @@ def _trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
 def _bodies(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     """Return a row a body: the sums over its operations."""
     arithmetic = pl.col("flops") / pl.col("flops_per_s") * 1e9
-    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / device.memory_bytes_per_s * 1e9
+    traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / bandwidth(device) * 1e9
     costed = _with_throughput(rehearsal, device).with_columns(
         arithmetic_ns=arithmetic.fill_null(0.0), traffic_ns=traffic
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from reslab.residency._device._spec import DeviceError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageBounds:
@@ -22,30 +24,43 @@ class StageBounds:
         copied_back_bytes: From the device.
         weight_bytes: On the device, slots included, at most.
         activation_bytes: Alive besides weights, at most.
+        unknown: Why there are no times, where the device's rates are not known: compute_ns, host_ns and memory_ns are
+            then None, and asking for what follows from them is a `DeviceError`.
     """
 
     stage: str
     registered_name: str
     calls: int
-    compute_ns: int
-    host_ns: int
-    memory_ns: int
+    compute_ns: int | None
+    host_ns: int | None
+    memory_ns: int | None
     copy_ns: int
     back_ns: int
     moved_bytes: int
     copied_back_bytes: int
     weight_bytes: int
     activation_bytes: int
+    unknown: str = ""
+
+    def _known(self, ns: int | None) -> int:
+        if ns is None:
+            raise DeviceError(self.unknown)
+        return ns
+
+    @property
+    def computing_ns(self) -> int:
+        """Return compute_ns; a DeviceError where the device's rates are not known."""
+        return self._known(self.compute_ns)
 
     @property
     def floor_ns(self) -> int:
         """Return the least that the stage takes: all copying hides behind compute."""
-        return max(self.compute_ns, self.copy_ns, self.back_ns)
+        return max(self.computing_ns, self.copy_ns, self.back_ns)
 
     @property
     def ceiling_ns(self) -> int:
         """Return the most: nothing hides."""
-        return self.compute_ns + self.copy_ns + self.back_ns
+        return self.computing_ns + self.copy_ns + self.back_ns
 
     @property
     def peak_bytes(self) -> int:
@@ -57,8 +72,8 @@ class StageBounds:
         """Return what the floor is bound by: "copy", "host", "memory", "compute", or "nothing" if nothing is done."""
         if not self.ceiling_ns:
             return "nothing"
-        if max(self.copy_ns, self.back_ns) > self.compute_ns:
+        if max(self.copy_ns, self.back_ns) > self.computing_ns:
             return "copy"
-        if self.host_ns >= self.compute_ns:
+        if self._known(self.host_ns) >= self.computing_ns:
             return "host"
-        return "memory" if self.memory_ns * 2 > self.compute_ns else "compute"
+        return "memory" if self._known(self.memory_ns) * 2 > self.computing_ns else "compute"

@@ -1,200 +1,275 @@
-"""The catalogue of devices, as data: `data/devices.csv` has a row a figure, with its confidence, source and derivation.
+"""A device of the catalogue by name, or one of the user's own.
 
     device("H200")                                             # by name, whatever its capitals
-    device("mine", like="RTX 4090", memory="12 GiB")           # another card, with figures of your own
-    devices()                                                  # all names
+    device("NVIDIA GeForce RTX 4060 Ti", memory="8 GiB")       # by the name that its driver gives
+    device("mine", like="RTX 4090", memory="12 GiB")           # another card, with figures of its own
+    device("mine", memory="12 GiB", compute="44 TFLOP/s", bandwidth="288 GB/s")
+    devices(), devices("laptop")                               # all names, or those that hold a text
 
 A card's host is as assumed as it can be: say what yours has (`host_memory`, `link`).
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from reslab.residency._device._cards import UNIFIED, Figure, cards, catalogue, folded
+from reslab.residency._device._given import (
+    GIVEN,
+    Compute,
+    Size,
+    assumed,
+    borrowed,
+    rate,
+    size,
+    with_compute,
+    with_figures,
+    with_host,
+    with_link,
+    with_memory,
+)
 from reslab.residency._device._link import LinkSpeed
+from reslab.residency._device._names import find, unknown
 from reslab.residency._device._spec import CONTEXT_BYTES, Confidence, DeviceError, DeviceSpec, Evidence
-from reslab.residency._units import nearest, parse_bytes, parse_rate
+from reslab.residency._units import nearest
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _GIB, _GB, _TERA = 2**30, 10**9, 10**12
 _DISK_BYTES_PER_S = 5_000_000_000
 _DISK = "a usual NVMe disk on PCIe 4.0, reading in sequence; say disk=... for yours"
+_KINDS = {"Apple": "mps", "Intel": "xpu"}
+#: Figures of the catalogue by the fields that they are, with their unit.
+_FIELDS = {
+    "memory_bytes": ("memory_gib", _GIB),
+    "memory_bytes_per_s": ("memory_bandwidth_gb_s", _GB),
+    "host_ns_per_operation": ("host_us_per_operation", 1000),
+    "link_bytes_per_s": ("link_h2d_gb_s", _GB),
+    "link_back_bytes_per_s": ("link_d2h_gb_s", _GB),
+    "link_pageable_bytes_per_s": ("link_pageable_gb_s", _GB),
+    "host_memory_bytes": ("host_memory_gib", _GIB),
+}
 
 
-class Figure(NamedTuple):
-    """One row of the catalogue."""
+class Devices(tuple[str, ...]):
+    """Names of devices, in a notebook as a table by family.
 
-    value: float
-    evidence: Evidence
+    >>> devices("3090")
+    ('RTX 3090 Ti', 'RTX 3090')
+    """
+
+    __slots__ = ()
+
+    def table(self) -> pl.DataFrame:
+        """Return a row a device: family, device, memory_gib, bandwidth_gb_s, bfloat16_tflops, confidence (of that)."""
+        from reslab.residency._device._tables import overview
+
+        return overview(map(device, self), {name: cards()[name].family for name in self})
+
+    def _repr_html_(self) -> str:
+        from reslab.residency._device._tables import overview_html
+
+        return overview_html(self.table())
 
 
-def devices() -> tuple[str, ...]:
-    """Return the names of the catalogue.
+def devices(text: str = "") -> Devices:
+    """Return the names of the catalogue, family by family.
 
     >>> devices()[:3]
-    ('T4', 'L4', 'A10G')
+    ('RTX 5090', 'RTX 5090 D', 'RTX 5090 D V2')
+    >>> devices("5060 Ti")
+    ('RTX 5060 Ti 16GB', 'RTX 5060 Ti 8GB')
+
+    Args:
+        text: Only those whose name, family or driver's name holds this.
+
+    Raises:
+        DeviceError: None does; it names the nearest.
     """
-    return tuple(_catalogue())
+    held = {name: (name, card.family, *card.names) for name, card in cards().items()}
+    found = Devices(name for name, texts in held.items() if any(_holds(each, text) for each in texts))
+    if not found:
+        raise DeviceError(f"no device's name holds {text!r}; {nearest(text, [*cards(), *_families()])}")
+    return found
 
 
 def device(
     name: str,
     *,
     like: str | None = None,
-    memory: int | str | None = None,
-    free: int | str | None = None,
+    memory: Size | None = None,
+    free: Size | None = None,
+    compute: Compute | None = None,
+    bandwidth: Size | None = None,
     link: int | str | LinkSpeed | None = None,
-    disk: int | str | None = None,
-    host_memory: int | str | None = None,
-    pinnable: int | str | None = None,
+    disk: Size | None = None,
+    host_memory: Size | None = None,
+    pinnable: Size | None = None,
 ) -> DeviceSpec:
-    """Return a device of the catalogue, or one of your own that is like one of it.
+    """Return a device of the catalogue, or one of your own: like one of it, or with all figures given.
 
     >>> device("H200")
     DeviceSpec('H200', cuda, 139.8 GiB)
     >>> device("mine", like="RTX 4090", memory="12 GiB").evidence["memory_bytes"].confidence
     <Confidence.GIVEN: 'given'>
-    >>> device("RTX 490")
+    >>> device("RTX 4065")
     Traceback (most recent call last):
-    reslab.residency._device._spec.DeviceError: there is no device 'RTX 490'; did you mean 'RTX 4090' or 'RTX 5090' \
-or 'RTX 3090'? \
-For a card of your own, write device('RTX 490', like='RTX 4090', memory='12 GiB')
+    reslab.residency._device._spec.DeviceError: there is no device 'RTX 4065'; did you mean 'RTX 4060' or 'RTX 5060' \
+or 'RTX 4090'? For a card of your own, write device('RTX 4065', like='RTX 4060', memory='8 GiB')
 
     Args:
-        name: Of the catalogue, or any where `like` is given.
-        like: The device of the catalogue whose figures it has.
-        memory: All memory; bytes, or a text such as "12 GiB".
+        name: Of the catalogue or its driver; any where `like`, or memory, compute and bandwidth, are given.
+        like: The device of the catalogue whose figures it has; all of them are then assumed.
+        memory: All memory; bytes, or a text such as "12 GiB". Of cards with one name it tells which.
         free: What of it is free; by default all but the driver's context.
-        link: Copies from pinned memory to the device, such as "25 GB/s"; pageable copies scale with it. Or
-            what `measure_link` found.
+        compute: Matrix products in 16 bit, such as "44 TFLOP/s"; other types and attention are then in proportion. Or
+            by type, such as {"bfloat16": "44 TFLOP/s", "float32": "22 TFLOP/s"}.
+        bandwidth: Of the device's memory, such as "288 GB/s".
+        link: Copies from pinned memory to the device, such as "25 GB/s"; other copies scale with it. Or what
+            `measure_link` found. Memory is then not shared with the host.
         disk: Reading from disk, such as "3 GB/s".
         host_memory: Memory of the host.
         pinnable: What of that can be pinned; by default all of it.
 
     Raises:
-        DeviceError: There is no such device; it names the nearest.
-        ValueError: A figure that cannot be read.
+        DeviceError: There is no such device, naming the nearest; or a figure cannot be read.
     """
-    spec = _spec(like or name)
-    told = {"memory_bytes": memory, "free_bytes": free, "host_memory_bytes": host_memory, "pinnable_bytes": pinnable}
-    given = {figure: parse_bytes(value) for figure, value in told.items() if value is not None}
-    if memory is not None:
-        given.setdefault("free_bytes", max(given["memory_bytes"] - CONTEXT_BYTES, 0))
+    memory_bytes = None if memory is None else size("memory", memory)
+    spec = _base(name, like, memory_bytes, own=compute is not None and bandwidth is not None)
+    if memory_bytes is not None:
+        spec = with_memory(spec, memory_bytes)
+    if free is not None:
+        spec = with_figures(spec, {"free_bytes": size("free", free, least=0)}, GIVEN)
+    spec = with_rates(spec, compute, bandwidth)
     if host_memory is not None:
-        given.setdefault("pinnable_bytes", given["host_memory_bytes"])
+        spec = with_host(spec, size("host_memory", host_memory))
+    if pinnable is not None:
+        spec = with_figures(spec, {"pinnable_bytes": size("pinnable", pinnable, least=0)}, GIVEN)
     if disk is not None:
-        given["disk_bytes_per_s"] = parse_rate(disk)
+        spec = with_figures(spec, {"disk_bytes_per_s": rate("disk", disk)}, GIVEN)
+    return linked(spec, link)
+
+
+def with_rates(spec: DeviceSpec, compute: Compute | None, bandwidth: Size | None) -> DeviceSpec:
+    """Return the device with the rates that the user gave."""
+    if compute is not None:
+        spec = with_compute(spec, compute)
+    if bandwidth is not None:
+        spec = with_figures(spec, {"memory_bytes_per_s": rate("bandwidth", bandwidth)}, GIVEN)
+    return spec
+
+
+def linked(spec: DeviceSpec, link: int | str | LinkSpeed | None) -> DeviceSpec:
+    """Return the device with the link that the user gave, or measured."""
+    if link is None:
+        return spec
     if isinstance(link, LinkSpeed):
-        spec = with_figures(spec, link.figures, link.evidence)
-    elif link is not None:
-        given |= _scaled_link(spec, parse_rate(link))
-    return with_figures(spec, given, Evidence(confidence=Confidence.GIVEN, source="you"), name=name if like else None)
+        return replace(with_figures(spec, link.figures, link.evidence), unified=False)
+    return with_link(spec, rate("link", link))
 
 
-def with_figures(
-    spec: DeviceSpec, given: Mapping[str, Any], evidence: Evidence, *, name: str | None = None
-) -> DeviceSpec:
-    """Return the device with other figures, and where they come from."""
-    sources = {**spec.evidence, **dict.fromkeys(given, evidence)}
-    return replace(spec, name=name or spec.name, evidence=MappingProxyType(sources), **given)
-
-
-def find(name: str) -> str | None:
-    """Return the catalogue's name for a device that it has under this or another name, such as the driver's."""
-    return _names().get(_folded(name))
-
-
-def _spec(name: str) -> DeviceSpec:
-    found = find(name)
+def like_card(name: str, like: str, memory_bytes: int | None = None) -> DeviceSpec:
+    """Return a device of this name whose figures are all taken from a card of the catalogue."""
+    found = find(like, memory_bytes)
     if found is None:
-        known = nearest(name, devices())
-        raise DeviceError(
-            f"there is no device {name!r}; {known} For a card of your own, write "
-            f"device({name!r}, like='RTX 4090', memory='12 GiB')"
-        )
-    return _build(found)
+        raise DeviceError(f"there is no device {like!r} to be like; {nearest(like, cards())}")
+    return borrowed(build(found), name)
 
 
-def _scaled_link(spec: DeviceSpec, rate: int) -> dict[str, int]:
-    ratio = rate / spec.link_bytes_per_s
-    return {
-        "link_bytes_per_s": rate,
-        "link_back_bytes_per_s": round(spec.link_back_bytes_per_s * ratio),
-        "link_pageable_bytes_per_s": round(spec.link_pageable_bytes_per_s * ratio),
-    }
+def _base(name: str, like: str | None, memory_bytes: int | None, *, own: bool) -> DeviceSpec:
+    if like is not None:
+        return like_card(name, like, memory_bytes)
+    found = find(name, memory_bytes)
+    if found is not None:
+        return build(found)
+    if memory_bytes is not None and own:
+        return unknown_card(name, memory_bytes)
+    raise DeviceError(unknown(name))
+
+
+def unknown_card(name: str, memory_bytes: int, *, kind: str = "cuda") -> DeviceSpec:
+    """Return a device of which nothing but its memory is known: its rates are missing, its link and host are usual."""
+    usual = build(_USUAL)
+    figures = ("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s", "host_memory_bytes")
+    evidence = dict(usual.evidence) | dict.fromkeys(figures, assumed("a usual desktop with PCIe 4.0 x16"))
+    rates: dict[str, Any] = {"memory_bytes_per_s": None, "matrix_flops_per_s": {}, "attention_flops_per_s": {}}
+    known = {key: each for key, each in evidence.items() if "_flops_per_s" not in key}
+    spec = replace(usual, name=name, kind=kind, unified=False, evidence=known | _unknown(rates), **rates)
+    return with_memory(spec, memory_bytes)
+
+
+#: A card whose host and link are usual.
+_USUAL = "RTX 4090"
 
 
 @cache
-def _build(name: str) -> DeviceSpec:
-    figures = _catalogue()[name]
-    scaled = {
-        "memory_bytes": ("memory_gib", _GIB),
-        "memory_bytes_per_s": ("memory_bandwidth_gb_s", _GB),
-        "host_ns_per_operation": ("host_us_per_operation", 1000),
-        "link_bytes_per_s": ("link_h2d_gb_s", _GB),
-        "link_back_bytes_per_s": ("link_d2h_gb_s", _GB),
-        "link_pageable_bytes_per_s": ("link_pageable_gb_s", _GB),
-        "host_memory_bytes": ("host_memory_gib", _GIB),
+def build(name: str) -> DeviceSpec:
+    """Return the device of the catalogue with exactly this name."""
+    figures, card = catalogue()[name], cards()[name]
+    plain: dict[str, Any] = {
+        field: round(figures[figure].value * unit) if figure in figures else None
+        for field, (figure, unit) in _FIELDS.items()
     }
-    plain: dict[str, Any] = {field: round(figures[figure].value * unit) for field, (figure, unit) in scaled.items()}
-    evidence = {field: figures[figure].evidence for field, (figure, _) in scaled.items()}
+    evidence = {field: figures[figure].evidence for field, (figure, _) in _FIELDS.items() if figure in figures}
     for kind in ("matrix", "attention"):
         for figure, value in figures.items():
             if figure.startswith(kind):
                 evidence[f"{kind}_flops_per_s.{_dtype(figure)}"] = value.evidence
-    context = Evidence(confidence=Confidence.ASSUMED, source="all memory less 0.5 GiB for the driver's context")
-    disk = Evidence(confidence=Confidence.ASSUMED, source=_DISK)
-    pinned = Evidence(confidence=Confidence.ASSUMED, source="all memory of the host")
+    rates = {f"{kind}_flops_per_s": _rates(figures, kind) for kind in ("matrix", "attention")}
     return DeviceSpec(
         name=name,
+        kind=_KINDS.get(card.family.partition(" ")[0].strip(","), "cuda"),
         **plain,
+        **rates,  # type: ignore[arg-type]
         free_bytes=plain["memory_bytes"] - CONTEXT_BYTES,
         disk_bytes_per_s=_DISK_BYTES_PER_S,
         pinnable_bytes=plain["host_memory_bytes"],
-        matrix_flops_per_s=_rates(figures, "matrix"),
-        attention_flops_per_s=_rates(figures, "attention"),
-        evidence=MappingProxyType(
-            evidence | {"free_bytes": context, "pinnable_bytes": pinned, "disk_bytes_per_s": disk}
-        ),
+        unified=card.bus == UNIFIED,
+        evidence={
+            **evidence,
+            **_unknown(plain | rates),
+            "free_bytes": assumed("all memory less 0.5 GiB for the driver's context"),
+            "pinnable_bytes": assumed("all memory of the host"),
+            "disk_bytes_per_s": assumed(_DISK),
+        },
     )
 
 
-def _rates(figures: Mapping[str, Figure], kind: str) -> Mapping[str, int]:
-    return MappingProxyType(
-        {_dtype(name): round(figure.value * _TERA) for name, figure in figures.items() if name.startswith(kind)}
+def _unknown(figures: Mapping[str, Any]) -> dict[str, Evidence]:
+    """Return the evidence of what no source has: bandwidth, and types of 16 bit of which one at most is known."""
+    evidence = Evidence(
+        confidence=Confidence.UNKNOWN, source="the catalogue does not have it; say compute=... or like=..."
     )
-
-
-def _dtype(figure: str) -> str:
-    return figure.split("_")[1]
-
-
-@cache
-def _catalogue() -> Mapping[str, Mapping[str, Figure]]:
-    where = {row["source"]: row["where"] for row in _rows("sources.csv")}
-    found: dict[str, dict[str, Figure]] = {}
-    for row in _rows("devices.csv"):
-        source = "; ".join(filter(None, (where.get(row["source"]), row["derived"])))
-        evidence = Evidence(confidence=Confidence(row["confidence"]), source=source)
-        found.setdefault(row["device"], {})[row["figure"]] = Figure(float(row["value"]), evidence)
+    found = {}
+    if figures["memory_bytes_per_s"] is None:
+        source = "the catalogue does not have it; say bandwidth=... or like=..."
+        found["memory_bytes_per_s"] = Evidence(confidence=Confidence.UNKNOWN, source=source)
+    for dtype in ("bfloat16", "float16"):
+        if dtype not in figures["matrix_flops_per_s"]:
+            found[f"matrix_flops_per_s.{dtype}"] = evidence
     return found
 
 
-@cache
-def _names() -> Mapping[str, str]:
-    own = {_folded(name): name for name in _catalogue()}
-    return {_folded(row["alias"]): row["device"] for row in _rows("names.csv")} | own
+def _rates(figures: Mapping[str, Figure], kind: str) -> dict[str, int]:
+    return {_dtype(name): round(each.value * _TERA) for name, each in figures.items() if name.startswith(kind)}
 
 
-def _rows(file: str) -> list[dict[str, str]]:
-    text = (files(__package__) / "data" / file).read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines()))
+def _dtype(figure: str) -> str:
+    """Return the type in a figure's name.
+
+    >>> _dtype("matrix_float8_e4m3fn_tflops")
+    'float8_e4m3fn'
+    """
+    return figure.partition("_")[2].removesuffix("_tflops")
 
 
-def _folded(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
+def _holds(name: str, text: str) -> bool:
+    return text.casefold() in name.casefold() or (bool(folded(text)) and folded(text) in folded(name))
+
+
+def _families() -> list[str]:
+    return list(dict.fromkeys(card.family for card in cards().values()))

@@ -4,28 +4,32 @@
     here = detect("cuda:1")                # another one
     here = detect(link="1 GB/s")           # as if copies were as slow as that
     here = detect(link=measure_link())     # with the link as it was timed
+    here = detect(compute="44 TFLOP/s", bandwidth="288 GB/s")           # a card that the catalogue does not have
 
-Memory is read from the driver, rates come from the catalogue by the card's name: nothing is timed. A card whose
-name says more than it has (a slice of an H200 calls itself H200) gets rates by its share of the memory.
+Memory is read from the driver, rates come from the catalogue by the card's name: nothing is timed. Where one name
+stands for two sizes, the memory decides. A slice, whose name says MIG, gets a share of its card's rates. A card that
+the catalogue does not have has its memory, and no rates until they are given.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
-from reslab.residency._device._catalogue import device as catalogued
-from reslab.residency._device._catalogue import devices, find, with_figures
+from reslab.residency._device._catalogue import build, like_card, linked, unknown_card, with_rates
+from reslab.residency._device._given import Compute, Size, assumed, size, with_figures, with_host
 from reslab.residency._device._host import HostMemory
 from reslab.residency._device._host import host_memory as read_host_memory
 from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
+from reslab.residency._device._names import find
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
-from reslab.residency._units import nearest, parse_bytes, parse_rate
 
-#: Below this share of the memory that its name promises, a device is a slice of the card.
-_SLICE = 0.9
+#: A slice's name: its card, and how many of the card's compute slices it has.
+_SLICE = re.compile(r"(.*) MIG (?:(\d+)c\.)?(\d+)g\..*")
+#: Compute slices of a card: seven, but for those of which the MIG user guide lists four.
+_SLICES, _FEWER = 7, {"A30": 4, "RTX PRO 6000": 4, "RTX PRO 6000 Max-Q": 4, "RTX PRO 6000 Server": 4}
 #: One core: two 256-bit fused multiply-adds a cycle on eight float32 at 2.5 GHz.
 _CPU_FLOPS_PER_S = 2 * 8 * 2 * 2_500_000_000
 _CPU_MEMORY_BYTES_PER_S = 20_000_000_000
@@ -45,15 +49,19 @@ def detect(
     device: str | None = None,
     *,
     like: str | None = None,
+    compute: Compute | None = None,
+    bandwidth: Size | None = None,
     link: int | str | LinkSpeed | None = None,
-    host_memory: int | str | None = None,
+    host_memory: Size | None = None,
     machine: Machine | None = None,
 ) -> DeviceSpec:
     """Describe a device of this machine.
 
     Args:
-        device: What torch calls it, such as "cuda:1" or "cpu"; by default the accelerator, else the CPU.
-        like: A device of the catalogue whose rates it has, where the catalogue does not know its name.
+        device: What torch calls it, such as "cuda:1", "xpu" or "cpu"; by default the accelerator, else the CPU.
+        like: A device of the catalogue whose rates it has, which are then assumed.
+        compute: How fast it multiplies matrices, such as "44 TFLOP/s"; see `device`.
+        bandwidth: Of its memory, such as "288 GB/s".
         link: Take copies to be as fast as this, such as "1 GB/s" or what `measure_link` found; memory is then not
             unified.
         host_memory: Take the host to have this much, all of it to be pinned; by default what it has.
@@ -63,80 +71,106 @@ def detect(
         A device whose memory is what the driver says now.
 
     Raises:
-        DeviceError: The machine has no such device, or the catalogue does not know it and `like` is not given.
+        DeviceError: The machine has no such device, or torch sees an accelerator of a kind that is not described here.
     """
     machine = machine or this_machine()
     host = read_host_memory(machine)
     kind, index = _choose(device, machine)
     spec = _cpu(machine, host) if kind == "cpu" else _accelerator(kind, index, like, machine, host)
-    told = Evidence(confidence=Confidence.GIVEN, source="you")
+    spec = with_rates(spec, compute, bandwidth)
     if host_memory is not None:
-        memory = dict.fromkeys(("host_memory_bytes", "pinnable_bytes"), parse_bytes(host_memory))
-        spec = with_figures(spec, memory, told)
-    if link is None:
-        return spec
-    if isinstance(link, LinkSpeed):
-        return replace(with_figures(spec, link.figures, link.evidence), unified=False)
-    given = dict.fromkeys(("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s"), parse_rate(link))
-    return replace(with_figures(spec, given, told), unified=False)
+        spec = with_host(spec, size("host_memory", host_memory))
+    return linked(spec, link)
 
 
 def _choose(device: str | None, machine: Machine) -> tuple[str, int]:
-    torch = machine.torch
-    found = "cpu"
-    if torch is not None and torch.cuda.is_available():
-        found = "cuda"
-    elif torch is not None and torch.backends.mps.is_available():
-        found = "mps"
-    kind, _, number = (device or found).partition(":")
-    count = torch.cuda.device_count() if found == "cuda" else 1
-    exists = kind == "cpu" or (kind == found and (number or "0").isdigit() and int(number or 0) < count)
-    if not exists:
-        has = "no accelerator that torch sees" if found == "cpu" else f"{found}:0 to {found}:{count - 1}"
+    counts = _accelerators(machine.torch)
+    if device is None and not counts:
+        _check_none(machine.torch)
+    kind, _, number = (device or next(iter(counts), "cpu")).partition(":")
+    count = 1 if kind == "cpu" else counts.get(kind, 0)
+    if not ((number or "0").isdigit() and int(number or 0) < count):
+        seen = " and ".join(f"{each}:0 to {each}:{count - 1}" for each, count in counts.items())
+        has = seen or "no accelerator that torch sees"
         raise DeviceError(f"there is no device {device!r} here; this machine has the CPU and {has}")
     return kind, int(number or 0)
 
 
+def _accelerators(torch: Any) -> dict[str, int]:
+    """Return how many devices torch sees of each kind; AMD's are "cuda" to it."""
+    kinds = ("cuda", "xpu") if torch is not None else ()
+    parts = {kind: getattr(torch, kind, None) for kind in kinds}
+    found = {kind: part.device_count() for kind, part in parts.items() if part is not None and part.is_available()}
+    if torch is not None and torch.backends.mps.is_available():
+        found["mps"] = 1
+    return found
+
+
+def _check_none(torch: Any) -> None:
+    """Raise where torch sees an accelerator of another kind, which must not pass for the CPU."""
+    part = getattr(torch, "accelerator", None)
+    found = part.current_accelerator() if part is not None and part.is_available() else None
+    if found is not None:
+        raise DeviceError(
+            f"torch sees an accelerator of the kind {found.type!r}, which cannot be read here; describe it by "
+            "device(..., memory=, compute=, bandwidth=), or ask for detect('cpu')"
+        )
+
+
 def _accelerator(kind: str, index: int, like: str | None, machine: Machine, host: HostMemory) -> DeviceSpec:
-    torch = machine.torch
-    if kind == "mps":
-        name, unified = "Apple GPU", True
-        total = torch.mps.recommended_max_memory()
-        free, own, uuid = total - torch.mps.driver_allocated_memory(), 0, None
-    else:
-        properties = torch.cuda.get_device_properties(index)
-        name, unified = properties.name, bool(getattr(properties, "is_integrated", False))
-        free, total = torch.cuda.mem_get_info(index)
-        own, uuid = torch.cuda.memory_reserved(index), getattr(properties, "uuid", None)
-    spec = _rates(name, like, total)
-    here = {"memory_bytes": total, "free_bytes": free}
-    spec = with_figures(spec, here, _detected("the driver"), name=name)
+    name, total, free, own, properties = (_mps if kind == "mps" else _card)(kind, index, machine)
+    spec = like_card(name, like, total) if like else _by_name(name, kind, total)
+    spec = with_figures(spec, {"memory_bytes": total, "free_bytes": free}, _detected("the driver"), name=name)
     spec = with_figures(spec, {"host_memory_bytes": host.limit_bytes}, _detected(host.limited_by))
     spec = with_figures(spec, {"pinnable_bytes": host.pinnable_bytes}, _detected(host.pinnable_because))
-    holders = _holders(machine, uuid, held=total - free - own, own=own)
-    return replace(spec, kind=kind, unified=unified, holders=holders)
+    holders = _holders(machine, getattr(properties, "uuid", None), held=total - free - own, own=own)
+    shares = bool(getattr(properties, "is_integrated", kind == "mps"))
+    return replace(spec, kind=kind, unified=shares, holders=holders)
 
 
-def _rates(name: str, like: str | None, total: int) -> DeviceSpec:
-    """Return the catalogue's device of this name, its rates scaled to its share of the memory where it is a slice."""
-    found = like or find(name) or find(name.split(" MIG")[0])
-    if found is None:
-        raise DeviceError(
-            f"the catalogue does not know {name!r}; say which card it is like, as in "
-            f"detect(like={devices()[8]!r}): {nearest(name, devices())}"
-        )
-    spec = catalogued(found)
-    share = total / spec.memory_bytes
-    if like or share >= _SLICE:
-        return spec
-    source = f"{spec.name}'s × {share:.2f}, its share of the memory: it is a slice of the card"
-    evidence = Evidence(confidence=Confidence.ASSUMED, source=source)
+def _mps(_kind: str, _index: int, machine: Machine) -> tuple[str, int, int, int, Any]:
+    """Return name, memory, what is free and what this process holds of an Apple GPU."""
+    total = machine.torch.mps.recommended_max_memory()
+    return machine.chip() or "Apple GPU", total, total - machine.torch.mps.driver_allocated_memory(), 0, None
+
+
+def _card(kind: str, index: int, machine: Machine) -> tuple[str, int, int, int, Any]:
+    """Return the same of a card, with its properties."""
+    part = getattr(machine.torch, kind)
+    properties = part.get_device_properties(index)
+    own = part.memory_reserved(index)
+    if hasattr(part, "mem_get_info"):
+        free, total = part.mem_get_info(index)
+    else:  # older builds for Intel
+        total = properties.total_memory
+        free = total - own
+    return properties.name, total, free, own, properties
+
+
+def _by_name(name: str, kind: str, total: int) -> DeviceSpec:
+    """Return the catalogue's device of this name and memory, or a slice of one; else one without rates."""
+    found = find(name, total)
+    if found is not None:
+        return build(found)
+    match = _SLICE.fullmatch(name)
+    card = find(match[1]) if match else None
+    if match is None or card is None:
+        return unknown_card(name, total, kind=kind)
+    parts = int(match[2] or match[3])
+    return _slice(build(card), parts / _FEWER.get(card, _SLICES), total)
+
+
+def _slice(card: DeviceSpec, compute: float, total: int) -> DeviceSpec:
+    """Return a slice of a card: its share of the compute slices, and of the memory that it has of all."""
+    share = total / card.memory_bytes
+    bandwidth = None if card.memory_bytes_per_s is None else round(card.memory_bytes_per_s * share)
+    part = assumed(f"{card.name}'s × {share:.2f}, its share of the memory: it is a slice of the card")
+    spec = with_figures(card, {"memory_bytes_per_s": bandwidth}, part)
     kinds = ("matrix_flops_per_s", "attention_flops_per_s")
-    scaled = {kind: {dtype: round(rate * share) for dtype, rate in getattr(spec, kind).items()} for kind in kinds}
-    sources = {f"{kind}.{dtype}": evidence for kind, rates in scaled.items() for dtype in rates}
-    sliced = with_figures(spec, {"memory_bytes_per_s": round(spec.memory_bytes_per_s * share)}, evidence)
-    frozen = {kind: MappingProxyType(rates) for kind, rates in scaled.items()}
-    return replace(sliced, evidence=MappingProxyType({**sliced.evidence, **sources}), **frozen)  # type: ignore[arg-type]
+    rates = {kind: {dtype: round(rate * compute) for dtype, rate in getattr(card, kind).items()} for kind in kinds}
+    slower = assumed(f"{card.name}'s × {compute:.2f}, its share of the compute: it is a slice of the card")
+    evidence = {f"{kind}.{dtype}": slower for kind, each in rates.items() for dtype in each}
+    return replace(spec, evidence={**spec.evidence, **evidence}, **rates)  # type: ignore[arg-type]
 
 
 def _holders(machine: Machine, uuid: Any, *, held: int, own: int) -> tuple[Holder, ...]:
@@ -159,14 +193,13 @@ def _processes(machine: Machine, uuid: str) -> list[Holder]:
 
 def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
     flops = machine.cpus * _CPU_FLOPS_PER_S
-    rates = MappingProxyType(dict.fromkeys(("float32", "bfloat16", "float16"), flops))
-    assumed = Evidence(confidence=Confidence.ASSUMED, source=f"{machine.cpus} cores × 80 GFLOP/s of AVX2 at 2.5 GHz")
-    typical = Evidence(confidence=Confidence.ASSUMED, source="a usual desktop")
+    rates = dict.fromkeys(("float32", "bfloat16", "float16"), flops)
+    cores = assumed(f"{machine.cpus} cores × 80 GFLOP/s of AVX2 at 2.5 GHz")
     evidence = {
         **dict.fromkeys(("memory_bytes", "free_bytes", "host_memory_bytes"), _detected(host.limited_by)),
-        **dict.fromkeys(_CPU_TYPICAL, typical),
+        **dict.fromkeys(_CPU_TYPICAL, assumed("a usual desktop")),
         "pinnable_bytes": _detected("nothing has to be pinned to compute on the CPU"),
-        **{f"{kind}_flops_per_s.{dtype}": assumed for kind in ("matrix", "attention") for dtype in rates},
+        **{f"{kind}_flops_per_s.{dtype}": cores for kind in ("matrix", "attention") for dtype in rates},
     }
     return DeviceSpec(
         name="CPU",
@@ -184,7 +217,7 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
         host_memory_bytes=host.limit_bytes,
         pinnable_bytes=host.available_bytes,
         unified=True,
-        evidence=MappingProxyType(evidence),
+        evidence=evidence,
     )
 
 

@@ -32,6 +32,7 @@ class Machine:
         system: "Linux", "Windows" or "Darwin".
         release: The kernel's release; WSL2 names itself in it.
         cpus: Processors that this process may use.
+        chip: Returns the name of an Apple chip, such as "Apple M4 Max", or None elsewhere.
     """
 
     torch: Any
@@ -41,6 +42,7 @@ class Machine:
     system: str
     release: str
     cpus: int
+    chip: Callable[[], str | None] = lambda: None
 
 
 def this_machine() -> Machine:
@@ -54,6 +56,7 @@ def this_machine() -> Machine:
         system=platform.system(),
         release=platform.release(),
         cpus=len(usable(0)) if usable else os.cpu_count() or 1,
+        chip=_chip,
     )
 
 
@@ -72,7 +75,16 @@ def _read(path: str) -> str | None:
 
 
 def _nvidia_smi(arguments: Sequence[str]) -> str | None:
-    program = shutil.which("nvidia-smi")
+    return _output("nvidia-smi", *arguments)
+
+
+def _chip() -> str | None:
+    found = _output("sysctl", "-n", "machdep.cpu.brand_string") if platform.system() == "Darwin" else None
+    return found.strip() if found else None
+
+
+def _output(name: str, *arguments: str) -> str | None:
+    program = shutil.which(name)
     if program is None:
         return None
     done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=10, check=False)

@@ -4,8 +4,10 @@
     card.memory_bytes, card.link_bytes_per_s, card.matrix_flops_per_s["bfloat16"]
     card                                     # in a notebook: a table of figures, confidence and source
 
-Rates are what is reached, where somebody measured it, else what the vendor promises; the table says which. Free memory
-is less than all of it even on an idle card, since a context of the driver takes its share.
+Rates are what was measured, where a measurement is published, else what the vendor promises or what follows from units
+and clock; the table says which. A rate that no source has is missing: the memory of such a card is known all the same,
+and `missing` says what to give for times. Free memory is less than all of it even on an idle card, since a context of
+the driver takes its share.
 """
 
 from __future__ import annotations
@@ -14,13 +16,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from reslab.stages import Described
+from reslab.stages import Described, FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl
 
 #: What a CUDA context with torch's kernels takes of an idle card: assumed, from 0.4 to 0.6 GiB seen on such cards.
 CONTEXT_BYTES = 2**29
+
+
+def not_known(lacking: Mapping[str, str]) -> str:
+    """Return the sentence about what is not known of a device, by the argument that gives each; "" for nothing."""
+    if not lacking:
+        return ""
+    arguments = " and ".join(dict.fromkeys(lacking.values()))
+    figures = "its own figure" if len(set(lacking.values())) == 1 else "its own figures"
+    return (
+        f"it is not known {' and '.join(lacking)}; give {arguments} with {figures}, or like='...', the card that it is "
+        "like"
+    )
 
 
 class DeviceError(ValueError):
@@ -30,16 +44,19 @@ class DeviceError(ValueError):
 class Confidence(Described):
     """How far a figure can be trusted.
 
-    >>> Confidence("assumed").doc
-    'Nobody measured or promised it for this device: derived from another, as the row says.'
+    >>> Confidence("derived").doc
+    'Computed from units, clock and operations a clock: a peak, which sustained rates stay below.'
     """
 
-    MEASURED = "measured", "Somebody measured it on this device and published it."
+    MEASURED = "measured", "Measured on this device and published."
     VENDOR = "vendor", "The vendor's datasheet or whitepaper says so."
-    ASSUMED = "assumed", "Nobody measured or promised it for this device: derived from another, as the row says."
+    PUBLISHED = "published", "A public table says so; the vendor's own sheet was not at hand."
+    DERIVED = "derived", "Computed from units, clock and operations a clock: a peak, which sustained rates stay below."
+    ASSUMED = "assumed", "Neither measured nor promised for this device: taken from another, as the row says."
     DETECTED = "detected", "Read from this machine."
     TIMED = "timed", "Timed on this machine."
     GIVEN = "given", "You said so."
+    UNKNOWN = "unknown", "No source has it: give it, or name a device that this one is like."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +81,12 @@ class DeviceSpec:
 
     Args:
         name: What it is called.
-        kind: What torch calls it: "cuda", "mps" or "cpu".
+        kind: What torch calls it: "cuda" (AMD's too), "xpu", "mps" or "cpu".
         memory_bytes: All of its memory.
         free_bytes: What of it a pipeline can have.
-        memory_bytes_per_s: Bandwidth of that memory.
-        matrix_flops_per_s: Throughput of matrix products and convolutions, by torch's name of the type.
+        memory_bytes_per_s: Bandwidth of that memory; None where it is not known.
+        matrix_flops_per_s: Throughput of matrix products and convolutions, by torch's name of the type; one that is not
+            known is not there.
         attention_flops_per_s: The same of attention; a type that is missing runs as matrix products do.
         host_ns_per_operation: What issuing one operation costs the host, in nanoseconds.
         link_bytes_per_s: Copies from pinned host memory to the device.
@@ -86,7 +104,7 @@ class DeviceSpec:
     kind: str = "cuda"
     memory_bytes: int
     free_bytes: int
-    memory_bytes_per_s: int
+    memory_bytes_per_s: int | None
     matrix_flops_per_s: Mapping[str, int]
     attention_flops_per_s: Mapping[str, int]
     host_ns_per_operation: int
@@ -97,11 +115,28 @@ class DeviceSpec:
     host_memory_bytes: int
     pinnable_bytes: int
     unified: bool = False
-    evidence: Mapping[str, Evidence] = field(default_factory=dict, repr=False)
+    evidence: Mapping[str, Evidence] = field(default_factory=FrozenDict, repr=False)
     holders: tuple[Holder, ...] = ()
 
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def missing(self) -> str:
+        """Return in a sentence what has to be given before times can be bounded, or "" where nothing has.
+
+        >>> from reslab.residency import device
+        >>> print(device("RTX 5090 D").missing)
+        it is not known how fast RTX 5090 D computes; give compute='44 TFLOP/s' with its own figure, or like='...', \
+the card that it is like
+        """
+        lacking = {} if self.matrix_flops_per_s else {f"how fast {self.name} computes": "compute='44 TFLOP/s'"}
+        if self.memory_bytes_per_s is None:
+            lacking[f"how fast the memory of {self.name} is"] = "bandwidth='288 GB/s'"
+        return not_known(lacking)
+
     def flops_per_s(self, kind: str, dtype: str) -> int | None:
-        """Return the throughput of a kind of operation in a type, or None where nobody knows it.
+        """Return the throughput of a kind of operation in a type, or None where it is not known.
 
         >>> from reslab.residency import device
         >>> device("H100").flops_per_s("attention", "bfloat16") / 1e12
@@ -118,7 +153,8 @@ class DeviceSpec:
 
     def __repr__(self) -> str:
         taken = f", {self.free_bytes / 2**30:.1f} free" if self.holders else ""
-        return f"DeviceSpec({self.name!r}, {self.kind}, {self.memory_bytes / 2**30:.1f} GiB{taken})"
+        unknown = ", rates missing" if self.missing else ""
+        return f"DeviceSpec({self.name!r}, {self.kind}, {self.memory_bytes / 2**30:.1f} GiB{taken}{unknown})"
 
     def _repr_html_(self) -> str:
         from reslab.residency._device._tables import spec_html

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-from types import MappingProxyType
 from typing import Any
 
 from reslab.residency._plan._decisions import DecidedBy, Decision
@@ -32,7 +31,7 @@ def from_json(text: str) -> Plan:
     """Read what `to_json` wrote; raises PlanError for what is none, or of a newer version."""
     content = _content(text)
     decided = [_decision(row) for row in content["decisions"]]
-    return Plan(decisions=MappingProxyType({each.key: each for each in decided}), name=content["name"])
+    return Plan(decisions={each.key: each for each in decided}, name=content["name"])
 
 
 def _decision(row: dict[str, Any]) -> Decision:

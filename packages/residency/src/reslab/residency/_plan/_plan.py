@@ -17,7 +17,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from reslab.residency._plan._decisions import DecidedBy, Decision
@@ -25,6 +24,7 @@ from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten,
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
 from reslab.residency._plan._placement import FIELDS, Kind, Placement
 from reslab.residency._plan._settings import Setting, Settings, user_settings
+from reslab.stages import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,6 +51,9 @@ class Plan:
     decisions: Mapping[Key, Decision]
     name: str = "plan"
 
+    def __post_init__(self) -> None:
+        freeze(self)
+
     @classmethod
     def of(cls, settings: Settings | Mapping[str, Any] | None = None, *, name: str = "plan") -> Plan:
         """Return the plan in which only what a person set is decided."""
@@ -59,7 +62,7 @@ class Plan:
             key: Decision(key=key, value=each.value, by=DecidedBy.USER, why=_reason(each))
             for key, each in told.items.items()
         }
-        return cls(decisions=MappingProxyType(decided), name=name)
+        return cls(decisions=decided, name=name)
 
     def decide(self, settings: Mapping[str, Any], *, by: str = DecidedBy.RULE, why: str) -> Plan:
         """Return the plan with these settings too, passing over everything that a person decided.
@@ -79,7 +82,7 @@ class Plan:
         kept = {
             key: each for key, each in decided.items() if each.by is DecidedBy.USER or _means_something(key, decided)
         }
-        return Plan(decisions=MappingProxyType(kept), name=self.name)
+        return Plan(decisions=kept, name=self.name)
 
     def is_users(self, key: Key | str) -> bool:
         """Tell whether a person decided this, for its stage or for all.
@@ -171,7 +174,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
     @cached_property
     def _resolved(self) -> Mapping[tuple[str, str | None], Placement]:
         scopes = dict.fromkeys(key.scope for key in self.decisions if key.places)
-        return MappingProxyType({scope: self._resolve(scope) for scope in scopes})
+        return FrozenDict({scope: self._resolve(scope) for scope in scopes})
 
     def _resolve(self, scope: tuple[str, str | None]) -> Placement:
         component, stage = scope
@@ -200,7 +203,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        return dict(self.decisions) == dict(other.decisions) and self.name == other.name
+        return self.decisions == other.decisions and self.name == other.name
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from reslab.residency._plan._keys import PLACEMENT, Key, flatten
 from reslab.residency._plan._placement import FIELDS, Kind, PlanError, Until
+from reslab.stages import freeze
 
 KEYWORD, MAPPING, JSON = "a keyword", "a mapping", "JSON"
 
@@ -47,6 +47,9 @@ class Settings:
     """  # noqa: E501
 
     items: Mapping[Key, Setting]
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
     def __contains__(self, key: Key) -> bool:
         return key in self.items
@@ -79,7 +82,7 @@ leave one of them out
     scopes = dict.fromkeys(key.scope for key in found if key.places)
     for scope in sorted(scopes, key=lambda scope: scope[1] is not None):  # all stages first: one may go with them
         _settle(scope, found)
-    return Settings(items=MappingProxyType(found))
+    return Settings(items=found)
 
 
 def _told(

@@ -21,6 +21,7 @@ from functools import cached_property
 from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._units import nearest
+from reslab.stages import freeze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,7 @@ class Workload:
     activations: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        freeze(self)
         for call in self.calls:
             if call.component not in self.components or call.stage not in self.stages:
                 raise PlanError(f"{call} is of a component or stage that the workload does not list")

@@ -17,6 +17,7 @@ import polars as pl
 
 from reslab.residency._rehearse._errors import RehearsalError
 from reslab.residency._rehearse._schema import SCHEMA_VERSION, SCHEMAS
+from reslab.stages import output_path
 
 if TYPE_CHECKING:
     from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -26,12 +27,13 @@ _LEVEL = 19  # of zstd: rehearsals ship with packages, and are small
 
 
 def save(rehearsal: Rehearsal, path: str | os.PathLike[str]) -> None:
-    """Write a rehearsal into one Parquet file, replacing what is there."""
+    """Write a rehearsal into one Parquet file, replacing what is there and making the folders on the way."""
     content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(rehearsal.meta)})}
     for name in SCHEMAS:
         if name != "calls":
             content[f"{_META}.{name}"] = base64.b85encode(_parquet(getattr(rehearsal, name))).decode()
-    rehearsal.calls.write_parquet(Path(path), metadata=content, compression="zstd", compression_level=_LEVEL)
+    target = output_path(path, "a rehearsal", ".parquet", "")
+    rehearsal.calls.write_parquet(target, metadata=content, compression="zstd", compression_level=_LEVEL)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -20,10 +20,11 @@ from typing import Any
 import polars as pl
 
 from reslab.residency._rehearse._schema import SCHEMAS, check_frame
+from reslab.stages import Compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rehearsal:
+class Rehearsal(Compared):
     """What one run of a pipeline consists of.
 
     Args:
@@ -90,7 +91,10 @@ class Rehearsal:
         return found.sort("segment", "position")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything into one Parquet file, which any reader of Parquet opens as the frame of calls."""
+        """Write everything into one Parquet file, which any reader of Parquet opens as the frame of calls.
+
+        Folders on the way are made; a ValueError is raised for an ending of another format.
+        """
         from reslab.residency._rehearse._files import save
 
         save(self, path)
@@ -101,13 +105,6 @@ class Rehearsal:
         from reslab.residency._rehearse._files import load
 
         return load(path)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Rehearsal):
-            return NotImplemented
-        return all(getattr(self, name).equals(getattr(other, name)) for name in SCHEMAS) and self.meta == other.meta
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         name = self.meta.get("pipeline", "pipeline")

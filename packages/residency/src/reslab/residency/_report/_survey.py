@@ -120,9 +120,16 @@ def _row(limits: Bounds, component: str) -> tuple[Any, ...]:
         limits.plan.name,
         limits.fits,
         kept.resident if kept.streams else None,
-        *(ns / 1e9 for ns in (limits.floor_ns, limits.ceiling_ns, limits.compute_ns)),
+        *_seconds(limits),
         limits.peak_bytes / _GIB,
         limits.moved_bytes / _GIB,
         (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / _GIB,
-        limits.why,
+        f"{limits.why} No times: {limits.unknown}." if limits.unknown else limits.why,
     )
+
+
+def _seconds(limits: Bounds) -> tuple[float | None, ...]:
+    """Return the least, the most, and the time without a copy; None each where the device's rates are not known."""
+    if limits.unknown:
+        return None, None, None
+    return limits.floor_ns / 1e9, limits.ceiling_ns / 1e9, limits.compute_ns / 1e9
