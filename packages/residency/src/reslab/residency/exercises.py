@@ -8,6 +8,7 @@ import polars as pl
 
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._roofline import block_times
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import footprint
@@ -43,54 +44,59 @@ def __dir__() -> list[str]:
 
 
 def link_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many GB/s a card's link must carry for streaming to be free in the first stage, at the least.
+    """Check how many GB/s a card's link must carry to hide all blocks, without the LoRA, in a pass with the prompt.
 
     Args:
         answer: GB/s, a whole number, or `...`.
         rehearsal: Of an LTX-2 two-stage run.
-        card: Whose compute it is.
+        card: Whose compute it is, operations one by one.
     """
-    row = break_even([rehearsal], [card]).row(0, named=True)
+    merged, dynamic = (break_even([rehearsal], [card], lora=lora).row(0, named=True) for lora in ("merged", "dynamic"))
     link = card.link_bytes_per_s / 1e9
-    nbytes = row["copy_ns"] * link
+    nbytes, with_lora = merged["copy_ns"] * link, dynamic["copy_ns"] * link
+    compute, fused = _first_pass_ns(rehearsal, card)
     traps = {
-        nbytes / row["fused_ns"]: "that is by the dotted line (`fused_ns`); the solid one, `compute_ns`, is asked for.",
+        nbytes / fused: "that is by the dotted line; operations run one by one.",
         link: "that is what the link carries now; how long do the copies take on it?",
-        nbytes / row["compute_ns"] / row["blocks"]: "that is for one block; all of them come in each pass.",
+        nbytes / compute / merged["blocks"]: "that is for one block; all of them come in each pass.",
+        with_lora / compute: "that is with the LoRA's share of each block.",
+        nbytes / merged["compute_ns"]: "that is for the mean of all kinds of pass; take the one with the prompt.",
+        with_lora / dynamic["compute_ns"]: "that is with the LoRA, and for the mean of all kinds of pass.",
     }
     return check_number(
         answer,
-        truth=nbytes / row["compute_ns"],
+        truth=nbytes / compute,
         what="the bandwidth in GB/s",
-        why=f"{nbytes / 1e9:.1f} GB of blocks in the {row['compute_ns'] / 1e9:.3f} s that a pass computes, operations "
-        "one by one",
+        why=f"{nbytes / 1e9:.1f} GB of blocks in the {compute / 1e9:.3f} s that they compute",
         asked=Asked(unit="GB/s", to=1),
         hints=Hints(traps=traps, section="section 1", beside={"the link as it is": link}),
     )
 
 
 def blocks_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many blocks are sure to be enough on a card for streaming the others to be free in the first stage.
+    """Check how many blocks, without the LoRA, are sure to be enough for streaming the others to be free in denoising.
 
     Args:
         answer: A number of blocks, or `...`.
         rehearsal: Of an LTX-2 two-stage run.
         card: The device.
     """
-    row = break_even([rehearsal], [card]).row(0, named=True)
+    row = break_even([rehearsal], [card], lora="merged").row(0, named=True)
+    with_lora = break_even([rehearsal], [card]).row(0, named=True)["fused_keep"]
     compute, copy = row["fused_ns"] / 1e9, row["copy_ns"] / 1e9
     traps = {
         row["keep"]: "by the solid line that is enough; to be sure, go by the dotted one (`fused_keep`).",
         row["blocks"] - row["fused_keep"]: "that many may stream; how many stay?",
         row["fused_keep"] - 1: "with that many the copies still take a little longer than the computing; round up.",
+        with_lora: 'that is with the LoRA; leave it out (`lora="merged"`).',
         row["blocks"]: "then nothing streams; fewer are enough.",
     }
     return check_number(
         answer,
         truth=row["fused_keep"],
         what="the number of blocks",
-        why=f"a pass computes for {compute:.3f} s at least and all copies take {copy:.3f}: {row['blocks']} × "
-        f"(1 - {compute:.3f} / {copy:.3f}), rounded up",
+        why=f"a pass computes for {compute:.3f} s, small operations fused away, and all copies take {copy:.3f}: "
+        f"{row['blocks']} × (1 - {compute:.3f} / {copy:.3f}), rounded up",
         asked=Asked(unit="blocks"),
         hints=Hints(traps=traps, section="section 2", beside={"all blocks": row["blocks"]}),
     )
@@ -226,6 +232,13 @@ def video_tokens(shapes: str) -> int:
     6144
     """
     return int(shapes.split("×")[1])
+
+
+def _first_pass_ns(rehearsal: Rehearsal, card: DeviceSpec) -> tuple[int, int]:
+    """Return what the blocks compute in the transformer's first call, one by one and fused."""
+    first = rehearsal.calls.filter(pl.col("component") == "transformer")["trace"][0]
+    own = block_times(rehearsal, card).filter(pl.col("block") >= 0, pl.col("trace") == first)
+    return int(own["device_ns"].sum()), int(own["fused_ns"].sum())
 
 
 def _trace(rehearsal: Rehearsal, trace: int) -> dict[str, int]:
