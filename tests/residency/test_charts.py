@@ -88,3 +88,16 @@ def test_every_chart_is_a_picture(runs, streaming):
     figures.append(residency.survey_chart(residency.survey(runs[:1], CARDS)))
     for figure in figures:
         assert len(figure._repr_mimebundle_()[0]["image/png"]) > 1000
+
+
+def test_the_longer_time_is_called_what_it_is_and_not_the_most(runs):
+    # kernels below their best come on top, so a run may take longer: "at most" would be false
+    limits = residency.bounds(runs[0], residency.preset("streaming", runs[0]), CARDS[0])
+    survey = residency.survey(runs[:1], CARDS)
+    said = [
+        residency.bounds_chart(limits.stages()).caption,
+        residency.survey_chart(survey).caption,
+        limits._repr_html_(),
+    ]
+    assert all("if nothing overlaps" in each for each in said)
+    assert not any("at most" in each for each in said)

@@ -4,7 +4,7 @@
 
     plan = residency.Plan.of({"text_encoder": "swap", "transformer": {"placement": "layerwise", "resident": 30}})
     card = residency.device("RTX 4090")
-    residency.bounds(rehearsal, plan, card)          # fits or not; the least and the most that every stage takes
+    residency.bounds(rehearsal, plan, card)          # fits or not; what each stage takes, overlapped or not
 
 Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four places), `_plan/_schedule` (the order
 of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.

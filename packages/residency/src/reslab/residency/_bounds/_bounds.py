@@ -1,4 +1,4 @@
-"""What a plan costs at least and at most on a device, stage by stage, before anything runs.
+"""What a plan costs on a device, stage by stage, before anything runs: at least, and if nothing overlaps.
 
     limits = bounds(rehearsal, plan, device("RTX 4090"))
     limits.fits, limits.why, limits.tightest
@@ -6,8 +6,9 @@
     limits.stages()
 
 Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
-operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two, where all copying hides behind
-compute, and at most their sum, where nothing does. These are bounds within that model, not predictions: kernels below
+operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all copying hides
+behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions, and
+a real run may lie above the ceiling: kernels below
 their best throughput and time outside stages come on top of both.
 
 Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
@@ -57,12 +58,12 @@ class Bounds:
 
     @property
     def floor_ns(self) -> int:
-        """Return the least that the run takes."""
+        """Return what the run takes at least: in each stage all copying hides behind compute."""
         return sum(row.floor_ns for row in self.rows)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return the most that it takes."""
+        """Return what it takes if nothing overlaps; kernels below their best come on top."""
         return sum(row.ceiling_ns for row in self.rows)
 
     @property

@@ -116,9 +116,8 @@ def _caption(streaming: pl.DataFrame) -> str:
     costs = ", ".join(f"{_times(row)} on the {row['device']}" for row in small.rows(named=True))
     level = (streaming["compute_ns"] == streaming["fused_ns"]).any()
     return (
-        "What streaming every block costs against keeping all of them, by the account of `bounds`: the host's time for "
-        f"issuing operations and a dynamic LoRA are in it. The larger the video, the cheaper: at {fewest:,} tokens "
-        f"{costs}. Solid: operations one by one. Dotted: all small ones fused away."
+        "What streaming every block costs against keeping all of them; the host's time for issuing operations and the "
+        f"LoRA's weights are counted. The larger the video, the cheaper: at {fewest:,} tokens {costs}. Solid: operations one by one. Dotted: all small ones fused away."
         f"{' Where a line is level, the host decides.' if level else ''} Bounds by roofline, not predictions."
     )
 

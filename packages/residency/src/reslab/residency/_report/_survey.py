@@ -29,8 +29,8 @@ SURVEY: Mapping[str, Any] = {
     "plan": pl.String,  # all resident, swap, streaming, streaming, others from disk, streaming from disk
     "fits": pl.Boolean,  # False: not even the last plan fits, and the row is about that one
     "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
-    "floor_s": pl.Float64,
-    "ceiling_s": pl.Float64,
+    "floor_s": pl.Float64,  # at least: all copying hides behind compute
+    "ceiling_s": pl.Float64,  # if nothing overlaps
     "resident_s": pl.Float64,  # the same run without a copy
     "peak_gib": pl.Float64,
     "moved_gib": pl.Float64,

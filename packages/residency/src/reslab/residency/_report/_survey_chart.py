@@ -1,4 +1,4 @@
-"""Card × size at a glance: what fits, how, and in what time at least and at most.
+"""Card × size at a glance: what fits, how, and in what time: at least, and if nothing overlaps.
 
 survey_chart(survey(rehearsals, cards))
 """
@@ -80,6 +80,6 @@ def _range(floor_s: float, ceiling_s: float) -> str:
 def _caption(rows: pl.DataFrame) -> str:
     fits, count = int(rows["fits"].sum()), rows.height
     return (
-        f"{fits} of {count} combinations of card and size fit. In each cell the seconds for one video, at least and at "
-        "most, with the plan that keeps most on the card: bounds by roofline, not predictions."
+        f"{fits} of {count} combinations of card and size fit. In each cell the seconds for one video, at least and if "
+        "nothing overlaps, with the plan that keeps most on the card: bounds by roofline, not predictions."
     )
