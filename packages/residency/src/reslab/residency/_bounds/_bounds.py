@@ -7,9 +7,8 @@
 
 Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
 operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all copying hides
-behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions, and
-a real run may lie above the ceiling: kernels below
-their best throughput and time outside stages come on top of both.
+behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions:
+kernels below their best throughput and time outside stages come on top, so a real run may lie above the ceiling.
 
 Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
 rehearsal saw alive. What torch's allocator holds beyond that is the pool's slack.

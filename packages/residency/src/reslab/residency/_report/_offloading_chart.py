@@ -117,7 +117,8 @@ def _caption(streaming: pl.DataFrame) -> str:
     level = (streaming["compute_ns"] == streaming["fused_ns"]).any()
     return (
         "What streaming every block costs against keeping all of them; the host's time for issuing operations and the "
-        f"LoRA's weights are counted. The larger the video, the cheaper: at {fewest:,} tokens {costs}. Solid: operations one by one. Dotted: all small ones fused away."
+        f"LoRA's weights are counted. The larger the video, the cheaper: at {fewest:,} tokens {costs}. "
+        "Solid: operations one by one. Dotted: all small ones fused away."
         f"{' Where a line is level, the host decides.' if level else ''} Bounds by roofline, not predictions."
     )
 
