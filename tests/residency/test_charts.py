@@ -59,7 +59,10 @@ def test_moved_bytes_tell_the_lora_apart_and_count_both_directions(runs):
     assert lora == runs[1].components["lora_bytes"].sum()
     assert gib["swap", "in"] - lora / GIB == pytest.approx(66.60, abs=0.005)
     assert gib["swap", "out"] == 0 < gib["diffusers model offload", "out"]
-    assert "swap: 66.6 GiB in, 0.0 out" in residency.moved_chart(moved).caption
+    figure = residency.moved_chart(moved)
+    assert "swap: 66.6 GiB in, 0.0 out" in figure.caption
+    texts = {row["label"]: row["text"] for row in marks(figure)[1]}
+    assert texts["swap, in"] == "66.6 GiB"  # as the caption has it: the LoRA is in neither
 
 
 def test_a_survey_is_drawn_cell_by_cell_also_where_nothing_fits(runs):

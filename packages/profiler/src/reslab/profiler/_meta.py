@@ -31,22 +31,9 @@ SETTINGS = frozenset(
 )
 #: Words in the name of an input whose text a user wrote, even where it is a single word.
 WRITTEN = frozenset(
-    ("author", "caption", "comment", "description", "file", "filename", "folder", "key", "lyrics", "message", "name")
-    + (
-        "note",
-        "out",
-        "output",
-        "password",
-        "path",
-        "prompt",
-        "prompts",
-        "query",
-        "question",
-        "subject",
-        "text",
-        "title",
-    )
-    + ("token", "uri", "url", "user")
+    {"author", "caption", "comment", "description", "file", "filename", "folder", "key", "lyrics", "message", "name"}
+    | {"note", "out", "output", "password", "path", "prompt", "prompts", "query", "question", "subject", "text"}
+    | {"title", "token", "uri", "url", "user"}
 )
 LONGEST = 32
 
