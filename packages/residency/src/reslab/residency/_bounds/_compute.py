@@ -14,6 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from reslab.residency._bounds._roofline import remembered, speed, trace_times
+from reslab.residency._bounds._workload import traced
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._numerics import Lora
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -30,16 +31,19 @@ class StageCompute(NamedTuple):
     memory_ns: int
 
 
-def compute_by_stage(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> Mapping[str, StageCompute]:
-    """Return by registered name what each stage computes."""
-    key = (lora, *speed(device))
-    found: Mapping[str, StageCompute] = remembered("compute", rehearsal, key, lambda: _compute(rehearsal, device, lora))
+def compute_by_stage(
+    rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, *, tiled: bool = False
+) -> Mapping[str, StageCompute]:
+    """Return by registered name what each stage computes, with what can decode in tiles doing so where `tiled`."""
+    key = (lora, tiled, *speed(device))
+    found: Mapping[str, StageCompute] = remembered(
+        "compute", rehearsal, key, lambda: _compute(rehearsal, device, traced(merged=lora is Lora.MERGED, tiled=tiled))
+    )
     return found
 
 
-def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, StageCompute]:
+def _compute(rehearsal: Rehearsal, device: DeviceSpec, trace: pl.Expr) -> dict[str, StageCompute]:
     """Return by registered name what each stage computes, what runs between its calls included."""
-    trace = pl.coalesce("merged_trace", "trace") if lora is Lora.MERGED else pl.col("trace")
     times = trace_times(rehearsal, device).with_columns(compute_ns=pl.max_horizontal("device_ns", "host_ns"))
     calls = rehearsal.calls.select("registered_name", trace=trace).join(times, on="trace", how="left")
     sums = calls.group_by("registered_name").agg(
