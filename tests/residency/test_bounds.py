@@ -311,11 +311,15 @@ def test_slack_is_a_tenth_of_what_is_alive_and_two_gibibytes_at_most(card):
 def tiling(**facts):
     """The same run, whose decoding needs 400 MB of activations, or 30 MB and twice the operations in tiles."""
     whole = run(**facts)
-    tiled = whole.traces.filter(pl.col("trace") == 1).with_columns(trace=pl.lit(2, pl.Int64), host_operations=pl.lit(20, pl.Int64))
+    tiled = whole.traces.filter(pl.col("trace") == 1).with_columns(
+        trace=pl.lit(2, pl.Int64), host_operations=pl.lit(20, pl.Int64)
+    )
     traces = pl.concat([whole.traces, tiled]).with_columns(
         activation_peak_bytes=pl.when(pl.col("trace") == 1).then(400 * MB).otherwise("activation_peak_bytes")
     )
-    segments = pl.concat([whole.segments, whole.segments.filter(pl.col("trace") == 1).with_columns(trace=pl.lit(2, pl.Int64))])
+    segments = pl.concat(
+        [whole.segments, whole.segments.filter(pl.col("trace") == 1).with_columns(trace=pl.lit(2, pl.Int64))]
+    )
     in_tiles = pl.when(pl.col("trace") == 1).then(2).otherwise(None)
     calls = whole.calls.with_columns(tiled_trace=in_tiles.cast(pl.Int64))
     return replace(whole, traces=traces, segments=segments, calls=calls)
@@ -343,7 +347,12 @@ def test_what_does_not_fit_says_by_how_much_where_and_what_would_help(card):
     need = 285 * MB + 285 * MB // 10
     assert short.bounds.memory.missing_device_bytes == need - 200 * MB
     assert short.bounds.memory.missing_host_bytes == 250 * MB - 100 * MB  # two slots of 100 MB, and the VAE
-    for part in ("0.11 GiB on the device in denoise", "0.14 GiB of host memory", "0.30 GiB free", "0.24 GiB in the host"):
+    for part in (
+        "0.11 GiB on the device in denoise",
+        "0.14 GiB of host memory",
+        "0.30 GiB free",
+        "0.24 GiB in the host",
+    ):
         assert part in short.hint
     enough = replace(card, free_bytes=round(0.30 * 2**30), host_memory_bytes=round(0.24 * 2**30))
     assert (survey(run(), enough).fits, survey(run(), enough).hint) == (True, "")

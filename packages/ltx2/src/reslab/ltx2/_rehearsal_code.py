@@ -47,7 +47,7 @@ def loading_code(
         "load": lines,
         "files": "checkpoint.files",
         "rehearsal": f"ltx2.rehearsal({', '.join(rehearsed)})",
-        "run": f"pipe.run({', '.join(request)}).save(\"video.mp4\")",
+        "run": f'pipe.run({", ".join(request)}).save("video.mp4")',
     }
 
 

@@ -62,7 +62,7 @@ def many_rehearsals(given: Any, what: str) -> dict[str, Rehearsal]:
 def one_device(given: Any, what: str) -> DeviceSpec:
     """Return the device that a caller gave, or named, for something that is about one.
 
-    >>> one_device("4090", "bounds")
+    >>> one_device("rtx 4090", "bounds")
     DeviceSpec('RTX 4090', cuda, 23.5 GiB)
 
     Raises:

@@ -27,6 +27,7 @@ from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import SURVEYED, TILED, main_component
+from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._answer import Answer
 from reslab.residency._report._hint import missing, smallest_change
@@ -91,6 +92,11 @@ class Survey(Sequence[Answer]):
     def hint(self) -> str:
         """Return the smallest change with which the only answer's plan would fit; empty where it does."""
         return self._only.hint
+
+    @property
+    def workload(self) -> Workload:
+        """Return sizes and calls of the only answer's run with its plan, as for `apply(known=...)`."""
+        return self._only.workload
 
     def code(self) -> str:
         """Return the Python that loads and runs the only answer; see `Answer.code`."""
