@@ -21,9 +21,9 @@ from reslab.residency._units import gib
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
 #: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
 POOL_SLACK_BYTES = 2 * 2**30
-#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with model
-#: offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A pool
-#: that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
+#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
+#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
+#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
 POOL_SLACK_SHARE = 0.1
 
 
