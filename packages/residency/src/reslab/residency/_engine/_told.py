@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from reslab.residency._engine._disk import Paths, paths
+from reslab.residency._engine._checkpoint import Paths, paths
 from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._plan._placement import PlanError
