@@ -59,6 +59,7 @@ __version__ = "0.1.0"
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
     "Budget": "_engine._fit",
+    "KeyedFile": "_engine._keyed",
     "OutOfMemory": "_engine._errors",
     "Residency": "_engine._residency",
     "ResidencyError": "_engine._errors",

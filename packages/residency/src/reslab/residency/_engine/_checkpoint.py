@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._keyed import KeyedFile
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -62,14 +63,15 @@ class Entry(NamedTuple):
     kind: str
 
 
-def paths(told: Paths) -> list[Path]:
+def paths(told: Paths) -> list[Path | KeyedFile]:
     """Return the files that were named for a component.
 
     Raises:
         ResidencyError: For what is no path, and no list of paths.
     """
     try:
-        return [Path(told)] if isinstance(told, (str, os.PathLike)) else [Path(each) for each in told]
+        files = [told] if isinstance(told, (str, os.PathLike)) else list(told)
+        return [each if isinstance(each, KeyedFile) else Path(each) for each in files]
     except TypeError:
         raise ResidencyError(f"files are paths of safetensors files, one or a list a component; got {told!r}") from None
 
@@ -85,12 +87,17 @@ class Checkpoint:
         ResidencyError: For a damaged file, or a key in two files.
     """
 
-    def __init__(self, component: str, files: Sequence[Path] = ()) -> None:
-        self._component, self._files = component, files
+    def __init__(self, component: str, files: Sequence[Path | KeyedFile] = ()) -> None:
+        self._component, self._files = component, [Path(each) for each in files]
         self._open: dict[Path, FileIO] = {}
+        self._keyed = {name for file in files if isinstance(file, KeyedFile) for name in file.names.values()}
         self.entries: dict[str, Entry] = {}
-        for path in files:
-            for key, entry in _entries(path):
+        for file, path in zip(files, self._files, strict=True):
+            own = file.names if isinstance(file, KeyedFile) else None
+            for written, entry in _entries(path):
+                key = written if own is None else own.get(written)
+                if key is None:
+                    continue
                 if key in self.entries:
                     raise ResidencyError(
                         f"{key!r} of {component!r} is in {self.entries[key].path.name} and in {path.name}; give each "
@@ -171,7 +178,7 @@ class Checkpoint:
             )
 
     def _check_nothing_else(self, own: Mapping[int, Sequence[str]]) -> None:
-        known = {name.replace(".base_layer", "") for aliases in own.values() for name in aliases}
+        known = self._keyed | {name.replace(".base_layer", "") for aliases in own.values() for name in aliases}
         if other := next((key for key in self.entries if key not in known), None):
             raise ResidencyError(
                 f"{self.entries[other].path.name} holds {other!r}, which {self._component!r} does not have; give the "
