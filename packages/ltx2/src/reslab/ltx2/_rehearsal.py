@@ -10,10 +10,12 @@ Shipped are the two-stage pipelines from text, with their default settings, at t
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from reslab.ltx2._rehearsal_code import CODE, loading_code
 from reslab.ltx2._variants import Variant, variant, variants
 from reslab.residency import Rehearsal
 
@@ -60,8 +62,13 @@ def rehearsal(
     plain = stages == "two" and not image and num_inference_steps is None and not settings
     if plain and shipped.is_file():
         with resources.as_file(shipped) as path:
-            return Rehearsal.load(path)
-    return made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
+            found = Rehearsal.load(path)
+    else:
+        found = made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
+    asked = {"stages": stages} if stages != "two" else {}
+    asked |= {"image": True} if image else {}
+    asked |= {"num_inference_steps": num_inference_steps} if num_inference_steps is not None else {}
+    return replace(found, meta={**found.meta, CODE: loading_code(chosen, size, asked, settings)})
 
 
 def made(

@@ -28,6 +28,7 @@ from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import ComponentBytes, footprint
+from reslab.residency._plan._numerics import VaeTiling
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -119,21 +120,11 @@ class Bounds:
         return bounds_html(self)
 
 
-def bounds(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
-    """Bound what a plan costs on a device, in time and memory, for one rehearsed run.
-
-    Args:
-        rehearsal: What the run consists of.
-        plan: Where weights live.
-        device: What it runs on; its free memory is what there is.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default `POOL_SLACK_BYTES` on CUDA.
-
-    Raises:
-        PlanError: The plan places a component or a stage that the rehearsal does not have; it names the nearest.
-    """
+def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
+    """Return the bounds of a plan on a device; `bounds` is the same for names too."""
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
-    compute = compute_by_stage(rehearsal, device, lora)
+    compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
     placed = footprint(plan, work)
     need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
     by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}

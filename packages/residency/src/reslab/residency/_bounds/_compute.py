@@ -16,6 +16,7 @@ from typing import NamedTuple
 import polars as pl
 
 from reslab.residency._bounds._roofline import remembered, speed, trace_times
+from reslab.residency._bounds._workload import traced
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._numerics import Lora
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -34,10 +35,14 @@ class StageCompute(NamedTuple):
     memory_ns: int
 
 
-def compute_by_stage(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> Mapping[str, StageCompute]:
-    """Return by registered name what each stage computes."""
-    key = (lora, *speed(device))
-    found: Mapping[str, StageCompute] = remembered("compute", rehearsal, key, lambda: _compute(rehearsal, device, lora))
+def compute_by_stage(
+    rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, *, tiled: bool = False
+) -> Mapping[str, StageCompute]:
+    """Return by registered name what each stage computes, with what can decode in tiles doing so where `tiled`."""
+    key = (lora, tiled, *speed(device))
+    found: Mapping[str, StageCompute] = remembered(
+        "compute", rehearsal, key, lambda: _compute(rehearsal, device, traced(merged=lora is Lora.MERGED, tiled=tiled))
+    )
     return found
 
 
@@ -54,7 +59,7 @@ def forward_times(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, componen
         component: Whose calls.
     """
     calls = rehearsal.calls.filter(pl.col("component").cast(pl.String) == component)
-    own = calls.select("registered_name", "stage", "shapes", trace=_trace(lora))
+    own = calls.select("registered_name", "stage", "shapes", trace=traced(merged=lora is Lora.MERGED, tiled=False))
     timed = own.join(trace_times(rehearsal, device), on="trace", how="left", maintain_order="left")
     means = timed.group_by("registered_name", maintain_order=True).agg(
         pl.col("stage", "shapes").first().cast(pl.String),
@@ -67,10 +72,10 @@ def forward_times(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, componen
     return joined.select("stage", "shapes", *((pl.col(ns) + glue).round().cast(pl.Int64) for ns in _READINGS))
 
 
-def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, StageCompute]:
+def _compute(rehearsal: Rehearsal, device: DeviceSpec, trace: pl.Expr) -> dict[str, StageCompute]:
     """Return by registered name what each stage computes, what runs between its calls included."""
     times = trace_times(rehearsal, device).with_columns(compute_ns=pl.max_horizontal("device_ns", "host_ns"))
-    calls = rehearsal.calls.select("registered_name", trace=_trace(lora)).join(times, on="trace", how="left")
+    calls = rehearsal.calls.select("registered_name", trace=trace).join(times, on="trace", how="left")
     sums = calls.group_by("registered_name").agg(
         calls=pl.len().cast(pl.Int64), **{name: pl.col(name).sum() for name in ("compute_ns", "host_ns", "memory_ns")}
     )
@@ -84,10 +89,6 @@ def _compute(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora) -> dict[str, 
         pl.col("memory_ns") + pl.col("glue_ns"),
     )
     return {row[1]: StageCompute(*row) for row in rows.iter_rows()}
-
-
-def _trace(lora: Lora) -> pl.Expr:
-    return pl.coalesce("merged_trace", "trace") if lora is Lora.MERGED else pl.col("trace")
 
 
 def _between(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:

@@ -22,6 +22,7 @@ from typing import Any
 
 import polars as pl
 
+from reslab.residency._bounds._arguments import Devices, Rehearsals, many_devices, many_rehearsals
 from reslab.residency._bounds._compute import forward_times
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
@@ -48,8 +49,8 @@ BREAK_EVEN: Mapping[str, Any] = {
 
 
 def break_even(
-    rehearsals: Mapping[str, Rehearsal] | Sequence[Rehearsal],
-    devices: Sequence[DeviceSpec],
+    rehearsals: Rehearsals,
+    devices: Devices,
     *,
     component: str = "transformer",
     lora: str = "dynamic",
@@ -60,8 +61,8 @@ def break_even(
     takes with everything resident.
 
     Args:
-        rehearsals: By label; without labels, by the size they were requested with.
-        devices: The cards.
+        rehearsals: One or several; by label, or without labels by the size they were requested with.
+        devices: One card or several, or their names.
         component: Whose blocks stream.
         lora: "dynamic", as in a plan by default (a distilled LoRA moves with its blocks, and computes where it is on),
             or "merged" (it costs nothing).
@@ -71,14 +72,16 @@ def break_even(
 
     Raises:
         ValueError: A rehearsal has no such component, or it has no blocks to stream.
+        RehearsalError, DeviceError: For anything else than rehearsals and devices.
     """
+    cards = many_devices(devices, "a break-even")
     rows = [
         row
-        for label, rehearsal in labelled(rehearsals).items()
-        for card in devices
+        for label, rehearsal in many_rehearsals(rehearsals, "a break-even").items()
+        for card in cards
         for row in _rows(label, rehearsal, card, component, lora)
     ]
-    order = pl.Enum(list(dict.fromkeys(card.name for card in devices)))
+    order = pl.Enum(list(dict.fromkeys(card.name for card in cards)))
     return pl.DataFrame(rows, schema=dict(BREAK_EVEN), orient="row").sort(
         pl.col("device").cast(order), "tokens", "size"
     )
@@ -142,17 +145,3 @@ def longest(shapes: str) -> int:
     24576
     """
     return max(int(axis) for axis in re.findall(r"\d+", shapes.split(", ")[0].rpartition(" ")[2]))
-
-
-def labelled(rehearsals: Mapping[str, Rehearsal] | Sequence[Rehearsal]) -> dict[str, Rehearsal]:
-    """Return rehearsals by label: the given ones, else the sizes they were requested with."""
-    if isinstance(rehearsals, Mapping):
-        return dict(rehearsals)
-    return {size_label(each): each for each in rehearsals}
-
-
-def size_label(rehearsal: Rehearsal) -> str:
-    """Return the size that a rehearsal was requested with, such as "1536×1024×121"."""
-    request = rehearsal.meta.get("request", {})
-    axes = [str(request[name]) for name in ("width", "height", "num_frames") if name in request]
-    return "×".join(axes) or str(rehearsal.meta.get("pipeline", "run"))
