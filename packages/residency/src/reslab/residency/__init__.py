@@ -52,6 +52,7 @@ from reslab.residency._report._slots_chart import slots_chart
 from reslab.residency._report._survey import SURVEY, Survey, survey
 from reslab.residency._report._survey_chart import survey_chart
 from reslab.residency._report._ways_chart import ways_chart
+from reslab.residency._report._what_helps import Advice, what_helps
 from reslab.residency._report._work_chart import work_chart
 
 __version__ = "0.1.0"
@@ -92,6 +93,7 @@ __all__ = [
     "POOL_SLACK_SHARE",
     "SURVEY",
     "Act",
+    "Advice",
     "Answer",
     "Bounds",
     "Call",
@@ -156,6 +158,7 @@ __all__ = [
     "this_machine",
     "user_settings",
     "ways_chart",
+    "what_helps",
     "work_chart",
     "workload",
 ]
