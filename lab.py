@@ -180,6 +180,11 @@ def bench(*names):
             run(PYTHON, script)
 
 
+def rehearsals(*options):
+    """Make the rehearsals that ship again, all or, with --missing, those that are not there: minutes."""
+    run(PYTHON, "-m", "reslab.ltx2._rehearsal", *options)
+
+
 def site(*paths):
     """Write the notebooks, all or the named ones, as web pages to site/."""
     run(PYTHON, RENDER, "pages", *paths)
@@ -207,7 +212,7 @@ def say(line):
 
 def main():
     """Run the command named first; what follows its name is passed on to it."""
-    functions = (setup, demo, lab, test, test_gpu, check, notebooks, bench, site)
+    functions = (setup, demo, lab, test, test_gpu, check, notebooks, rehearsals, bench, site)
     commands = {function.__name__.replace("_", "-"): function for function in functions}
     told = "\n".join(f"  {name:<10} {function.__doc__}" for name, function in commands.items())
     shape = argparse.RawDescriptionHelpFormatter

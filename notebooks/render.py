@@ -7,6 +7,7 @@ from the cells' text. A cell that writes to stderr is an error, because a warnin
 
     python notebooks/render.py commit            # all of them, in place; `lab.py notebooks` calls this
     python notebooks/render.py pages             # as they are, as web pages in site/; `lab.py site`
+    python notebooks/render.py picture           # the README's picture, which is the first one of notebook 00
     python notebooks/render.py demo 01_….ipynb   # execute, print the cells tagged "demo", write a page; `lab.py demo`
 
 Run it with the Python of .venv, as lab.py does. tests/notebooks holds what is committed to the same rules.
@@ -30,7 +31,10 @@ from traitlets.config import Config
 
 NOTEBOOKS = Path(__file__).resolve().parent
 SITE = NOTEBOOKS.parent / "site"
+PICTURE = NOTEBOOKS.parent / "docs" / "offloading.png"
+PICTURED = NOTEBOOKS / "00_what_does_offloading_cost.ipynb"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+VEGA_LITE = "application/vnd.vegalite.v5+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -50,12 +54,26 @@ def commit(paths: list[Path]) -> None:
         text = nbformat.writes(clean(execute(path))) + "\n"
         path.write_text(text, encoding="utf-8", newline="\n")
         say(f"{path.name} is executed and rendered")
+        if path == PICTURED:
+            picture([path])
 
 
 def pages(paths: list[Path]) -> None:
     """Write notebooks as they are to web pages."""
     for path in paths:
         say(f"wrote {write_page(path.stem, nbformat.read(path, as_version=4))}")
+
+
+def picture(paths: list[Path]) -> None:
+    """Draw the README's picture: execute notebook 00 as far as its first picture, and save that on white."""
+    from reslab.profiler import Figure
+
+    notebook = nbformat.read(PICTURED, as_version=4)
+    first = next(place for place, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    notebook.cells = notebook.cells[: first + 1]
+    spec = run_cells(notebook, PICTURED).cells[first].outputs[0].data[VEGA_LITE]
+    Figure(spec=spec, caption=spec["description"]).save(PICTURE, look="paper")
+    say(f"drew {PICTURE}")
 
 
 def demo(paths: list[Path]) -> None:
@@ -70,7 +88,11 @@ def demo(paths: list[Path]) -> None:
 
 def execute(path: Path) -> NotebookNode:
     """Run every cell of a notebook in a fresh kernel of this environment and return it with its outputs."""
-    notebook = nbformat.read(path, as_version=4)
+    return run_cells(nbformat.read(path, as_version=4), path)
+
+
+def run_cells(notebook: NotebookNode, path: Path) -> NotebookNode:
+    """Run every cell of a notebook that is at hand."""
     resources = {"metadata": {"path": str(path.parent)}}
     os.environ["RESLAB_PROGRESS"] = "0"  # a bar is for the one who waits; written down it stands at 0 % for ever
     client = NotebookClient(notebook, config=CLIENT, resources=resources)
@@ -177,6 +199,6 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"commit": commit, "pages": pages, "demo": demo}
+    commands = {"commit": commit, "pages": pages, "picture": picture, "demo": demo}
     word, *names = sys.argv[1:]
     commands[word]([Path(name).resolve() for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")))

@@ -1,9 +1,11 @@
 """The profiler on the real pipeline: names, requests, errors, interrupts, and what it leaves alone."""
 
+from pathlib import Path
+
 import pytest
 
-from reslab.profiler import Profiler
-from reslab.stages import Pipeline, Stage
+from reslab.profiler import Profiler, request_facts
+from reslab.stages import Pipeline, Stage, stage
 
 
 class Wait(Stage):
@@ -126,6 +128,50 @@ def test_the_meta_holds_the_request_without_prompts_and_paths_and_what_was_noted
     assert meta["plan"] == ["swap", 1]
     assert "heron" not in str(meta)
     assert "/home" not in str(meta)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("text", "my secret text"),
+        ("text", "secret"),  # one word is a prompt, too
+        ("caption", "secret"),
+        ("anything", "secret, and two words"),
+        ("anything", "一只苍鹭秘密secret"),  # letters alone, and no identifier of a program
+        ("out", "secret.mp4"),
+        ("save_as", "secret.mp4"),
+        ("anything", "secret-take-2"),
+        ("file_name", "secret"),
+        ("anything", "secret" * 6),
+        ("anything", {"text": "secret"}),
+        ("anything", ["secret"]),
+        ("anything", ("secret", 1)),
+        ("anything", b"secret"),
+        ("anything", Path("secret")),
+        ("Prompt", "secret words"),
+    ],
+)
+def test_no_text_of_a_user_gets_into_a_file_under_any_name(clock, tmp_path, name, value):
+    @stage
+    def read(given): ...
+
+    pipeline = Pipeline(name="lab").add(read, values={"given": name})
+    with Profiler(pipeline, clock=clock, memory=None, device=None) as prof:
+        pipeline.run(**{name: value})
+    prof.profile.save(tmp_path / "run.parquet")
+    assert b"secret" not in (tmp_path / "run.parquet").read_bytes()
+
+
+def test_settings_that_are_texts_are_kept_so_that_two_runs_can_be_told_apart(clock):
+    given = {
+        "sampler": "euler",
+        "decode_audio": "stage 2",
+        "output_type": "pt",
+        "width": 64,
+        "audio": True,
+        "cut": None,
+    }
+    assert request_facts(given) == given
 
 
 def test_what_is_asked_for_is_kept(clock):

@@ -118,10 +118,10 @@ def _component(chosen: Variant, component: str, dtype: torch.dtype) -> Any:
         module = kind(kind.config_class(**sizes)) if component == "text_encoder" else kind(**sizes)
     if component == "diffusion_decoder":
         module.set_attn_processor(CountedProcessor())
-    return _converted(parameters_to_meta(module.eval()), dtype)
+    return converted(parameters_to_meta(module.eval()), dtype)
 
 
-def _converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """Convert the floating-point weights and buffers that a checkpoint stores."""
     kept = module.state_dict()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):

@@ -3,6 +3,7 @@
     checkpoint = ltx2.load("tiny", variant="LTX-2.3")
     checkpoint.components["transformer"]       # diffusers' own module
     checkpoint                                 # a table of components, parameters and bytes
+    checkpoint.files                           # of what a plan left on disk, for residency.apply(..., files=...)
     ltx2.write(checkpoint, "folder")           # diffusers layout, safetensors only; load("folder") reads it back
 
 Component names are diffusers': tokenizer, text_encoder, connectors, scheduler, transformer, vae, audio_vae, vocoder,
@@ -12,6 +13,7 @@ latent_upsampler.
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +28,15 @@ MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, a
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
 
 
+#: The safetensors files of one component.
+Files = tuple[str | os.PathLike[str], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
     """Hold the components of one model; `untrained` marks weights whose output is noise by design.
 
+    `files` are those of components whose weights a plan left in them: they are on meta until `residency.apply`.
     It equals itself alone: weights are neither compared nor hashed.
     """
 
@@ -39,6 +46,7 @@ class Checkpoint:
     source: str
     revision: str | None = None
     untrained: bool = False
+    files: Mapping[str, Files] = field(default_factory=dict, repr=False)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
@@ -64,6 +72,11 @@ class Checkpoint:
         """Return the bytes of all weights and buffers, the LoRA apart."""
         return sum(_weight_bytes(module) for module in self.modules.values())
 
+    @property
+    def left_bytes(self) -> int:
+        """Return the bytes of weights that a plan left in their files."""
+        return sum(_weight_bytes(self.modules[name]) for name in self.files)
+
     def rows(self) -> list[tuple[str, str, int, int]]:
         """List component, class, parameters and bytes, in the order of use; a tokenizer and a scheduler have none."""
         rows = []
@@ -74,7 +87,8 @@ class Checkpoint:
         return rows
 
     def __repr__(self) -> str:
-        note = f", {NOISE}" if self.untrained else ""
+        note = f", {_mib(self.left_bytes)} of it left in files" if self.files else ""
+        note += f", {NOISE}" if self.untrained else ""
         return f"Checkpoint({self.variant.name!r} from {self.source!r}, {_mib(self.weight_bytes)}{note})"
 
     def _repr_html_(self) -> str:

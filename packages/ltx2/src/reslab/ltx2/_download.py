@@ -40,6 +40,7 @@ class DownloadPlan:
     free_disk_bytes: int  # where downloads go
     host_memory_bytes: int  # of the weights once loaded; on an accelerator, of the largest component
     free_host_bytes: int
+    by_plan: bool = False  # whether a plan says what of it is loaded
 
     @property
     def fetch_bytes(self) -> int:
@@ -59,7 +60,12 @@ class DownloadPlan:
             found.append(f"The disk does not suffice: {need} to fetch, {free} free.")
         if self.host_memory_bytes > self.free_host_bytes:
             need, free = gib(self.host_memory_bytes), gib(self.free_host_bytes)
-            found.append(f"Host memory does not suffice: {need} after loading, {free} free.")
+            less = (
+                "let the plan have more on disk"
+                if self.by_plan
+                else "load by a plan that leaves weights on disk: load(..., plan=residency.survey(rehearsal, card).plan)"
+            )
+            found.append(f"Host memory does not suffice: {need} after loading, {free} free; {less}.")
         return found
 
     def check(self) -> None:

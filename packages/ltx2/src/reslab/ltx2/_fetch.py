@@ -61,8 +61,15 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
         variant=found.name,
         files=files,
         free_disk_bytes=free_disk_bytes(hub.cache_folder()),
-        host_memory_bytes=memory_bytes(root, found, wanted),
+        host_memory_bytes=memory_bytes(
+            root,
+            found,
+            wanted,
+            upsampler_bytes=_given_bytes(wanted.latent_upsampler) or _weights(upsampler),
+            lora_bytes=_given_bytes(wanted.lora) or _weights(lora),
+        ),
         free_host_bytes=free_host_bytes(),
+        by_plan=wanted.plan is not None,
     )
     _announce(plan, wanted.progress)
     folders = _download(hub, files)
@@ -136,6 +143,18 @@ def _extra_files(
         return upsampler, []
     theirs = listing if place.repo == repo else hub.listing(place.repo, None)
     return upsampler, [_file(hub, place.repo, theirs, place.path)]
+
+
+def _weights(files: Iterable[FetchedFile]) -> int:
+    return sum(file.nbytes for file in files if file.path.endswith(".safetensors"))
+
+
+def _given_bytes(path: Path | None) -> int:
+    """Return the bytes of the safetensors files that the user gave, a file or a folder."""
+    if path is None or not path.exists():
+        return 0
+    files = path.rglob("*.safetensors") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files)
 
 
 def _file(hub: Hub, repo: str, listing: Listing, path: str) -> FetchedFile:

@@ -4,6 +4,7 @@
     load("mid", variant="LTX-2.3")                           # the same, heavy enough to feel a copy
     load("folder")                                           # diffusers layout; the variant is read from it
     load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
+    load("diffusers/LTX-2.3-Diffusers", plan=plan)                # what the plan has on disk stays there
 
 Named as errors are: an unknown source or variant, a contradiction between the configurations and `variant`, a missing
 component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no layer, too little disk or
@@ -16,23 +17,27 @@ see `_align`. What is missing or damaged is named before anything is used.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
-from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._by_plan import check_load_plan, leaves_in_files
+from reslab.ltx2._checkpoint import Checkpoint, Files
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
-from reslab.ltx2._layout import Layout, find_layout, read_config
+from reslab.ltx2._in_files import read_in_files, read_lora_in_file
+from reslab.ltx2._layout import WITHOUT_WEIGHTS, Layout, find_layout, read_config
 from reslab.ltx2._lora import check_lora, read_lora
 from reslab.ltx2._read import Wanted, read_component
 from reslab.ltx2._sizes import SIZES
 from reslab.ltx2._small import small
 from reslab.ltx2._variants import EVERY_VARIANT
+from reslab.residency import Plan
 
 
 def load(
@@ -47,6 +52,7 @@ def load(
     two_stage: bool = True,
     progress: bool = True,
     hub: Hub | None = None,
+    plan: Plan | None = None,
 ) -> Checkpoint:
     """Load a checkpoint and check that it is whole; a ValueError names what is not.
 
@@ -59,6 +65,10 @@ def load(
     where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the
     checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. `progress` shows bars and what
     will be downloaded; `hub` replaces the Hub's client.
+
+    With a `plan` only what waits in host memory there is loaded to it. What the plan has on disk, or keeps on the
+    device, stays in its files, which are the checkpoint's `files`: `residency.apply(pipe, plan, files=checkpoint.files)`
+    brings it from there, so loading never needs more host memory than the plan says.
     """
     wanted = Wanted(
         variant=variant,
@@ -68,7 +78,12 @@ def load(
         lora=_path(lora),
         two_stage=two_stage,
         progress=progress,
+        plan=plan,
     )
+    if plan is not None:
+        check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
+        if device is not None:
+            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
     if source in SIZES:
         return _small(str(source), wanted, revision)
     if Path(source).is_dir():
@@ -80,8 +95,10 @@ def load(
 
 
 def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
-    if revision is not None or wanted.latent_upsampler is not None or wanted.lora is not None:
-        raise ValueError(f'load("{size}") builds everything in memory: leave out revision, latent_upsampler and lora.')
+    if any(each is not None for each in (revision, wanted.latent_upsampler, wanted.lora, wanted.plan)):
+        raise ValueError(
+            f'load("{size}") builds everything in memory: leave out revision, latent_upsampler, lora and plan.'
+        )
     return small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
 
 
@@ -99,16 +116,35 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
     untrained = bool(mark.get("untrained", False))
     dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
     parts: dict[str, Any] = {}
+    files: dict[str, Files] = {}
     for name in (bar := tqdm([each for each in COMPONENTS if each in layout.parts], disable=not wanted.progress)):
         bar.set_description(f"load {name}")
-        parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
+        if name not in WITHOUT_WEIGHTS and leaves_in_files(wanted.plan, name):
+            parts[name], files[name] = read_in_files(name, layout.parts[name], dtype=dtype)
+        else:
+            parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
     state = None
     if layout.lora is not None and not found.is_distilled:
-        state = read_lora(layout.lora, dtype=dtype)
+        state = _read_lora(layout.lora, dtype, files)
         check_lora(parts["transformer"], state)
     return Checkpoint(
-        variant=found, components=parts, distilled_lora=state, source=source, revision=commit, untrained=untrained
+        variant=found,
+        components=parts,
+        distilled_lora=state,
+        source=source,
+        revision=commit,
+        untrained=untrained,
+        files=files,
     )
+
+
+def _read_lora(path: Path, dtype: torch.dtype, files: dict[str, Files]) -> Mapping[str, torch.Tensor]:
+    """Read a LoRA; where the transformer is left in its files, it is left in its own, which is added to them."""
+    left = read_lora_in_file(path, dtype) if "transformer" in files else None
+    if left is None:
+        return read_lora(path, dtype=dtype)
+    files["transformer"] += left[1]
+    return left[0]
 
 
 def _path(given: str | os.PathLike[str] | None) -> Path | None:

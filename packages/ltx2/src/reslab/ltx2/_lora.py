@@ -107,7 +107,8 @@ def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str =
         raise ValueError(f"The transformer has another LoRA named {name!r}; unload it first, or choose another name.")
     check_lora(transformer, state)
     weight, others = next(transformer.parameters()), _active(transformer)
-    placed = {key: tensor.to(device=weight.device, dtype=weight.dtype) for key, tensor in state.items()}
+    device = None if weight.is_meta else weight.device  # a transformer that was left in its files has none yet
+    placed = {key: tensor.to(device=device, dtype=weight.dtype) for key, tensor in state.items()}
     with warnings.catch_warnings():
         # peft 0.21 warns of every second adapter; several are meant here
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute", category=UserWarning)

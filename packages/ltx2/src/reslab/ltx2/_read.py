@@ -17,9 +17,11 @@ import torch
 from transformers import GemmaTokenizer
 
 from reslab.ltx2._align import align
+from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._classes import find_class, quiet_transformers
-from reslab.ltx2._layout import REQUIRED, WITHOUT_WEIGHTS, Stored, headers, read_config
+from reslab.ltx2._layout import REQUIRED, UPSAMPLER, WITHOUT_WEIGHTS, Stored, headers, read_config
 from reslab.ltx2._variants import Variant
+from reslab.residency import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Wanted:
     lora: Path | None = None
     two_stage: bool = True
     progress: bool = True
+    plan: Plan | None = None
 
 
 def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch.device | str | None = None) -> Any:
@@ -112,13 +115,24 @@ def _some(names: Iterable[str], count: int = 3) -> str:
     return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
 
-def memory_bytes(root: Path, found: Variant, wanted: Wanted) -> int:
-    """Return the host memory that the components of a folder take once loaded, from their configurations alone.
+def memory_bytes(root: Path, found: Variant, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0) -> int:
+    """Return the host memory that a checkpoint takes once loaded, from the configurations of its folder alone.
 
-    On an accelerator it is that of the largest component, which passes through the host. The LoRA is not counted.
+    What a plan leaves in its files takes none. Without a plan, on an accelerator, it is that of the largest component,
+    which passes through the host.
+
+    Args:
+        root: The folder.
+        found: The variant.
+        wanted: What is asked for.
+        upsampler_bytes: Of the upsampler's files, which may lie elsewhere.
+        lora_bytes: Of the LoRA's file.
     """
     dtype = wanted.dtype or getattr(torch, found.dtype)
-    sizes = [_module_bytes(root / name, dtype) for name in REQUIRED if name not in WITHOUT_WEIGHTS]
+    held = [name for name in REQUIRED if name not in WITHOUT_WEIGHTS and not leaves_in_files(wanted.plan, name)]
+    sizes = [_module_bytes(root / name, dtype) for name in held]
+    sizes += [] if leaves_in_files(wanted.plan, UPSAMPLER) else [upsampler_bytes]
+    sizes += [] if leaves_in_files(wanted.plan, "transformer") else [lora_bytes]
     on_host = wanted.device is None or torch.device(wanted.device).type == "cpu"
     return sum(sizes) if on_host else max(sizes)
 

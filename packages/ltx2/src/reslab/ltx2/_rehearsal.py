@@ -4,22 +4,35 @@
     rehearsal("LTX-2.3", width=1024, height=768, num_frames=97)                 # made: a few seconds
 
 Shipped are the two-stage pipelines from text, with their default settings, at the sizes of `SIZES`. They are made by
-`python -m reslab.ltx2._rehearsal FOLDER`, and a test holds them to what rehearsing says.
+`python lab.py rehearsals`, which takes minutes, and a test holds them to what rehearsing says.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from reslab.ltx2._rehearsal_code import CODE, loading_code
+from reslab.ltx2._shipped import FOLDER, check_size, check_torch, file_name
 from reslab.ltx2._variants import Variant, variant, variants
 from reslab.residency import Rehearsal
 
-#: Width, height and frames of the shipped rehearsals: those of published measurements, the default, and two larger.
-SIZES = ((768, 512, 25), (768, 512, 121), (1280, 832, 121), (1536, 1024, 121), (1920, 1088, 121))
-_FOLDER = "_rehearsals"
+#: Width, height and frames of the shipped rehearsals: those of published measurements, the default, and what is nearest
+#: to 540p, to 720p upright and across, and to 1080p.
+SIZES = (
+    (768, 512, 25),
+    (768, 512, 121),
+    (960, 576, 121),
+    (1280, 704, 121),
+    (704, 1280, 121),
+    (1280, 768, 121),
+    (1280, 832, 121),
+    (1536, 1024, 121),
+    (1920, 1088, 121),
+)
 _PROMPT = "a heron over a weir"  # prompts are padded to one length, so its words do not matter
 
 
@@ -50,18 +63,29 @@ def rehearsal(
         **settings: As for `one_stage` or `two_stage`.
 
     Raises:
-        ValueError: There is no such variant, or the size is against the rules of the model; it names the nearest.
+        ValueError: There is no such variant, or the size is against the rules of the model: it names the nearest, and
+            the nearest that ships. Or it does not ship, and there is no torch to make it with.
     """
     chosen = variant(name)
-    size = width or chosen.width, height or chosen.height, num_frames or chosen.num_frames
+    size = tuple(
+        default if axis is None else axis
+        for axis, default in ((width, chosen.width), (height, chosen.height), (num_frames, chosen.num_frames))
+    )
     if stages not in ("one", "two"):
         raise ValueError(f"stages is 'one' or 'two', got {stages!r}")
-    shipped = resources.files("reslab.ltx2").joinpath(_FOLDER, _file(chosen, size))
+    check_size(chosen, size, stages)  # before torch and diffusers are imported, which takes many seconds
+    shipped = resources.files("reslab.ltx2").joinpath(FOLDER, file_name(chosen, size))
     plain = stages == "two" and not image and num_inference_steps is None and not settings
     if plain and shipped.is_file():
         with resources.as_file(shipped) as path:
-            return Rehearsal.load(path)
-    return made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
+            found = Rehearsal.load(path)
+    else:
+        check_torch(chosen, size, plain=plain)
+        found = made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
+    asked = {"stages": stages} if stages != "two" else {}
+    asked |= {"image": True} if image else {}
+    asked |= {"num_inference_steps": num_inference_steps} if num_inference_steps is not None else {}
+    return replace(found, meta={**found.meta, CODE: loading_code(chosen, size, asked, settings)})
 
 
 def made(
@@ -90,16 +114,20 @@ def made(
     return rehearse(pipe, **request)
 
 
-def _file(chosen: Variant, size: tuple[int, int, int]) -> str:
-    return f"{chosen.name.lower().replace(' ', '-')}_{'x'.join(map(str, size))}.parquet"
+def ship(folder: Path, *, missing: bool = False) -> None:
+    """Write the shipped rehearsals.
 
-
-def _ship(folder: Path) -> None:
-    """Write the shipped rehearsals."""
+    Args:
+        folder: Where to.
+        missing: Whether to leave those alone that are there.
+    """
     for chosen in variants():
         for size in SIZES:
-            made(chosen, size).save(folder / _file(chosen, size))
+            path = folder / file_name(chosen, size)
+            if not (missing and path.exists()):
+                made(chosen, size).save(path)
 
 
 if __name__ == "__main__":
-    _ship(Path(sys.argv[1]))
+    with resources.as_file(resources.files("reslab.ltx2").joinpath(FOLDER)) as own:
+        ship(own, missing="--missing" in sys.argv[1:])

@@ -1,6 +1,6 @@
 """Device modes on cards that are not here: what each needs of one, and on which of them the resident mode fits.
 
-    mode_bounds(rehearsal, residency.device("H100"))        # a row a mode: moved, held, at least, at most
+    mode_bounds(rehearsal, residency.device("H100"))        # a row a mode: moved, held, and how long it takes
     cases = {"H200": (residency.device("H200"), {}), "a slice": (residency.device("H200", memory="71 GiB"), {})}
     fits = resident_fits("LTX-2.3", rehearsal, cases)
     fits_chart(fits)
@@ -49,7 +49,7 @@ def mode_bounds(
     modes: Iterable[str] = ("original", "snapshot", "resident"),
     settings: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
-    """Return a row a mode: what it needs of a card, and the least and the most that a video takes. Bounds only.
+    """Return a row a mode: what it needs of a card, and what a video takes at least, and if nothing overlaps.
 
     Args:
         rehearsal: Of the run.

@@ -3,53 +3,97 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import EllipsisType
+from dataclasses import replace
+from typing import Any
 
 from reslab.ltx2._modes import device_mode, fits_resident
 from reslab.ltx2._resident_fits import mode_bounds
 from reslab.ltx2._shapes import VideoShape
 from reslab.ltx2._variants import variant
-from reslab.profiler.teaching import Verdict, check_choice, check_number
-from reslab.residency import DeviceSpec, Rehearsal, bounds
+from reslab.profiler.teaching import Asked, Hints, Verdict, check_choice, check_number
+from reslab.residency import POOL_SLACK_BYTES, DeviceSpec, Plan, Rehearsal, bounds, workload
 from reslab.stages import Names, ProfileNames, profile_names
 
+__all__ = [
+    "forward_passes",
+    "free_for_resident",
+    "fullest_stage",
+    "refine_tokens",
+    "shared_row",
+    "snapshot_moves_more",
+]
 
-def forward_passes(answer: int | EllipsisType) -> Verdict:
+_GIB = 2**30
+_ASKED = Asked(unit="GiB", to=0.1)
+_DENOISE = "LTX2AVDenoisingStage"
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def forward_passes(answer: Any) -> Verdict:
     """Check how many forward passes of the transformer a released LTX-2.3 two-stage video takes.
 
-    >>> forward_passes(123).right
-    True
+    >>> forward_passes(33)
+    Verdict('not yet: the number of forward passes is not 33: one pass a step? Guidance makes more of them.')
+
+    Args:
+        answer: A number of passes, or `...`.
     """
     chosen = variant("LTX-2.3")
     passes, steps, refine = len(chosen.video.passes), chosen.num_inference_steps, len(chosen.stage_2_sigmas)
+    traps = {
+        steps + refine: "one pass a step? Guidance makes more of them.",
+        passes * steps: "that is denoising; refining comes after it.",
+        passes * (steps + refine): "refining is not guided.",
+        steps: "that is the steps of denoising.",
+        passes: "that is one step of denoising.",
+    }
     return check_number(
         answer,
         truth=passes * steps + refine,
         what="the number of forward passes",
         why=f"{steps} steps of {passes} guidance passes, and {refine} unguided steps",
+        asked=Asked(unit="passes"),
+        hints=Hints(traps=traps, section="section 4", beside={"steps of denoising": steps}),
     )
 
 
-def refine_tokens(answer: int | EllipsisType) -> Verdict:
+def refine_tokens(answer: Any) -> Verdict:
     """Check how many video tokens the transformer reads while refining 1280×704 with 121 frames.
 
-    >>> refine_tokens(14080).right
-    True
+    >>> refine_tokens(3520)
+    Verdict('not yet: the number of video tokens is not 3,520: that is half size; refining is at full size.')
+
+    Args:
+        answer: A number of tokens, or `...`.
     """
     shape = VideoShape.from_pixel_shape(width=1280, height=704, num_frames=121)
+    known = VideoShape.from_pixel_shape(width=768, height=512, num_frames=121)
+    rows = shape.height * shape.width
+    traps = {
+        shape.token_count // 4: "that is half size; refining is at full size.",
+        (shape.frames - 1) * rows: "the first frame has tokens of its own.",
+        121 * rows: "eight frames share their tokens.",
+        rows: "that is one latent frame.",
+        1280 * 704 * shape.frames: "a token stands for 32 × 32 pixels.",
+    }
     return check_number(
         answer,
         truth=shape.token_count,
         what="the number of video tokens",
         why=f"{shape.frames} latent frames of {shape.height} × {shape.width}",
+        asked=Asked(unit="tokens"),
+        hints=Hints(traps=traps, section="section 4", beside={"768 × 512, 121 frames": known.token_count}),
     )
 
 
-def shared_row(answer: str | EllipsisType) -> Verdict:
+def shared_row(answer: Any) -> Verdict:
     """Check which row the reference's rule gives two of: Decode; Decode as "Preview"; Preview as "p1".
 
-    >>> shared_row("Preview").right
-    True
+    Args:
+        answer: One of the three names, or `...`.
     """
     stages = [Names("Decode", "Decode"), Names("Preview", "Decode"), Names("p1", "Preview")]
     filed = Counter(profile_names(stages, ProfileNames.FIRST_KEEPS_CLASS))
@@ -60,10 +104,17 @@ def shared_row(answer: str | EllipsisType) -> Verdict:
         options=["Decode", "Preview", "p1"],
         what="the shared row",
         why="the second Decode keeps its registered name, and the first Preview its class name: the same word",
+        hints=Hints(traps=_SHARED, section="section 6"),
     )
 
 
-def snapshot_moves_more(answer: float | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+_SHARED = {
+    "Decode": "only the first Decode is filed under its class name; where is the second?",
+    "p1": "a first stage of its class is filed under the class name, so nothing is filed there.",
+}
+
+
+def snapshot_moves_more(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
     """Check how many GiB the snapshot mode copies to a card for one video beyond what original does.
 
     Args:
@@ -72,15 +123,23 @@ def snapshot_moves_more(answer: float | EllipsisType, rehearsal: Rehearsal, card
         card: A device on which the transformer fits whole.
     """
     original, snapshot = mode_bounds(rehearsal, card, modes=("original", "snapshot"))["moved_gib"]
+    transformer = _transformer_gib(rehearsal)
+    traps = {
+        transformer: "that is one transformer; what does snapshot bring for refining?",
+        snapshot: "that is all that snapshot moves; how much more is it than original?",
+        original: "that is what original moves; how much more is snapshot's?",
+    }
     return check_number(
         answer,
-        truth=round(snapshot - original, 1),
+        truth=snapshot - original,
         what="the size in GiB",
         why=f"{snapshot:.1f} and {original:.1f}: both transformers come once for every video",
+        asked=replace(_ASKED, rounded=(round(round(snapshot, 1) - round(original, 1), 1),)),
+        hints=Hints(traps=traps, section="section 1", beside={"original moves": original}),
     )
 
 
-def fullest_stage(answer: str | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+def fullest_stage(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
     """Check in which stage the original mode holds most of a card.
 
     Args:
@@ -91,16 +150,18 @@ def fullest_stage(answer: str | EllipsisType, rehearsal: Rehearsal, card: Device
     limits = bounds(rehearsal, device_mode("original", rehearsal, device=card), card)
     peaks = limits.stages().select("stage", "peak_bytes").cast({"stage": str}).sort("peak_bytes", descending=True)
     stage, nbytes = peaks.row(0)
+    reason = "what computes most need not hold most; compare `peak_bytes`, also of stages before denoising."
     return check_choice(
         answer,
         truth=stage,
-        options=peaks["stage"].head(4).sort().to_list(),
+        options=sorted({*peaks["stage"].head(4), _DENOISE}),
         what="the stage that holds most",
-        why=f"{nbytes / 2**30:.1f} GiB, the transformer that waits for its turn included",
+        why=f"{nbytes / _GIB:.1f} GiB, the transformer that waits for its turn included",
+        hints=Hints(traps=dict.fromkeys(peaks["stage"], reason), section="section 1"),
     )
 
 
-def free_for_resident(answer: float | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+def free_for_resident(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
     """Check how many GiB have to be free for the resident mode while the text encoder streams.
 
     Args:
@@ -109,9 +170,21 @@ def free_for_resident(answer: float | EllipsisType, rehearsal: Rehearsal, card: 
         card: Any device.
     """
     fit = fits_resident(rehearsal, card, settings={"text_encoder": "layerwise"})
+    transformers = 2 * _transformer_gib(rehearsal)
+    traps = {
+        fits_resident(rehearsal, card).needed_bytes / _GIB: "that is with the text encoder on the device.",
+        (fit.needed_bytes - POOL_SLACK_BYTES) / _GIB: "the allocator's slack is missing.",
+        transformers: "that is the two transformers; activations and all else come on top.",
+    }
     return check_number(
         answer,
-        truth=round(fit.needed_bytes / 2**30, 1),
+        truth=fit.needed_bytes / _GIB,
         what="the size in GiB",
         why="two transformers, all else but most of the text encoder, activations and the allocator's slack",
+        asked=_ASKED,
+        hints=Hints(traps=traps, section="section 8", beside={"the two transformers": transformers}),
     )
+
+
+def _transformer_gib(rehearsal: Rehearsal) -> float:
+    return workload(rehearsal, Plan.of({"lora": "merged"})).components["transformer"].weight_bytes / _GIB

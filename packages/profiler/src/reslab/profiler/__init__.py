@@ -18,6 +18,7 @@ from reslab.profiler._compare import compare
 from reslab.profiler._comparison import Change, Comparison
 from reslab.profiler._files import ProfileFileError
 from reslab.profiler._memory import process_memory
+from reslab.profiler._meta import request_facts
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._ranges import torch_ranges
@@ -46,6 +47,7 @@ __all__ = [
     "compare",
     "memory_frame",
     "process_memory",
+    "request_facts",
     "spans_frame",
     "torch_ranges",
 ]

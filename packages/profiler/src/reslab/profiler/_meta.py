@@ -1,6 +1,7 @@
 """What a profile says about itself: who measured what, with which versions, and which work it was.
 
-Prompts, paths and host names stay out: a profile is made to be passed on. Two runs are the same work if their
+Prompts, captions, paths, file names and host names stay out, under whatever name they were given: a profile is made
+to be passed on. Of texts only settings are kept, identifiers of at most 32 letters. Two runs are the same work if their
 requests and the steps and passes they made are the same, whatever the seed and wherever the weights lay;
 `fingerprint` says so in 16 digits.
 
@@ -24,6 +25,18 @@ from reslab.stages import Kind
 
 Meta = dict[str, Any]
 
+#: Inputs whose text is a setting that diffusers' pipelines or ours know, and never of a user's making.
+SETTINGS = frozenset(
+    {"attention", "decode_audio", "device", "dtype", "lora", "output_type", "sigma_schedule", "variant"}
+)
+#: Words in the name of an input whose text a user wrote, even where it is a single word.
+WRITTEN = frozenset(
+    {"author", "caption", "comment", "description", "file", "filename", "folder", "key", "lyrics", "message", "name"}
+    | {"note", "out", "output", "password", "path", "prompt", "prompts", "query", "question", "subject", "text"}
+    | {"title", "token", "uri", "url", "user"}
+)
+LONGEST = 32
+
 _LIBRARIES = ("polars", "torch", "diffusers", "transformers")
 
 
@@ -42,15 +55,18 @@ def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, 
 
 
 def request_facts(request: Mapping[str, Any]) -> Meta:
-    """Return what of a request may be passed on: numbers, flags and words, but no prompt and no path.
+    """Return what of a request may be passed on: numbers, flags and settings, and no text of a user.
 
     >>> request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4", "image": object()})
     {'width': 128, 'image': 'object'}
+    >>> request_facts({"caption": "a heron", "sampler": "euler", "save_as": "heron.mp4"})
+    {'caption': 'str', 'sampler': 'euler', 'save_as': 'str'}
 
     Args:
-        request: Inputs of a pipeline's run. Of what is neither number nor word only the type is kept.
+        request: Inputs of a pipeline's run. Of what is neither number nor setting only the type is kept; of prompts and
+            paths, nothing.
     """
-    return {name: _fact(value) for name, value in request.items() if not _private(name, value)}
+    return {name: _fact(name, value) for name, value in request.items() if not _private(name, value)}
 
 
 def fingerprint(spans: pl.DataFrame, requests: Sequence[Meta]) -> str:
@@ -78,9 +94,17 @@ def _private(name: str, value: Any) -> bool:
     return "prompt" in name or is_path
 
 
-def _fact(value: Any) -> Any:
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return value if plain else type(value).__name__
+def _fact(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value) if _is_setting(name, value) else "str"
+    return value if value is None or isinstance(value, bool | int | float) else type(value).__name__
+
+
+def _is_setting(name: str, text: str) -> bool:
+    """Tell whether a text is a setting: of a known input, or an identifier under a name that asks for no free text."""
+    if len(text) > LONGEST:
+        return False
+    return name in SETTINGS or (text.isascii() and text.isidentifier() and not WRITTEN & set(name.lower().split("_")))
 
 
 def _versions() -> dict[str, str]:

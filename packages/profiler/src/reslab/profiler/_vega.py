@@ -117,7 +117,7 @@ class Figure(Compared):
         }
 
     def save(self, path: str | os.PathLike[str], *, look: str = "paper") -> None:
-        """Write the figure as an image.
+        """Write the figure as an image; a PNG has the caption inside as its description.
 
         Args:
             path: Ends in .png, .svg or .pdf; folders on the way are made.
@@ -132,7 +132,7 @@ class Figure(Compared):
         target = output_path(path, "a figure", ".png", ".svg", ".pdf")
         match target.suffix.casefold():
             case ".png":
-                target.write_bytes(_png(spec))
+                target.write_bytes(_described(_png(spec), self.caption))
             case ".svg":
                 target.write_text(vl_convert.vegalite_to_svg(spec, vl_version=_VERSION), encoding="utf-8")
             case _:
@@ -166,6 +166,13 @@ def _deflated(png: bytes) -> bytes:
     smaller = (b"IDAT", zlib.compress(zlib.decompress(pixels), 9))
     kept = [chunk for chunk in chunks[:-1] if chunk[0] != b"IDAT"]
     return _PNG_MAGIC + b"".join(_chunk(kind, data) for kind, data in [*kept, smaller, chunks[-1]])
+
+
+def _described(png: bytes, caption: str) -> bytes:
+    """Put a caption into an image, as the text chunk "Description" (PNG 1.2, section 4.2.3.3)."""
+    text = b"Description\0" + bytes(4) + caption.encode()  # not compressed; no language, no translated keyword
+    header = len(_PNG_MAGIC) + 12 + struct.unpack_from(">I", png, len(_PNG_MAGIC))[0]
+    return png[:header] + _chunk(b"iTXt", text) + png[header:]
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

@@ -1,21 +1,45 @@
-"""Exercises that say right or wrong, with a picture.
+"""Exercises that say right or wrong, why, and with a picture.
 
 A notebook's exercise is a cell with `...` where the answer goes. Its check compares the answer with what the packages
-compute, never with a number written down, and returns a `Verdict`.
+compute, never with a number written down, and returns a `Verdict`. An answer may be a number, a text with a unit, or a
+column, array or tensor of one value. It is right if it is within half a unit of the last digit asked for.
 
-    check_number(..., truth=123, what="the number of forward passes", why="30 × 4 + 3")      # asks for an answer
-    check_number(120, truth=123, what="the number of forward passes", why="30 × 4 + 3")      # wrong, and by how much
+    passes = dict(truth=123, what="the number of passes", why="30 × 4 + 3")
+    check_number(..., **passes)                                       # asks for an answer
+    check_number(33, **passes, hints=Hints(traps={33: "one pass a step? guidance makes four"}))    # wrong, and why
+    check_number("81 GB/s", truth=81.22, what="the bandwidth", why="…", asked=Asked(unit="GB/s", to=1))    # right
+
+A wrong answer is met with its trap where one is known, else with its direction, twice at most; the third wrong answer
+points to the section that explains it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from math import ceil, log10
 from types import EllipsisType
 from typing import Any
 
+from reslab.profiler._answers import FAMILIES, AnswerError, as_number, as_word
 from reslab.profiler._vega import PALETTE, Figure
+
+__all__ = ["Asked", "Hints", "Verdict", "check_choice", "check_number"]
+
+_DIRECTIONS = 2  # wrong answers to one question that are told their direction
+_CLOSE = 1.5  # units of the last digit asked for
+_GENERAL = {
+    2.0: "is something counted twice?",
+    0.5: "does something come twice, and is counted once?",
+}
+
+#: Distinct wrong answers so far, by question: how the third one is known.
+_wrong: dict[tuple[str, Any], set[Any]] = {}
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +52,7 @@ class Verdict:
     Attributes:
         right: Whether the answer is right; None where there is none yet.
         says: One or two sentences; they give the answer away only where it is right.
-        figure: A picture of the answer beside what is, if there is one.
+        figure: A picture of the answer beside something known, if there is one.
     """
 
     right: bool | None
@@ -49,64 +73,224 @@ class Verdict:
         return head + (_picture(self.figure) if self.figure is not None else "")
 
 
-def check_number(answer: int | float | EllipsisType, *, truth: int | float, what: str, why: str) -> Verdict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """In which unit a number is asked for, and how exactly.
+
+    Attributes:
+        unit: Such as "GiB", "GB/s", "TFLOP" or "ms"; empty for a count.
+        to: One unit of the last digit asked for, such as 1 or 0.1; 0 asks for a count, which has to be exact.
+        rounded: What the parts come to if they are rounded first, as the text shows them; right as well.
+    """
+
+    unit: str = ""
+    to: float = 0
+    rounded: Sequence[float] = ()
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point that are asked for."""
+        return max(0, ceil(-log10(self.to))) if self.to else 0
+
+    @property
+    def words(self) -> str:
+        """How exactly the number is asked for, in words."""
+        names = {0: ", as a whole number", 1: ", to one decimal", 2: ", to two decimals"}
+        return names.get(self.digits, f", to {self.digits} decimals") if self.to else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hints:
+    """What helps after a wrong answer.
+
+    Attributes:
+        traps: Wrong answers that are likely, each with the question or the sentence that leads on.
+        section: Where it is explained, such as "section 4".
+        beside: What the picture shows beside the answer, by label: something known, which is not the answer.
+    """
+
+    traps: Mapping[Any, str] = field(default_factory=dict)
+    section: str = ""
+    beside: Mapping[str, float] = field(default_factory=dict)
+
+
+def check_number(
+    answer: Any, *, truth: float, what: str, why: str, asked: Asked = Asked(), hints: Hints = Hints()
+) -> Verdict:
     """Check a number.
 
     >>> check_number(..., truth=11, what="the number of passes", why="8 + 3")
     Verdict('your turn: put the number of passes in place of the dots.')
-    >>> check_number(10, truth=11, what="the number of passes", why="8 + 3")
-    Verdict('not yet: the number of passes is larger than 10.')
+    >>> check_number(20, truth=11, what="the number of passes", why="8 + 3")
+    Verdict('not yet: the number of passes is smaller than 20.')
+    >>> check_number("2.3 GiB", truth=2.28, what="the size in GiB", why="the VAE", asked=Asked(unit="GiB", to=0.1))
+    Verdict('right: the size in GiB is 2.3: the VAE.')
 
     Args:
-        answer: The reader's number, or `...`.
-        truth: What the packages compute.
+        answer: The reader's number: plain, as a text with a unit, or as the one value of a column, an array or a
+            tensor; or `...`.
+        truth: What the packages compute, not rounded.
         what: What is asked for.
         why: How the truth comes about, said with a right answer.
+        asked: The unit, and how exactly.
+        hints: What helps after a wrong answer.
     """
     if isinstance(answer, EllipsisType):
-        return Verdict(right=None, says=f"put {what} in place of the dots.")
-    if answer == truth:
-        both = [("your answer", answer, f"{answer:,}"), ("what happens", truth, f"{truth:,}")]
-        return Verdict(right=True, says=f"{what} is {truth:,}: {why}.", figure=_bars(both, f"Both are {truth:,}."))
-    off = "small" if truth > answer else "large"
-    figure = _bars([("your answer", answer, f"{answer:,}: too {off}")], f"Your answer is too {off}.")
-    return Verdict(
-        right=False, says=f"{what} is {'larger' if off == 'small' else 'smaller'} than {answer:,}.", figure=figure
-    )
+        return Verdict(right=None, says=f"put {what}{asked.words} in place of the dots.")
+    try:
+        number = as_number(answer, asked.unit)
+    except AnswerError as error:
+        return Verdict(right=False, says=str(error))
+    if _is_right(number, truth, asked):
+        _wrong.pop((what, truth), None)
+        return _right(number, truth, what, why, asked)
+    figure = _wrong_picture(number, asked, hints.beside)
+    return Verdict(right=False, says=_hint(number, truth, what, asked, hints), figure=figure)
 
 
-def check_choice(answer: Any, *, truth: Any, options: Sequence[Any], what: str, why: str) -> Verdict:
+def check_choice(
+    answer: Any, *, truth: str, options: Sequence[str], what: str, why: str, hints: Hints = Hints()
+) -> Verdict:
     """Check one choice out of several.
 
     >>> check_choice("B", truth="B", options=["A", "B"], what="the shared name", why="two stages are filed under it")
     Verdict('right: the shared name is B: two stages are filed under it.')
 
     Args:
-        answer: The reader's choice, or `...`.
+        answer: The reader's choice: a text, or the one value of a column; or `...`.
         truth: What the packages compute.
         options: What there is to choose from.
         what: What is asked for.
         why: Why it is so, said with a right answer.
+        hints: What helps after a wrong answer.
     """
-    listed = ", ".join(map(str, options))
+    listed = ", ".join(options)
     if isinstance(answer, EllipsisType):
         return Verdict(right=None, says=f"put {what} in place of the dots: {listed}.")
-    if answer == truth:
+    try:
+        chosen = as_word(answer)
+    except AnswerError as error:
+        return Verdict(right=False, says=f"{error} There are {listed}.")
+    chosen = next((option for option in options if option.casefold() == chosen.casefold()), chosen)
+    if chosen == truth:
+        _wrong.pop((what, truth), None)
         return Verdict(right=True, says=f"{what} is {truth}: {why}.")
-    kind = "is not it" if answer in options else "is none of them"
-    return Verdict(right=False, says=f"{answer} {kind}; there are {listed}.")
+    if chosen not in options:
+        return Verdict(right=False, says=f"{chosen} is none of them; there are {listed}.")
+    again = _count_wrong((what, truth), chosen) > _DIRECTIONS
+    reason = f": {hints.traps[chosen]}" if chosen in hints.traps else f"; there are {listed}."
+    return Verdict(right=False, says=f"{chosen} is not it{reason}" + (_pointer(hints) if again else ""))
 
 
-def _bars(rows: Sequence[tuple[str, float, str]], caption: str) -> Figure:
+def _is_right(number: float, truth: float, asked: Asked) -> bool:
+    return _is_exact(number, truth, asked) or any(abs(number - each) <= 1e-9 * abs(each) for each in asked.rounded)
+
+
+def _is_exact(number: float, truth: float, asked: Asked) -> bool:
+    """Tell whether a number is within half a unit of the last digit asked for."""
+    return abs(number - truth) <= asked.to / 2 + 1e-9 * max(1.0, abs(truth))
+
+
+def _right(number: float, truth: float, what: str, why: str, asked: Asked) -> Verdict:
+    mine, shown = _shown(number, asked), _shown(round(truth, asked.digits), asked)
+    exact = _is_exact(number, truth, asked)
+    note = "" if exact else f" {mine} is right as well: its parts were rounded first."
+    rows = [("your answer", number, mine), ("what happens", truth, shown)]
+    figure = _bars(rows, PALETTE["green"], f"Your answer is {mine}, and it is {shown}.")
+    return Verdict(right=True, says=f"{what} is {shown}: {why}.{note}", figure=figure)
+
+
+def _hint(number: float, truth: float, what: str, asked: Asked, hints: Hints) -> str:
+    """Return what leads on from a wrong number: its trap, or its direction, or where to read."""
+    again = _count_wrong((what, truth), number) > _DIRECTIONS
+    shown = _shown(number, asked)
+    trap = next(_sprung(number, truth, asked, hints), None)
+    if trap is not None:
+        return f"{what} is not {shown}: {trap}" + (_pointer(hints) if again else "")
+    if again:
+        return f"{what} is not {shown}.{_pointer(hints)}"
+    if not asked.to and not number.is_integer():
+        return f"{what} is a whole number, and {shown} is none."
+    return f"{what} is {'larger' if truth > number else 'smaller'} than {shown}."
+
+
+def _sprung(number: float, truth: float, asked: Asked, hints: Hints) -> Iterator[str]:
+    """Yield the traps that a wrong number has fallen into, the likeliest first."""
+    for value, reason in hints.traps.items():
+        if abs(number - value) <= max(asked.to / 2, 1e-9 * abs(value)):
+            yield reason
+    for unit, size in _other_units(asked.unit):
+        if _near(number, truth * size, asked):
+            yield f"that is the answer in {unit}, and {asked.unit} is asked for."
+    if 0 < abs(number - truth) <= (_CLOSE * asked.to or 1):
+        yield _close(asked)
+    for factor, reason in _GENERAL.items():
+        if _near(number, truth * factor, asked):
+            yield reason
+
+
+def _close(asked: Asked) -> str:
+    if not asked.to:
+        return "close: count the first and the last again."
+    return "close: compute with all digits and round once, at the end."
+
+
+def _other_units(unit: str) -> Iterator[tuple[str, float]]:
+    """Yield the units of the same family, with what a number in the asked unit comes to in each when multiplied."""
+    for family in FAMILIES:
+        if unit in family:
+            yield from ((other, family[unit] / size) for other, size in family.items() if size != family[unit])
+
+
+def _near(number: float, value: float, asked: Asked) -> bool:
+    return abs(number - value) <= max(0.005 * abs(value), min(asked.to / 2, 0.05 * abs(value)))
+
+
+def _count_wrong(question: tuple[str, Any], answer: float | str) -> int:
+    """Return how many distinct wrong answers the question has had, this one included."""
+    tried = _wrong.setdefault(question, set())
+    tried.add(answer)
+    return len(tried)
+
+
+def _pointer(hints: Hints) -> str:
+    return f" Read {hints.section or 'the text above'} again: it says how this comes about."
+
+
+def _shown(number: float, asked: Asked) -> str:
+    """Return a number with as many digits as it has, and as many as are asked for at least."""
+    if float(number).is_integer() and not asked.digits:
+        return f"{number:,.0f}"
+    text = f"{number:,.10g}"
+    return text if len(text.partition(".")[2]) >= asked.digits else f"{number:,.{asked.digits}f}"
+
+
+def _wrong_picture(number: float, asked: Asked, beside: Mapping[str, float]) -> Figure | None:
+    """Draw a wrong answer beside something known; without that there is nothing to see."""
+    if not beside:
+        return None
+    rows = [("your answer", number, _shown(number, asked))]
+    rows += [(label, value, f"{value:,.{asked.digits}f}") for label, value in beside.items()]
+    says = "; ".join(f"{label}: {text}" for label, _, text in rows)
+    return _bars(rows, PALETTE["vermilion"], f"{says[0].upper()}{says[1:]}.")
+
+
+def _bars(rows: Sequence[tuple[str, float, str]], hue: str, caption: str) -> Figure:
+    """Draw the answer in its hue, and what it stands beside in grey."""
     import altair as alt  # takes two seconds
 
-    values = [{"label": label, "value": value, "text": text} for label, value, text in rows]
+    hues = [hue, *[PALETTE["grey"]] * (len(rows) - 1)]
+    values = [
+        {"label": label, "value": value, "text": text, "hue": colour}
+        for (label, value, text), colour in zip(rows, hues, strict=True)
+    ]
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y("label:N", sort=None, title=None, axis={"ticks": False, "domain": False}),
         x=alt.X("value:Q", axis=None),
     )
-    layers = base.mark_bar(height=14, color=PALETTE["green"]), base.mark_text(align="left", dx=5).encode(text="text:N")
-    return Figure.from_altair(alt.layer(*layers).properties(width=260, height=alt.Step(22)), caption=caption)
+    bars = base.mark_bar(height=14).encode(color=alt.Color("hue:N", scale=None, legend=None))
+    texts = base.mark_text(align="left", dx=5).encode(text="text:N")
+    return Figure.from_altair(alt.layer(bars, texts).properties(width=260, height=alt.Step(22)), caption=caption)
 
 
 def _picture(figure: Figure) -> str:

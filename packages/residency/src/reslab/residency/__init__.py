@@ -4,7 +4,7 @@
 
     plan = residency.Plan.of({"text_encoder": "swap", "transformer": {"placement": "layerwise", "resident": 30}})
     card = residency.device("RTX 4090")
-    residency.bounds(rehearsal, plan, card)          # fits or not; the least and the most that every stage takes
+    residency.bounds(rehearsal, plan, card)          # fits or not; what each stage takes, overlapped or not
 
 Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four places), `_plan/_schedule` (the order
 of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.
@@ -14,9 +14,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from reslab.residency._bounds._bounds import Bounds, bounds
+from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._like import like
-from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
+from reslab.residency._bounds._memory import POOL_SLACK_BYTES, POOL_SLACK_SHARE, Memory
+from reslab.residency._bounds._named import bounds
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
@@ -38,6 +39,7 @@ from reslab.residency._plan._settings import Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan, equal_blocks
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._answer import Answer
 from reslab.residency._report._beside import beside, kept_row
 from reslab.residency._report._beside_chart import beside_chart
 from reslab.residency._report._bounds_chart import bounds_chart
@@ -47,9 +49,10 @@ from reslab.residency._report._moved import moved_bytes, moved_chart
 from reslab.residency._report._offloading_chart import offloading_chart
 from reslab.residency._report._slots import pass_time, slot_times
 from reslab.residency._report._slots_chart import slots_chart
-from reslab.residency._report._survey import survey
+from reslab.residency._report._survey import SURVEY, Survey, survey
 from reslab.residency._report._survey_chart import survey_chart
 from reslab.residency._report._ways_chart import ways_chart
+from reslab.residency._report._what_helps import Advice, what_helps
 from reslab.residency._report._work_chart import work_chart
 
 __version__ = "0.1.0"
@@ -57,6 +60,7 @@ __version__ = "0.1.0"
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
     "Budget": "_engine._fit",
+    "KeyedFile": "_engine._keyed",
     "OutOfMemory": "_engine._errors",
     "Residency": "_engine._residency",
     "ResidencyError": "_engine._errors",
@@ -86,7 +90,11 @@ def __dir__() -> list[str]:
 __all__ = [
     "MERGED",
     "POOL_SLACK_BYTES",
+    "POOL_SLACK_SHARE",
+    "SURVEY",
     "Act",
+    "Advice",
+    "Answer",
     "Bounds",
     "Call",
     "ComponentBytes",
@@ -112,6 +120,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "StageBounds",
+    "Survey",
     "UnknownValueError",
     "Workload",
     "beside",
@@ -149,6 +158,7 @@ __all__ = [
     "this_machine",
     "user_settings",
     "ways_chart",
+    "what_helps",
     "work_chart",
     "workload",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from types import EllipsisType
+from typing import Any
 
 import polars as pl
 
-from reslab.profiler.teaching import Verdict, check_number
+from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._roofline import block_times
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import footprint
+from reslab.residency._plan._numerics import MERGED
 from reslab.residency._plan._plan import Plan
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._break_even import break_even
@@ -37,44 +39,70 @@ __all__ = [
 _GIB = 2**30
 
 
-def link_for_free(answer: float | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many GB/s a card's link must carry for streaming to be free in the first stage, at the least.
+def __dir__() -> list[str]:
+    return __all__
+
+
+def link_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+    """Check how many GB/s a card's link must carry to hide all blocks, without the LoRA, in a pass with the prompt.
 
     Args:
         answer: GB/s, a whole number, or `...`.
         rehearsal: Of an LTX-2 two-stage run.
-        card: Whose compute it is.
+        card: Whose compute it is, operations one by one.
     """
-    row = break_even([rehearsal], [card]).row(0, named=True)
-    nbytes = row["copy_ns"] * card.link_bytes_per_s / 1e9
+    merged, dynamic = (break_even([rehearsal], [card], lora=lora).row(0, named=True) for lora in ("merged", "dynamic"))
+    link = card.link_bytes_per_s / 1e9
+    nbytes, with_lora = merged["copy_ns"] * link, dynamic["copy_ns"] * link
+    compute, fused = _first_pass_ns(rehearsal, card)
+    traps = {
+        nbytes / fused: "that is by the dotted line; operations run one by one.",
+        link: "that is what the link carries now; how long do the copies take on it?",
+        nbytes / compute / merged["blocks"]: "that is for one block; all of them come in each pass.",
+        with_lora / compute: "that is with the LoRA's share of each block.",
+        nbytes / merged["compute_ns"]: "that is for the mean of all kinds of pass; take the one with the prompt.",
+        with_lora / dynamic["compute_ns"]: "that is with the LoRA, and for the mean of all kinds of pass.",
+    }
     return check_number(
         answer,
-        truth=round(nbytes / row["compute_ns"]),
+        truth=nbytes / compute,
         what="the bandwidth in GB/s",
-        why=f"{nbytes / 1e9:.1f} GB of blocks in the {row['compute_ns'] / 1e9:.3f} s that a pass computes at most",
+        why=f"{nbytes / 1e9:.1f} GB of blocks in the {compute / 1e9:.3f} s that they compute",
+        asked=Asked(unit="GB/s", to=1),
+        hints=Hints(traps=traps, section="section 1", beside={"the link as it is": link}),
     )
 
 
-def blocks_for_free(answer: int | EllipsisType, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many blocks are sure to be enough on a card for streaming the others to be free in the first stage.
+def blocks_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
+    """Check how many blocks, without the LoRA, are sure to be enough for streaming the others to be free in denoising.
 
     Args:
         answer: A number of blocks, or `...`.
         rehearsal: Of an LTX-2 two-stage run.
         card: The device.
     """
-    row = break_even([rehearsal], [card]).row(0, named=True)
+    row = break_even([rehearsal], [card], lora="merged").row(0, named=True)
+    with_lora = break_even([rehearsal], [card]).row(0, named=True)["fused_keep"]
     compute, copy = row["fused_ns"] / 1e9, row["copy_ns"] / 1e9
+    traps = {
+        row["keep"]: "by the solid line that is enough; to be sure, go by the dotted one (`fused_keep`).",
+        row["blocks"] - row["fused_keep"]: "that many may stream; how many stay?",
+        row["fused_keep"] - 1: "with that many the copies still take a little longer than the computing; round up.",
+        with_lora: 'that is with the LoRA; leave it out (`lora="merged"`).',
+        row["blocks"]: "then nothing streams; fewer are enough.",
+    }
     return check_number(
         answer,
         truth=row["fused_keep"],
         what="the number of blocks",
-        why=f"a pass computes for {compute:.3f} s at least and all copies take {copy:.3f}: {row['blocks']} × "
-        f"(1 - {compute:.3f} / {copy:.3f}), rounded up",
+        why=f"a pass computes for {compute:.3f} s, small operations fused away, and all copies take {copy:.3f}: "
+        f"{row['blocks']} × (1 - {compute:.3f} / {copy:.3f}), rounded up",
+        asked=Asked(unit="blocks"),
+        hints=Hints(traps=traps, section="section 2", beside={"all blocks": row["blocks"]}),
     )
 
 
-def recipe_gib_encoding_once(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+def recipe_gib_encoding_once(answer: Any, rehearsal: Rehearsal) -> Verdict:
     """Check how many GiB diffusers' recipe would move to the card if it encoded the prompt once, the LoRA apart.
 
     Args:
@@ -83,16 +111,28 @@ def recipe_gib_encoding_once(answer: float | EllipsisType, rehearsal: Rehearsal)
     """
     work = workload(rehearsal, Plan.of({"lora": "merged"}))
     rows = footprint(preset("diffusers model offload", work), work)
-    transformer = work.components["transformer"].weight_bytes / _GIB
+    size = {name: each.weight_bytes / _GIB for name, each in work.components.items() if not name.endswith(MERGED)}
+    once, truth = sum(size.values()), sum(row.fetched_bytes for row in rows) / _GIB
+    twice = truth + size["text_encoder"] + size["connectors"]
+    traps = {
+        once: "the transformer comes a second time: between its two turns another component was on the card.",
+        twice: "that is the recipe as it is; what would come once instead of twice?",
+        twice - size["text_encoder"]: "the connectors work on the prompt, too: they would also come once.",
+        once - size["text_encoder"] - size["connectors"]: "the text encoder and the connectors do come, once.",
+        truth - size["transformer"] - size["text_encoder"]: "the text encoder comes once, and the transformer twice.",
+        2 * once: "not everything comes twice.",
+    }
     return check_number(
         answer,
-        truth=round(sum(row.fetched_bytes for row in rows) / _GIB),
+        truth=truth,
         what="the size in GiB",
-        why=f"everything once, and the transformer's {transformer:.1f} GiB a second time",
+        why=f"everything once, {once:.1f}, and the transformer's {size['transformer']:.1f} GiB a second time",
+        asked=Asked(unit="GiB", to=1),
+        hints=Hints(traps=traps, section="section 4", beside={"the recipe as it is": twice}),
     )
 
 
-def rule_misses_tflop(answer: float | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+def rule_misses_tflop(answer: Any, rehearsal: Rehearsal) -> Verdict:
     """Check by how many TFLOP the rule "2 FLOP a weight and token" is short of one refining pass, LoRA merged.
 
     Args:
@@ -100,17 +140,26 @@ def rule_misses_tflop(answer: float | EllipsisType, rehearsal: Rehearsal) -> Ver
         rehearsal: Of an LTX-2 two-stage run.
     """
     call = rehearsal.calls.filter(pl.col("merged_trace").is_not_null()).row(0, named=True)
-    flops = _trace(rehearsal, call["merged_trace"])["flops"]
-    rule = 2 * _parameters(rehearsal, "transformer") * video_tokens(call["shapes"])
+    flops, dynamic = (_trace(rehearsal, call[trace])["flops"] / 1e12 for trace in ("merged_trace", "trace"))
+    rule = 2 * _parameters(rehearsal, "transformer") * video_tokens(call["shapes"]) / 1e12
+    traps = {
+        dynamic - rule: "that is with the LoRA added on the fly; take the trace whose `lora` is `merged`.",
+        rule - flops: "that is the rule less the count; how much is the rule short of the count?",
+        flops: "that is what is counted; what does the rule say?",
+        rule: "that is what the rule says; what is counted?",
+        flops - rule / 2: "the rule has two FLOP a weight and token: a product and a sum.",
+    }
     return check_number(
         answer,
-        truth=round((flops - rule) / 1e12),
+        truth=flops - rule,
         what="the difference in TFLOP",
-        why=f"{flops / 1e12:.0f} TFLOP are counted, and the rule says {rule / 1e12:.0f}",
+        why=f"{flops:.1f} TFLOP are counted, and the rule says {rule:.1f}",
+        asked=Asked(unit="TFLOP", to=1, rounded=(round(flops) - round(rule),)),
+        hints=Hints(traps=traps, section="section 3", beside={"the rule": rule}),
     )
 
 
-def activation_gib_at(answer: float | EllipsisType, rehearsal: Rehearsal, tokens: int) -> Verdict:
+def activation_gib_at(answer: Any, rehearsal: Rehearsal, tokens: int) -> Verdict:
     """Check how many GiB of activations one pass needs at another number of video tokens, LoRA merged.
 
     Args:
@@ -119,16 +168,24 @@ def activation_gib_at(answer: float | EllipsisType, rehearsal: Rehearsal, tokens
         tokens: Video tokens of the other size.
     """
     per_token, (at, nbytes) = activation_slope(rehearsal)
-    truth = nbytes + per_token * (tokens - at)
+    known, slope = nbytes / _GIB, per_token / _GIB
+    traps = {
+        known: f"that is at {at:,} tokens.",
+        known + slope * tokens: f"{at:,} tokens are in the first part already; how many more are there?",
+        slope * (tokens - at): f"that is what is added to the activations at {at:,} tokens.",
+        known * (tokens / at) ** 2: "attention's arithmetic grows with the square of the tokens, activations do not.",
+    }
     return check_number(
         answer,
-        truth=round(truth / _GIB, 1),
+        truth=known + slope * (tokens - at),
         what="the size in GiB",
-        why=f"{nbytes / _GIB:.2f} GiB at {at} tokens, and {1000 * per_token / _GIB:.4f} for each 1000 more",
+        why=f"{known:.2f} GiB at {at} tokens, and {1000 * slope:.4f} for each 1000 more",
+        asked=Asked(unit="GiB", to=0.1),
+        hints=Hints(traps=traps, section="section 6", beside={f"at {at:,} tokens": known}),
     )
 
 
-def traced_blocks(answer: int | EllipsisType, rehearsal: Rehearsal) -> Verdict:
+def traced_blocks(answer: Any, rehearsal: Rehearsal) -> Verdict:
     """Check how many different pieces all calls of the transformer in denoising consist of.
 
     Args:
@@ -137,11 +194,23 @@ def traced_blocks(answer: int | EllipsisType, rehearsal: Rehearsal) -> Verdict:
     """
     denoise = rehearsal.calls.filter(pl.col("component") == "transformer", pl.col("merged_trace").is_null())
     segments = denoise.join(rehearsal.segments, on="trace")
+    each = rehearsal.segments.filter(pl.col("trace").is_in(denoise["trace"].unique().implode()))
+    each = each.group_by("trace").agg(pl.len(), pl.col("body").n_unique())
+    traps = {
+        each["body"].min(): "that is one kind of pass; the others have pieces that it has not.",
+        each["body"].max(): "that is the pass with the perturbed block; the others have pieces that it has not.",
+        each["body"].sum(): "pieces of different kinds of pass may be the same piece; count each once.",
+        each["len"].max(): "that is how many pieces one pass runs through; how many of them differ?",
+        segments.height: "that is how many are run; how many differ?",
+        segments["trace"].n_unique(): "that is the number of traces; how many pieces do they have?",
+    }
     return check_number(
         answer,
         truth=segments["body"].n_unique(),
         what="the number of pieces",
         why=f"{segments.height:,} are run in {denoise.height} calls",
+        asked=Asked(unit="pieces"),
+        hints=Hints(traps=traps, section="section 4", beside={"run through in one pass": each["len"].max()}),
     )
 
 
@@ -163,6 +232,13 @@ def video_tokens(shapes: str) -> int:
     6144
     """
     return int(shapes.split("×")[1])
+
+
+def _first_pass_ns(rehearsal: Rehearsal, card: DeviceSpec) -> tuple[int, int]:
+    """Return what the blocks compute in the transformer's first call, one by one and fused."""
+    first = rehearsal.calls.filter(pl.col("component") == "transformer")["trace"][0]
+    own = block_times(rehearsal, card).filter(pl.col("block") >= 0, pl.col("trace") == first)
+    return int(own["device_ns"].sum()), int(own["fused_ns"].sum())
 
 
 def _trace(rehearsal: Rehearsal, trace: int) -> dict[str, int]:

@@ -1,1 +1,1 @@
-"""Bounds: what a plan costs at least and at most on a device, by roofline."""
+"""Bounds: what a plan costs on a device if copies and compute overlap, and if nothing does, by roofline."""

@@ -1,4 +1,4 @@
-"""What a plan costs at least and at most on a device, stage by stage, before anything runs.
+"""What a plan costs on a device, stage by stage, before anything runs: at least, and if nothing overlaps.
 
     limits = bounds(rehearsal, plan, device("RTX 4090"))
     limits.fits, limits.why, limits.tightest
@@ -6,9 +6,9 @@
     limits.stages()
 
 Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
-operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two, where all copying hides behind
-compute, and at most their sum, where nothing does. These are bounds within that model, not predictions: kernels below
-their best throughput and time outside stages come on top of both.
+operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all copying hides
+behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions:
+kernels below their best throughput and time outside stages come on top, so a real run may lie above the ceiling.
 
 Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
 rehearsal saw alive. What torch's allocator holds beyond that is the pool's slack.
@@ -28,6 +28,7 @@ from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import ComponentBytes, footprint
+from reslab.residency._plan._numerics import VaeTiling
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -63,12 +64,12 @@ class Bounds(Compared):
 
     @property
     def floor_ns(self) -> int:
-        """Return the least that the run takes."""
+        """Return what the run takes at least: in each stage all copying hides behind compute."""
         return sum(row.floor_ns for row in self.rows)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return the most that it takes."""
+        """Return what it takes if nothing overlaps; kernels below their best come on top."""
         return sum(row.ceiling_ns for row in self.rows)
 
     @property
@@ -125,21 +126,11 @@ class Bounds(Compared):
         return bounds_html(self)
 
 
-def bounds(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
-    """Bound what a plan costs on a device, in time and memory, for one rehearsed run.
-
-    Args:
-        rehearsal: What the run consists of.
-        plan: Where weights live.
-        device: What it runs on; its free memory is what there is.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default `POOL_SLACK_BYTES` on CUDA.
-
-    Raises:
-        PlanError: The plan places a component or a stage that the rehearsal does not have; it names the nearest.
-    """
+def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
+    """Return the bounds of a plan on a device; `bounds` is the same for names too."""
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
-    compute = compute_by_stage(rehearsal, device, lora)
+    compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
     placed = footprint(plan, work)
     need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
     by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}

@@ -19,9 +19,14 @@ from reslab.residency._plan._workload import Workload
 from reslab.residency._units import gib
 from reslab.stages import freeze
 
-#: What torch's allocator holds beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in sglang's
-#: records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (sglang 0.5.23, perf_baselines/h100.json).
+#: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
+#: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
 POOL_SLACK_BYTES = 2 * 2**30
+#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
+#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
+#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
+POOL_SLACK_SHARE = 0.1
+_POOLED = ("cuda", "xpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +74,16 @@ class Memory:
         return self.fits_device and self.fits_host
 
     @property
+    def missing_device_bytes(self) -> int:
+        """Return the bytes that the device lacks, the allocator's slack included; 0 where it fits."""
+        return max(0, self.peak_bytes + self.slack_bytes - self.free_bytes)
+
+    @property
+    def missing_host_bytes(self) -> int:
+        """Return the bytes that the host lacks; 0 where it fits."""
+        return max(0, self.pinned_bytes + self.pageable_bytes - self.host_bytes)
+
+    @property
     def why(self) -> str:
         """Return in a sentence whether it fits, and where it is tightest."""
         device = (
@@ -97,20 +112,27 @@ def memory(
     stage = max(peaks, key=peaks.__getitem__)
     copies = {} if device.unified else host_bytes(plan, workload)
     pinned, rates = _pinned(copies, placed, device)
-    slack = pool_slack_bytes
-    if slack is None:
-        slack = POOL_SLACK_BYTES if device.kind in ("cuda", "xpu") else 0
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
         peak_stage=stage,
-        slack_bytes=slack,
+        slack_bytes=pool_slack(peaks[stage], device) if pool_slack_bytes is None else pool_slack_bytes,
         free_bytes=device.free_bytes,
         pinned_bytes=pinned,
         pageable_bytes=sum(each.nbytes for each in copies.values()) - pinned,
         host_bytes=device.host_memory_bytes,
         ns_per_byte=rates,
     )
+
+
+def pool_slack(peak_bytes: int, device: DeviceSpec) -> int:
+    """Return what the allocator takes beyond a peak: the smaller of `POOL_SLACK_BYTES` and a tenth of it, on CUDA and XPU.
+
+    >>> from reslab.residency import device
+    >>> [pool_slack(peak * 2**30, device("H100")) / 2**30 for peak in (5, 60)]
+    [0.5, 2.0]
+    """
+    return min(POOL_SLACK_BYTES, round(peak_bytes * POOL_SLACK_SHARE)) if device.kind in _POOLED else 0
 
 
 def _on_device(workload: Workload, placed: Sequence[ComponentBytes], device: DeviceSpec) -> dict[str, int]:

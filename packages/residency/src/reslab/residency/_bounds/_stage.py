@@ -54,12 +54,12 @@ class StageBounds:
 
     @property
     def floor_ns(self) -> int:
-        """Return the least that the stage takes: all copying hides behind compute."""
+        """Return what the stage takes at least: all copying hides behind compute."""
         return max(self.computing_ns, self.copy_ns, self.back_ns)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return the most: nothing hides."""
+        """Return what it takes if nothing overlaps."""
         return self.computing_ns + self.copy_ns + self.back_ns
 
     @property

@@ -28,9 +28,9 @@ def stages(rows: Sequence[StageBounds]) -> pl.DataFrame:
 
 
 def bounds_html(limits: Bounds) -> str:
-    """Return whether it fits, and a row a stage with what it takes at least and at most."""
+    """Return whether it fits, and a row a stage with what it takes at least, and if nothing overlaps."""
     shown = [row for row in limits.rows if row.unknown or row.ceiling_ns]
-    head = ("stage", "at least", "at most", "limited by", "moved", "weights", "activations", "peak")
+    head = ("stage", "at least", "if nothing overlaps", "limited by", "moved", "weights", "activations", "peak")
     title = f"{escape(limits.plan.name)} on {escape(limits.device.name)}"
     notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(limits))
     return f"<p><b>{title}</b>: {escape(limits.why)}</p>{table(head, map(_row, shown))}{notes}"

@@ -6,8 +6,8 @@
 With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" they are gone, and
 calls with the LoRA run on a component of its own, named with "+lora" and of the same size. With
 `weight_dtype="float8"` the blocks of the component that denoises take half the bytes, and `pass_batching="batched"`
-makes one call of a step's passes, whose activations add up. Buffers never leave the device: they count with the
-activations.
+makes one call of a step's passes, whose activations add up. With `vae_tiling="on"` what can compute in tiles does.
+Buffers never leave the device: they count with the activations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._plan._numerics import MERGED, Lora, PassBatching, WeightDtype
+from reslab.residency._plan._numerics import MERGED, Lora, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -36,6 +36,17 @@ def workload(rehearsal: Rehearsal, plan: Plan | None = None) -> Workload:
         plan: Whose choices count; by default those of an empty plan.
     """
     return _Reading(rehearsal=rehearsal, plan=plan or Plan.of()).workload()
+
+
+def traced(*, merged: bool, tiled: bool) -> pl.Expr:
+    """Return which trace a call runs: of its own, with the LoRA merged, or in tiles.
+
+    Args:
+        merged: Whether calls with a LoRA run with it merged.
+        tiled: Whether what can compute in tiles does.
+    """
+    wanted = [name for name, on in (("merged_trace", merged), ("tiled_trace", tiled)) if on]
+    return pl.coalesce(*wanted, "trace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +69,8 @@ class _Reading:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """The calls, with what their traces say of memory."""
-        calls = self.rehearsal.calls
-        if self.merged:
-            calls = calls.with_columns(trace=pl.coalesce("merged_trace", "trace"))
+        tiled = self.plan.numerics.vae_tiling is VaeTiling.ON
+        calls = self.rehearsal.calls.with_columns(trace=traced(merged=self.merged, tiled=tiled))
         peaks = self.rehearsal.traces.select("trace", peak=pl.col("activation_peak_bytes") + pl.col("workspace_bytes"))
         joined = calls.join(peaks, on="trace", how="left", maintain_order="left")
         names = pl.col("registered_name", "component", "method", "guidance_pass").cast(pl.String)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._disk import Paths
+from reslab.residency._engine._checkpoint import Paths
 from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._residency import Residency
@@ -65,8 +65,10 @@ def apply(
             stage once more.
         known: The calls of the run, such as `workload(rehearsal)`; by default the first run finds them out.
         blocks: Paths or the class of a component's blocks, by component; by default they are found.
-        files: Safetensors files of components that the plan has on disk; what has none is written to a temporary
-            folder.
+        files: Safetensors files by component, with its state dictionary's names. A component whose weights are on meta,
+            without values, gets them from there: streamed where the plan has it on disk, else read into host memory,
+            block by block; on leaving it is without values again. Of a component with values the files are what it
+            streams from, if the plan has it on disk; what has none is written to a temporary folder.
 
     Returns:
         A context manager. Entering refuses (PlanError, ResidencyError) what cannot be carried out, and moves nothing.

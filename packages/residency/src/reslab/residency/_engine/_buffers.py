@@ -15,7 +15,7 @@ storage of its own, so saving one never writes the others.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,11 +26,14 @@ CPU_BOUNDARY, ACCELERATOR_BOUNDARY = 64, 256
 #: Memory of this process alone, which may be backed by huge pages; Windows knows nothing else.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
+_NONE: Mapping[int, torch.nn.Parameter] = {}
+
 
 class Piece(NamedTuple):
     """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included.
 
     `host_offset` is another one where an earlier parameter is the same memory: that is where it lies on the host.
+    `is_unknown` says that the parameter stands for one on meta, whose value is in a file.
     """
 
     parameter: torch.nn.Parameter
@@ -40,11 +43,21 @@ class Piece(NamedTuple):
     size: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype
+    is_unknown: bool = False
 
     @property
     def nbytes(self) -> int:
         """Return the bytes that it takes."""
         return self.elements * self.dtype.itemsize
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Tell whether it lies in memory as it does in a file."""
+        return torch.empty_strided(self.size, self.stride, device="meta").is_contiguous()
+
+    def within(self, buffer: torch.Tensor) -> torch.Tensor:
+        """Return its bytes, uint8 (nbytes,), in the buffer of its unit."""
+        return buffer[self.offset : self.offset + self.nbytes]
 
 
 class Layout(NamedTuple):
@@ -65,11 +78,13 @@ class Part(Protocol):
 class Source(Protocol):
     """Where a unit's weights are while they are not on the device."""
 
-    #: A tensor for each piece, to be read only.
-    tensors: tuple[torch.Tensor, ...]
     #: Bytes of host memory that it holds, and what of them is pinned.
     host_bytes: int
     pinned_bytes: int
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Return a tensor for each piece, to be read only."""
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
         """Return what is copied where, for the unit to lie in a target, uint8 (at least nbytes,)."""
@@ -83,7 +98,9 @@ def boundary(device: torch.device) -> int:
     return CPU_BOUNDARY if device.type == "cpu" else ACCELERATOR_BOUNDARY
 
 
-def lay_out(parameters: Iterable[torch.nn.Parameter], *, boundary: int) -> Layout:
+def lay_out(
+    parameters: Iterable[torch.nn.Parameter], *, boundary: int, unknown: Mapping[int, torch.nn.Parameter] = _NONE
+) -> Layout:
     """Return how parameters lie in one buffer, each in a place of its own.
 
     Those that are the same memory move as if they were not, as weights that were drawn once for several layers are to
@@ -92,15 +109,21 @@ def lay_out(parameters: Iterable[torch.nn.Parameter], *, boundary: int) -> Layou
     >>> layer = torch.nn.Linear(3, 5)
     >>> [(piece.offset, piece.nbytes) for piece in lay_out(layer.parameters(), boundary=64).pieces]
     [(0, 60), (64, 20)]
+
+    Args:
+        parameters: In the order in which they lie.
+        boundary: Where each begins, in bytes.
+        unknown: The parameters on meta that others of these stand for, by the identity of those.
     """
     pieces: list[Piece] = []
     places: dict[object, int] = {}
     end = weight_bytes = 0
     for parameter in parameters:
-        offset, elements = -(-end // boundary) * boundary, _span(parameter)
+        like = unknown.get(id(parameter), parameter)
+        offset, elements = -(-end // boundary) * boundary, _span(like)
         first = places.setdefault(memory_key(parameter), offset)
-        kind = parameter.shape, parameter.stride(), parameter.dtype
-        pieces.append(piece := Piece(parameter, offset, first, elements, *kind))
+        kind = like.shape, like.stride(), like.dtype
+        pieces.append(piece := Piece(parameter, offset, first, elements, *kind, like is not parameter))
         if piece.nbytes:
             end, weight_bytes = offset + piece.nbytes, weight_bytes + piece.nbytes
     return Layout(tuple(pieces), end, weight_bytes)
@@ -155,8 +178,12 @@ class HostBuffer:
 
     def fill_from(self, tensors: Iterable[torch.Tensor]) -> None:
         """Copy the weights from other tensors, one for each piece, to the places that they move from."""
-        for piece, tensor, own in zip(self._layout.pieces, tensors, views(self._bytes, self._layout), strict=True):
-            own.as_strided((piece.elements,), (1,)).copy_(tensor.as_strided((piece.elements,), (1,)))
+        for piece, tensor in zip(self._layout.pieces, tensors, strict=True):
+            self.put(piece, tensor)
+
+    def put(self, piece: Piece, tensor: torch.Tensor) -> None:
+        """Copy one weight, which lies as its piece says, to the place that it moves from."""
+        piece.within(self._bytes).view(piece.dtype).copy_(tensor.as_strided((piece.elements,), (1,)))
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
         """Return that it is copied in one piece."""

@@ -14,6 +14,8 @@ from reslab.residency._engine import _absent
 from reslab.residency._engine._adapted import Adapted
 from reslab.residency._engine._blocks import entries, find_blocks
 from reslab.residency._engine._buffers import boundary, lay_out, memory_key
+from reslab.residency._engine._checkpoint import Checkpoint, names
+from reslab.residency._engine._stand_ins import StandIns
 from reslab.residency._engine._unit import Shared, Unit
 from reslab.residency._plan._keep import OUTSIDE
 from reslab.residency._plan._workload import ComponentSize
@@ -36,6 +38,7 @@ class Component:
         watcher: Asked before a unit is used.
         blocks: Names of its blocks, see `find_blocks`; None finds them.
         merges: Whether a LoRA is merged into a copy: then what it adds is not managed, and what it reaches comes first.
+        checkpoint: What its files hold, for what of it has no values; None for no files.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Component:
         watcher: Watcher,
         blocks: str | Sequence[str] | None = None,
         merges: bool = False,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.name, self.module, self._device, self.watcher, self._merges = name, module, device, watcher, merges
         #: The component whose parameters these are, and as what its calls are seen now: itself, or a merged copy.
@@ -62,6 +66,7 @@ class Component:
         self._own: dict[int, tuple[int, ...]] = {}
         self._unit_of: dict[int, Unit] = {}
         self._watches: list[Subscription] = []
+        self._checkpoint, self._stand_ins = checkpoint, StandIns(device)
 
     @property
     def size(self) -> ComponentSize:
@@ -72,9 +77,9 @@ class Component:
         )
 
     @property
-    def names(self) -> Mapping[int, str]:
-        """Return the names of its parameters by their identity."""
-        return {id(parameter): name for name, parameter in self.module.named_parameters()}
+    def names(self) -> Mapping[int, tuple[str, ...]]:
+        """Return the names of its parameters, all that each has, by their identity."""
+        return names(self.module)
 
     @property
     def _writes(self) -> int:
@@ -87,6 +92,8 @@ class Component:
             put_back: Gives units back before they are forgotten.
             shared: Sources by what memory the weights are; for modules that share it.
         """
+        if self._checkpoint is not None:
+            self._stand_ins.install(self.module, self._checkpoint)
         parameters = tuple(map(id, self.module.parameters()))
         if self._known == (parameters, self._writes):
             return False
@@ -111,7 +118,11 @@ class Component:
         """Be in nobody's place; only a merged copy ever is."""
 
     def close(self) -> None:
-        """Remove every hook and attribute."""
+        """Remove every hook and attribute, and leave without values what came without."""
+        self._unwatch()
+        self._stand_ins.put_back()
+
+    def _unwatch(self) -> None:
         while self._watches:
             self._watches.pop().close()
 
@@ -142,11 +153,11 @@ class Component:
 
     def _unit(self, number: int, parameters: Sequence[torch.nn.Parameter], shared: dict[object, Shared]) -> Unit:
         key = tuple(map(memory_key, parameters))
-        layout = lay_out(parameters, boundary=boundary(self._device))
+        layout = lay_out(parameters, boundary=boundary(self._device), unknown=self._stand_ins.unknown)
         return Unit(self.name, number, layout, shared.setdefault(key, Shared()) if key else Shared(), self._device)
 
     def _watch(self) -> None:
-        self.close()
+        self._unwatch()
         for number, block in enumerate(self.blocks):
             for entry in entries(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]

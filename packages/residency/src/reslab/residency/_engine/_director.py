@@ -145,7 +145,7 @@ class Director:
         self._mover.heal()
         unit = component.units[OUTSIDE if number == WHOLE else number]
         if self.stage is None:
-            if unit.where in (Where.AWAY, Where.ARRIVING):
+            if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_here):
                 raise WeightsAbsent(
                     f"the weights of {unit.name!r} are not on the device: no stage is under way; call it inside "
                     "pipeline.run(…), or leave the residency's `with` block first"

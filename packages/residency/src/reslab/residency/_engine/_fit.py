@@ -20,6 +20,8 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload, check_plan
 from reslab.residency._units import size_text
 
+_ON_META = "on meta, without values; give the safetensors files that have them as files={…}, or load it first"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -132,20 +134,24 @@ def check_executable(plan: Plan, workload: Workload) -> None:
             )
 
 
-def check_modules(modules: Mapping[str, torch.nn.Module]) -> None:
+def check_modules(modules: Mapping[str, torch.nn.Module], files: Mapping[str, Any]) -> None:
     """Refuse modules whose weights cannot be moved beneath them.
+
+    Args:
+        modules: By name.
+        files: The components whose files are known, by name: those need no values.
 
     Raises:
         ResidencyError: Naming the component, what is in the way, and what to do.
     """
     for name, module in modules.items():
         for path, part in module.named_modules():
-            if (problem := _problem(part)) is not None:
+            if (problem := _problem(part, name in files)) is not None:
                 raise ResidencyError(f"{name}{'.' if path else ''}{path} {problem}")
     _check_shared(modules)
 
 
-def _problem(module: torch.nn.Module) -> str | None:
+def _problem(module: torch.nn.Module, has_files: bool) -> str | None:
     if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
         return (
             "is compiled by torch.compile, which keeps addresses of weights; apply the plan to the module before that"
@@ -159,14 +165,17 @@ def _problem(module: torch.nn.Module) -> str | None:
     if "_hf_hook" in module.__dict__:
         return "is moved by accelerate already; call remove_all_hooks() on the pipeline first"
     for name, parameter in module._parameters.items():
-        if parameter is not None and (problem := _tensor_problem(parameter)) is not None:
+        if parameter is not None and (problem := _tensor_problem(parameter, has_files)) is not None:
             return f"has a weight {name!r} {problem}"
+    for name, buffer in module._buffers.items():
+        if buffer is not None and buffer.is_meta and not has_files:
+            return f"has a buffer {name!r} {_ON_META}"
     return None
 
 
-def _tensor_problem(parameter: torch.nn.Parameter) -> str | None:
-    if parameter.is_meta:
-        return "on meta, without values; load or materialize it first"
+def _tensor_problem(parameter: torch.nn.Parameter, has_files: bool) -> str | None:
+    if parameter.is_meta and not has_files:
+        return _ON_META
     quantised: Any = parameter.is_quantized or type(parameter.data) is not torch.Tensor
     if quantised or type(parameter) is not torch.nn.Parameter or parameter.layout is not torch.strided:
         kind = type(parameter).__name__ if type(parameter) is not torch.nn.Parameter else type(parameter.data).__name__

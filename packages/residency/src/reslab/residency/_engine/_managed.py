@@ -67,7 +67,10 @@ class Managed:
         modules = self._modules()
         check_weights(self._pipeline.components, plan)
         _check_aliases(self._aliases, plan)
-        check_modules(modules)
+        check_modules(modules, self._setting.files)
+        for name, module in modules.items():
+            known = self._components.get(name)
+            self._sources.disk.checkpoint(name).check(module, only_unknown=known is not None and known.module is module)
         check_choices(plan, modules)
         for name in [name for name, own in self._components.items() if modules.get(own.base.name) is not own.module]:
             self._forget(self._components.pop(name))
@@ -140,6 +143,7 @@ class Managed:
             watcher=self._watcher,
             blocks=self._setting.blocks.get(name),
             merges=merges,
+            checkpoint=self._sources.disk.checkpoint(name) if name in self._setting.files else None,
         )
 
     def _see_merged(self, base: Component) -> None:

@@ -13,11 +13,9 @@ import torch
 
 from reslab.residency._engine._adapted import Adapted
 from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Source, memory_key
-from reslab.residency._engine._disk import Disk
+from reslab.residency._engine._disk import Disk, Pin
 from reslab.residency._engine._unit import Front, Shared, Unit, Where
 from reslab.stages import Kind, Observer
-
-Pin = Callable[[torch.Tensor], Callable[[], None]]
 
 
 class MergedUnit(Unit):
@@ -100,8 +98,7 @@ class MergedUnit(Unit):
         return MergedSource(own, base) if isinstance(base, HostBuffer) else own
 
     def _on_disk(self, disk: Disk) -> Source:
-        rest = self._base.source.tensors[len(self._reached) :]
-        return disk.keep(self.layout, self._merged(), rest)
+        return disk.keep(self.layout, self._merged(), self._base.source)
 
 
 class MergedSource:

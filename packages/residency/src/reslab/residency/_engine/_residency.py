@@ -28,6 +28,7 @@ from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._script import Script
 from reslab.residency._engine._setting import Setting, Sources
 from reslab.residency._engine._told import check_names
+from reslab.residency._engine._unit import without_values
 from reslab.residency._engine._view import View
 from reslab.residency._engine._written import explain
 from reslab.residency._plan._leaner import leaner
@@ -90,9 +91,10 @@ class Residency(View):
         """Put everything back as it was before; after an interrupt, closing again goes on where it stopped."""
         self._director.stage = None
         self._mover.clear()
+        units = list(self._mover.units)
         with masked():
             self._remove()
-        if (lost := self._mover.told_lost()) is not None:
+        for lost in filter(None, (self._mover.told_lost(), without_values(units))):
             self._director.notes.append(lost)
             logger.warning(lost)
 

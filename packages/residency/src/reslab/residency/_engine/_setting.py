@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._buffers import HostBuffer, Source
-from reslab.residency._engine._disk import Disk, Paths
+from reslab.residency._engine._buffers import Source
+from reslab.residency._engine._checkpoint import Paths
+from reslab.residency._engine._disk import Disk, Names
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._lanes import CopyLane, ThreadLane
 from reslab.residency._engine._merged_unit import MergedUnit
@@ -74,12 +75,12 @@ class Sources:
         for (component, _stage), placement in plan.placements.items():
             kinds.setdefault(component, set()).add(placement.kind)
         self._kinds = kinds
-        self.names: dict[str, Mapping[int, str]] = {}
+        self.names: dict[str, Names] = {}
 
     @property
     def reads_disk(self) -> bool:
-        """Tell whether anything is on disk."""
-        return any(Kind.DISK in kinds for kinds in self._kinds.values())
+        """Tell whether anything is read from disk."""
+        return bool(self._setting.files) or any(Kind.DISK in kinds for kinds in self._kinds.values())
 
     def make(self, unit: Unit) -> Source:
         """Return where the weights of a unit wait from now on, copied there."""
@@ -88,9 +89,8 @@ class Sources:
         pin = _accelerator.pinner(self._setting.device) if is_pinned else None
         if isinstance(unit, MergedUnit):
             return unit.make(pin=pin, disk=self.disk if Kind.DISK in kinds else None)
-        if Kind.DISK in kinds:
-            return self.disk.source(unit.component, unit.layout, self.names[unit.component])
+        names = self.names[unit.component]
         with torch.inference_mode(False), torch.no_grad():
-            memory = HostBuffer(unit.layout, pin=pin)
-            memory.fill()
-        return memory
+            if Kind.DISK in kinds or (kinds == {Kind.RESIDENT} and unit.has_unknown):
+                return self.disk.source(unit.component, unit.layout, names)
+            return self.disk.memory(unit.component, unit.layout, names, pin=pin)

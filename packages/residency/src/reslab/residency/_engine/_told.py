@@ -8,12 +8,14 @@ check_weights(components, plan)                  # before every run
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from reslab.residency._engine._disk import Paths, paths
+from reslab.residency._engine._checkpoint import Paths, paths
 from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._plan._placement import PlanError
@@ -61,8 +63,8 @@ def check_names(components: Mapping[str, Any], blocks: Mapping[str, Any], files:
         if unknown := next((name for name in told if name not in components), None):
             raise ResidencyError(f"{what} names {unknown!r}, which is not there; {nearest(unknown, components)}")
     for path in (path for told in files.values() for path in paths(told)):
-        if not path.is_file():
-            raise ResidencyError(f"there is no file {str(path)!r}; name the safetensors files that are there")
+        if not Path(path).is_file():
+            raise ResidencyError(f"there is no file {os.fspath(path)!r}; name the safetensors files that are there")
 
 
 def check_weights(components: Mapping[str, Any], plan: Plan) -> None:

@@ -7,14 +7,14 @@ interrupted half-way is healed by pointing once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from reslab.residency._engine import _absent
-from reslab.residency._engine._buffers import HostBuffer, Layout, Source, memory_key, views
+from reslab.residency._engine._buffers import HostBuffer, Layout, Piece, Source, memory_key, views
 from reslab.residency._engine._lanes import Ticket
 from reslab.residency._engine._written import Mark, fits, marks, outdate, written
 from reslab.residency._plan._keep import OUTSIDE
@@ -84,6 +84,8 @@ class Unit:
         self._marks: tuple[Mark, ...] = ()
         #: Weights that somebody has written and that were kept.
         self.writes = 0
+        #: Values that were known before, copied when it is put back beside others that were not.
+        self._known: tuple[torch.Tensor, ...] = ()
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
 
     @property
@@ -118,15 +120,23 @@ class Unit:
         return (self,)
 
     @property
+    def has_unknown(self) -> bool:
+        """Tell whether some of its weights had no values before: their values are in files."""
+        return any(piece.is_unknown for piece in self.layout.pieces)
+
+    @property
     def is_managed(self) -> bool:
         """Tell whether its parameters hold something else than they held before."""
         return self.where is not Where.UNTOUCHED
 
     def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
         """Return the whole of a weight that is absent, None where it is not."""
-        if self.is_front and self.where in (Where.UNTOUCHED, Where.DEVICE):
+        piece = self.layout.pieces[place := self.by_parameter[id(parameter)]]
+        if self.is_front and self.where is Where.UNTOUCHED:
+            return _on_meta(piece) if piece.is_unknown else None
+        if self.is_front and self.where is Where.DEVICE:
             return None
-        return self.source.tensors[self.by_parameter[id(parameter)]]
+        return self.source.tensors[place]
 
     def adopt(self, make: Callable[[Unit], Source]) -> None:
         """Let the weights lie in a source, and be absent; the memory that they were in is given up."""
@@ -204,12 +214,23 @@ class Unit:
         """Let the parameters hold their weights in host memory, as if nothing had managed them."""
         if self.where is Where.UNTOUCHED and self.shared.source is None:
             return
-        if self.shared.source is not None:
+        if self.shared.source is not None and self.has_unknown:
+            self._drop_source()
+        elif self.shared.source is not None:
             self._in_host_memory()
         self.where = Where.UNTOUCHED
         self.show()
         for piece in self.layout.pieces:
-            _together[piece.parameter] = True
+            _together[piece.parameter] = not piece.is_unknown
+
+    def _drop_source(self) -> None:
+        """Give up the source, but for the values that were known before."""
+        pieces = zip(self.layout.pieces, self.source.tensors, strict=True)
+        self._known = tuple(
+            _absent.empty(piece.dtype, self._device) if piece.is_unknown else tensor.clone() for piece, tensor in pieces
+        )
+        self.source.close()
+        self.shared.source = None
 
     def _in_host_memory(self) -> HostBuffer:
         """Have the source be memory, and return it."""
@@ -222,7 +243,7 @@ class Unit:
         return self.source
 
     def _originals(self) -> tuple[torch.Tensor, ...]:
-        return self.source.tensors if self.shared.source is not None else ()
+        return self.source.tensors if self.shared.source is not None else self._known
 
     def _on_device(self) -> tuple[torch.Tensor, ...]:
         assert self.buffer is not None
@@ -245,3 +266,18 @@ class Unit:
 
     def __repr__(self) -> str:
         return f"Unit({self.name!r}, {self.where})"
+
+
+def without_values(units: Iterable[Unit]) -> str | None:
+    """Return in a sentence whose writes went with the values that a residency had brought, None where none did."""
+    names = dict.fromkeys(unit.component for unit in units if unit.has_unknown and unit.writes)
+    if not names:
+        return None
+    return (
+        f"{', '.join(map(repr, names))} came without values and is left without them, so what was written into its "
+        "weights is lost; load it before apply to keep that"
+    )
+
+
+def _on_meta(piece: Piece) -> torch.Tensor:
+    return torch.empty_strided(piece.size, piece.stride, dtype=piece.dtype, device="meta")

@@ -2,6 +2,10 @@
 
     preset("diffusers model offload", rehearsal)
     presets()                                     # every name, with its sentence
+    preset("streaming", rehearsal, device="RTX 4090")    # with as many blocks kept as that card has room for
+
+Those of `SURVEYED` are what `survey` tries, in this order; each also with the VAE decoding in tiles, which is another
+choice of bits and comes last.
 
 Sources. diffusers 0.42.1: `DiffusionPipeline.enable_model_cpu_offload` (accelerate's CpuOffload hooks, which move a
 whole model with `.to`, back as well), `hooks/group_offloading.py` (without a stream blocks are moved back with `.to`,
@@ -14,11 +18,21 @@ is `reslab.ltx2.reference_decision`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reslab.residency._plan._decisions import DecidedBy
-from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until, layerwise, resident, swap
+from reslab.residency._plan._placement import (
+    Granularity,
+    Kind,
+    Placement,
+    PlanError,
+    Until,
+    disk,
+    layerwise,
+    resident,
+    swap,
+)
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
@@ -28,6 +42,7 @@ from reslab.residency._units import nearest
 LIGHTRICKS_STREAMS = ("text_encoder", "transformer")
 #: Components that the reference streams layer by layer unless told otherwise.
 _REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")
+_AS_MANY = "as many blocks stay as the device has room for"
 _BATCHED_FLOAT8 = {"lora": "merged", "numerics.pass_batching": "batched", "numerics.weight_dtype": "float8"}
 
 
@@ -38,6 +53,7 @@ class Preset:
     doc: str
     place: Callable[[str, int], Placement]  # of a component's name and number of blocks
     other: Mapping[str, Any]
+    own: Callable[..., Placement] | None = None  # of the one component that keeps `resident` blocks, where one does
 
 
 def presets() -> dict[str, str]:
@@ -56,14 +72,57 @@ def preset_choices(name: str) -> Mapping[str, Any]:
     return _PRESETS[name].other
 
 
-def preset_plan(name: str, workload: Workload, settings: Settings | Mapping[str, Any] | None) -> Plan:
-    """Return the plan that a preset makes for the components of a workload, passing over what a person set."""
+def preset_plan(
+    name: str,
+    workload: Workload,
+    settings: Settings | Mapping[str, Any] | None,
+    *,
+    component: str | None = None,
+    kept: int | None = None,
+) -> Plan:
+    """Return the plan that a preset makes for the components of a workload, passing over what the user set.
+
+    Args:
+        name: The preset.
+        workload: Whose components are placed.
+        settings: What the user set.
+        component: Which one keeps blocks, where the preset lets one; by default `main_component`.
+        kept: How many; by default none.
+
+    Raises:
+        PlanError: There is no such component with blocks; it names the nearest.
+    """
     other, chosen = preset_choices(name), _PRESETS[name]
-    places = {
-        component: chosen.place(component, len(size.block_bytes)) for component, size in workload.components.items()
-    }
-    plan = Plan.of(settings, name=name)
-    return plan.decide({**places, **other}, by=DecidedBy.RULE, why=f"preset: {chosen.doc}")
+    places = {each: chosen.place(each, len(size.block_bytes)) for each, size in workload.components.items()}
+    main = main_component(workload, component)
+    if chosen.own is not None and main is not None:
+        places[main] = chosen.own()
+    plan = Plan.of(settings, name=name).decide({**places, **other}, by=DecidedBy.RULE, why=f"preset: {chosen.doc}")
+    if chosen.own is None or main is None or kept is None:
+        return plan
+    return plan.decide({main: chosen.own(resident=kept)}, by=DecidedBy.RULE, why=_AS_MANY)
+
+
+def main_component(workload: Workload, component: str | None = None) -> str | None:
+    """Return which component keeps blocks: the named one, else "transformer", else the heaviest; None has no blocks.
+
+    Raises:
+        PlanError: The named one has no blocks, or does not exist; it names the nearest.
+    """
+    streams = {name: size for name, size in workload.components.items() if size.block_bytes}
+    if component is not None and component not in streams:
+        raise PlanError(
+            f"there is no component {component!r} with blocks that could stream; {nearest(component, streams)}"
+        )
+    if component is not None or not streams:
+        return component
+    return max(streams, key=lambda name: (name == "transformer", streams[name].weight_bytes))
+
+
+def keeps_blocks(name: str) -> bool:
+    """Tell whether a preset lets one component keep as many blocks as fit."""
+    preset_choices(name)
+    return _PRESETS[name].own is not None
 
 
 def _everywhere(placement: Placement) -> Callable[[str, int], Placement]:
@@ -79,7 +138,7 @@ def _lightricks(kind: Kind) -> Callable[[str, int], Placement]:
     return lambda component, blocks: streamed if blocks and component.startswith(LIGHTRICKS_STREAMS) else whole
 
 
-_PRESETS: Mapping[str, Preset] = {
+_OWN: Mapping[str, Preset] = {
     "all resident": Preset(
         doc="Everything on the device from beginning to end.", place=_everywhere(resident()), other={}
     ),
@@ -92,6 +151,19 @@ _PRESETS: Mapping[str, Preset] = {
         doc="Blocks stream from host memory, one ahead; what has no blocks is there from its first stage to its last.",
         place=lambda component, blocks: layerwise() if blocks else swap(),
         other={},
+        own=layerwise,
+    ),
+    "streaming, others from disk": Preset(
+        doc="The blocks of one component stream from host memory, those of all others from disk.",
+        place=lambda component, blocks: disk() if blocks else swap(),
+        other={},
+        own=layerwise,
+    ),
+    "streaming from disk": Preset(
+        doc="Blocks stream from disk; host memory has a window of them, and what has no blocks.",
+        place=lambda component, blocks: disk() if blocks else swap(),
+        other={},
+        own=disk,
     ),
     "diffusers model offload": Preset(
         doc="Each model is moved whole when it is called, and copied back when the next one is.",
@@ -141,3 +213,15 @@ _PRESETS: Mapping[str, Preset] = {
         other={"lora": "merged"},
     ),
 }
+
+#: What `survey` tries, in the order of what they keep on the device.
+SURVEYED = ("all resident", "swap", "streaming", "streaming, others from disk", "streaming from disk")
+#: Ends the name of a preset with which the VAE decodes in tiles.
+TILED = ", decoding in tiles"
+_TILED = {
+    f"{name}{TILED}": replace(
+        _OWN[name], doc=f"{_OWN[name].doc} The VAE decodes in tiles.", other={"numerics.vae_tiling": "on"}
+    )
+    for name in SURVEYED
+}
+_PRESETS: Mapping[str, Preset] = _OWN | _TILED

@@ -2,7 +2,8 @@
 
 A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model
 reads a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it
-from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged.
+from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a call of a component
+that can compute in tiles and does not, as it runs and in tiles.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ class Traced:
 
 
 class Call(NamedTuple):
-    """One component call: its distinct trace, the one with a merged LoRA, its shapes, and what was alive before."""
+    """One component call: its trace, those with a merged LoRA and in tiles, its shapes, and what was alive before."""
 
     trace: int
     merged_trace: int | None
+    tiled_trace: int | None
     shapes: str
     live_bytes: int
 
@@ -65,6 +67,7 @@ class _Method(NamedTuple):
 class _Known(NamedTuple):
     trace: int
     merged_trace: int | None
+    tiled_trace: int | None
     shapes: str
     result: Template
 
@@ -98,7 +101,7 @@ class Calls:
                 return original(*args, **kwargs)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
-            self.told(Call(known.trace, known.merged_trace, known.shapes, live))
+            self.told(Call(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
@@ -130,11 +133,32 @@ class Calls:
             with _lora.switched_off(about.adapted):
                 self._traced(about, name, shapes, "merged", given)
             merged = len(self.traced) - 1
+        tiled = self._in_tiles(about, name, shapes, given)
         result = self._traced(about, name, shapes, "dynamic" if lora else "none", given)
         self.phantoms.paused = True
         template = Template(result, inputs)
         self.phantoms.paused = False
-        return _Known(len(self.traced) - 1, merged, shapes, template), result
+        number = len(self.traced) - 1
+        if tiled is not None and self.traced[tiled].segments == self.traced[number].segments:
+            del self.traced[tiled]
+            number, tiled = number - 1, None
+        return _Known(number, merged, tiled, shapes, template), result
+
+    def _in_tiles(self, about: _Method, name: str, shapes: str, given: Any) -> int | None:
+        """Trace a call in tiles and return the trace's number; None of what has no such choice, or is in tiles already.
+
+        Only encoding and decoding are ever done in tiles. A size at which a model cannot do that has no such choice.
+        """
+        if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
+            return None
+        about.owner.use_tiling = True  # type: ignore[assignment]
+        try:
+            self._traced(about, name, shapes, "none", given)
+        except Exception:  # the run itself is not in tiles, so whatever ails them is no reason to refuse it
+            return None
+        finally:
+            about.owner.use_tiling = False  # type: ignore[assignment]
+        return len(self.traced) - 1
 
     def _traced(self, about: _Method, name: str, shapes: str, lora: str, given: Any) -> Any:
         outside, trace = self.phantoms.record, Trace(self.liveness)

@@ -61,7 +61,14 @@ def load(path: str | os.PathLike[str]) -> Rehearsal:
             f"{SCHEMA_VERSION}; rehearse again"
         )
     frames = {name: _frame(metadata[f"{_META}.{name}"]) for name in SCHEMAS if name != "calls"}
-    return Rehearsal(calls=calls, **frames, meta=content["meta"])
+    return Rehearsal(calls=_with_tiling(calls), **frames, meta=content["meta"])
+
+
+def _with_tiling(calls: pl.DataFrame) -> pl.DataFrame:
+    """Return the calls with their column of tiled traces, which older files do not have: nothing is known of tiles."""
+    if "tiled_trace" in calls.columns:
+        return calls
+    return calls.with_columns(tiled_trace=pl.lit(None, pl.Int64)).select(*SCHEMAS["calls"])
 
 
 def _frame(text: str) -> pl.DataFrame:

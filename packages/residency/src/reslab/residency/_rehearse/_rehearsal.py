@@ -108,8 +108,9 @@ class Rehearsal(Compared):
 
     def __repr__(self) -> str:
         name = self.meta.get("pipeline", "pipeline")
+        distinct = self.traces.height - self.calls["tiled_trace"].n_unique() + self.calls["tiled_trace"].has_nulls()
         return (
-            f"Rehearsal({name!r}: {self.calls.height} calls, {self.traces.height} of them distinct, "
+            f"Rehearsal({name!r}: {self.calls.height} calls, {distinct} of them distinct, "
             f"{self.total_flops / 1e15:.3g} PFLOP, {self.weight_bytes / 2**30:.2f} GiB of weights)"
         )
 

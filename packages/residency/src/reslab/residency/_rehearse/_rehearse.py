@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from reslab.profiler import request_facts
 from reslab.residency._anatomy import Anatomy
 from reslab.residency._rehearse import _frames
 from reslab.residency._rehearse._calls import Calls
@@ -133,14 +134,16 @@ def _results_as_tensors(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[
 
 
 def _meta(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {name: value for name, value in request.items() if not any(word in name for word in _PRIVATE)}
-    plain = {name: value for name, value in facts.items() if isinstance(value, (bool, int, float, str, type(None)))}
+    plain = {
+        name: value for name, value in request.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
+    facts = request_facts({name: value for name, value in plain.items() if not any(word in name for word in _PRIVATE)})
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
     return {
         "schema_version": SCHEMA_VERSION,
         "pipeline": pipeline.name,
         "settings": _plain(pipeline.settings),
-        "request": plain,
+        "request": facts,
         "image": request.get("image") is not None,
         "versions": versions,
     }

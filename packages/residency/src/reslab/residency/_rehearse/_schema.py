@@ -48,6 +48,7 @@ CALLS: Schema = {
     "guidance_pass": pl.Categorical,  # null outside
     "trace": pl.Int64,
     "merged_trace": pl.Int64,  # the same call with the LoRA merged into the weights; null where none is active
+    "tiled_trace": pl.Int64,  # the same call in tiles; null where there is no such choice, or it changes nothing
     "shapes": pl.Categorical,  # of the arguments
     "live_bytes": pl.Int64,  # of values held outside components when the call began, its arguments among them
 }

@@ -57,5 +57,4 @@ class Stand:
         passes = [name for kind, name, _index in self._within if kind == Kind.PASS]
         stage = self._stage.profile_name, self._stage.registered_name, self._stage.stage_class
         where = self.component, text.rpartition(".")[2], steps[-1] if steps else None, passes[-1] if passes else None
-        which = call.trace, call.merged_trace, call.shapes, call.live_bytes
-        self.calls.append((len(self.calls), *stage, *where, *which))
+        self.calls.append((len(self.calls), *stage, *where, *call))

@@ -57,7 +57,7 @@ def beside(limits: Bounds, profile: Profile) -> pl.DataFrame:
     """Return a row a stage that computes or copies: the columns of `BESIDE`; of several runs their mean.
 
     Args:
-        limits: What the plan costs at least and at most, on the device that it ran on.
+        limits: The bounds of the plan on the device that it ran on.
         profile: Of runs under that plan.
 
     Raises:
@@ -84,7 +84,7 @@ def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataF
     It names no person, path or prompt: the request without what is private, the device, the versions.
 
     Args:
-        limits: What the plan costs at least and at most, on the device that it ran on.
+        limits: The bounds of the plan on the device that it ran on.
         profile: Of runs under that plan.
         rehearsal: What was bounded.
     """

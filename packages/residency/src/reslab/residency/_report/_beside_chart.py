@@ -76,4 +76,7 @@ def _caption(rows: pl.DataFrame) -> str:
         f"{row['plan']}: {row['measured_s']:.2g} s, bounds {row['floor_s']:.2g} to {row['ceiling_s']:.2g}"
         for row in sums.rows(named=True)
     ]
-    return f"Bands are the bounds, points what was measured; all stages together, {'; '.join(told)}."
+    return (
+        "Bands go from the floor to what it takes if nothing overlaps, points are what was measured; all stages "
+        f"together, {'; '.join(told)}."
+    )

@@ -1,9 +1,9 @@
-"""The bounds of a plan, stage by stage: from the least that a stage takes to the most.
+"""The bounds of a plan, stage by stage: at least, and if nothing overlaps.
 
     bounds_chart(bounds(rehearsal, plan, card).stages())
 
 The full bar is the floor, where every copy hides behind compute; its outline goes on to the ceiling, where none does.
-So the hollow part is what overlapping can win at most, and the colour says what the floor is bound by.
+So the hollow part is all that overlapping can win, and the colour says what the floor is bound by.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def bounds_chart(stages: pl.DataFrame) -> Figure:
-    """Draw the least and the most that each stage takes.
+    """Draw what each stage takes at least, and if nothing overlaps.
 
     Args:
         stages: What `Bounds.stages` returns.
@@ -69,6 +69,7 @@ def _caption(stages: pl.DataFrame) -> str:
     floor, ceiling = (float(stages[name].sum()) / 1e9 for name in ("floor_ns", "ceiling_ns"))
     most = stages.sort("ceiling_ns", descending=True).row(0, named=True)
     return (
-        f"The run takes at least {_seconds(floor)} and at most {_seconds(ceiling)}, most of it in {most['stage']}: "
+        f"The run takes at least {_seconds(floor)}, and {_seconds(ceiling)} if nothing overlaps, most of it in "
+        f"{most['stage']}: "
         "bounds by roofline, not predictions."
     )

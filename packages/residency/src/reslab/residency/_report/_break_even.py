@@ -5,9 +5,11 @@
     survey(rehearsals, devices)        # card × size: what fits, and what it costs
 
 A component whose blocks all stream costs, a forward, the longer of its compute and its copies: more tokens mean more
-compute for the same bytes. Compute is by roofline, in two readings: operations one by one, and as if everything but
-matrix products, convolutions and attention were fused away (`fused`). The truth of a run lies between them: bounds, not
-predictions. Keeping k of n blocks leaves (n − k)/n of the copies, so that ⌈n·(1 − compute ÷ copy)⌉ blocks make it free.
+compute for the same bytes. Both are as `bounds` has them: compute is the longer of the device's time by roofline and
+the host's for issuing the operations, and a distilled LoRA that is added on the fly moves with its blocks. The device's
+time has two readings: operations one by one, as diffusers runs them, and as if everything but matrix products,
+convolutions and attention were fused away (`fused`). Most runs lie between them: bounds, not predictions. Keeping k of
+n blocks leaves (n − k)/n of the copies, so that ⌈n·(1 − compute ÷ copy)⌉ blocks make streaming the others free.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._bounds._roofline import block_times
+from reslab.residency._bounds._arguments import Devices, Rehearsals, many_devices, many_rehearsals
+from reslab.residency._bounds._compute import forward_times
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
+from reslab.residency._plan._numerics import Lora
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
@@ -32,8 +36,8 @@ BREAK_EVEN: Mapping[str, Any] = {
     "device": pl.String,
     "stage": pl.String,
     "tokens": pl.Int64,  # of the longest argument: what the size of the stage's video comes to
-    "compute_ns": pl.Int64,  # of one forward, operations one by one
-    "fused_ns": pl.Int64,  # of one forward, all but matrix products, convolutions and attention fused away
+    "compute_ns": pl.Int64,  # of one forward and what runs between two, operations one by one; the host's time included
+    "fused_ns": pl.Int64,  # the same, all but matrix products, convolutions and attention fused away on the device
     "copy_ns": pl.Int64,  # of all blocks
     "ratio": pl.Float64,  # time streamed ÷ time resident
     "fused_ratio": pl.Float64,
@@ -45,33 +49,39 @@ BREAK_EVEN: Mapping[str, Any] = {
 
 
 def break_even(
-    rehearsals: Mapping[str, Rehearsal] | Sequence[Rehearsal],
-    devices: Sequence[DeviceSpec],
+    rehearsals: Rehearsals,
+    devices: Devices,
     *,
     component: str = "transformer",
-    lora: str = "merged",
+    lora: str = "dynamic",
 ) -> pl.DataFrame:
     """Return what streaming all blocks of a component costs against keeping them: a row a size, device and stage.
 
+    The ratio is that of `bounds` for the same stage: its floor under a plan that streams all blocks, divided by what it
+    takes with everything resident.
+
     Args:
-        rehearsals: By label; without labels, by the size they were requested with.
-        devices: The cards.
+        rehearsals: One or several; by label, or without labels by the size they were requested with.
+        devices: One card or several, or their names.
         component: Whose blocks stream.
-        lora: "merged" (a distilled LoRA costs nothing), or "dynamic" (it moves with its blocks, and computes).
+        lora: "dynamic", as in a plan by default (a distilled LoRA moves with its blocks, and computes where it is on),
+            or "merged" (it costs nothing).
 
     Returns:
         The columns of `BREAK_EVEN`, sorted by device (as given) and tokens.
 
     Raises:
         ValueError: A rehearsal has no such component, or it has no blocks to stream.
+        RehearsalError, DeviceError: For anything else than rehearsals and devices.
     """
+    cards = many_devices(devices, "a break-even")
     rows = [
         row
-        for label, rehearsal in labelled(rehearsals).items()
-        for card in devices
+        for label, rehearsal in many_rehearsals(rehearsals, "a break-even").items()
+        for card in cards
         for row in _rows(label, rehearsal, card, component, lora)
     ]
-    order = pl.Enum(list(dict.fromkeys(card.name for card in devices)))
+    order = pl.Enum(list(dict.fromkeys(card.name for card in cards)))
     return pl.DataFrame(rows, schema=dict(BREAK_EVEN), orient="row").sort(
         pl.col("device").cast(order), "tokens", "size"
     )
@@ -112,10 +122,8 @@ def _rows(label: str, rehearsal: Rehearsal, card: DeviceSpec, component: str, lo
         raise ValueError(f"{component!r} has no blocks that could stream; there are: {_streamable(work)}")
     each = sum(size.block_bytes) / len(size.block_bytes)
     copy_ns = 0 if card.unified else round(sum(size.block_bytes) / card.link_bytes_per_s * 1e9)
-    times = block_times(rehearsal, card).filter(pl.col("block") >= 0)
-    for stage, trace, shapes in _forwards(rehearsal, component, lora):
-        own = times.filter(pl.col("trace") == trace)
-        compute, fused = int(own["device_ns"].sum()), int(own["fused_ns"].sum())
+    forwards = forward_times(rehearsal, card, Lora(lora), component)
+    for stage, shapes, compute, fused in forwards.iter_rows():
         keep = [_keep(ns, copy_ns, len(size.block_bytes)) for ns in (compute, fused)]
         ratios = [max(ns, copy_ns) / ns for ns in (compute, fused)]
         at = (label, card.name, stage, longest(shapes))
@@ -124,14 +132,6 @@ def _rows(label: str, rehearsal: Rehearsal, card: DeviceSpec, component: str, lo
 
 def _keep(compute_ns: int, copy_ns: int, blocks: int) -> int:
     return math.ceil(blocks * max(0.0, 1 - compute_ns / copy_ns)) if copy_ns else 0
-
-
-def _forwards(rehearsal: Rehearsal, component: str, lora: str) -> list[tuple[str, int, str]]:
-    """Return the first call of the component in each stage: profile name, trace, shapes."""
-    own = rehearsal.calls.filter(pl.col("component") == component)
-    first = own.group_by("stage", maintain_order=True).first()
-    trace = pl.coalesce("merged_trace", "trace") if lora == "merged" else pl.col("trace")
-    return first.select(pl.col("stage").cast(pl.String), trace, pl.col("shapes").cast(pl.String)).rows()
 
 
 def _streamable(work: Workload) -> str:
@@ -145,17 +145,3 @@ def longest(shapes: str) -> int:
     24576
     """
     return max(int(axis) for axis in re.findall(r"\d+", shapes.split(", ")[0].rpartition(" ")[2]))
-
-
-def labelled(rehearsals: Mapping[str, Rehearsal] | Sequence[Rehearsal]) -> dict[str, Rehearsal]:
-    """Return rehearsals by label: the given ones, else the sizes they were requested with."""
-    if isinstance(rehearsals, Mapping):
-        return dict(rehearsals)
-    return {size_label(each): each for each in rehearsals}
-
-
-def size_label(rehearsal: Rehearsal) -> str:
-    """Return the size that a rehearsal was requested with, such as "1536×1024×121"."""
-    request = rehearsal.meta.get("request", {})
-    axes = [str(request[name]) for name in ("width", "height", "num_frames") if name in request]
-    return "×".join(axes) or str(rehearsal.meta.get("pipeline", "run"))

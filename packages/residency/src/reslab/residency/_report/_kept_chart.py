@@ -2,8 +2,8 @@
 
     kept_chart(break_even(rehearsals, cards).filter(pl.col("tokens") == 6144))
 
-The full bar is what has to stay at least, its outline goes on to what is enough at most: operations one by one, and all
-but matrix products, convolutions and attention fused away.
+The full bar is what has to stay if operations run one by one; its outline goes on to what is enough if all but matrix
+products, convolutions and attention is fused away.
 """
 
 from __future__ import annotations
@@ -66,5 +66,6 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
 def _caption(tokens: int, blocks: int) -> str:
     return (
         f"Of the {blocks} blocks, as many have to stay on the card for streaming the others to cost nothing in a pass "
-        f"of {tokens:,} tokens. Full bars are the least, outlines the most: bounds, not predictions."
+        f"of {tokens:,} tokens. Full bars: operations one by one; outlines: all small ones fused away. Bounds, not "
+        "predictions."
     )

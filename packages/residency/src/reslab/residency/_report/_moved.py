@@ -31,7 +31,7 @@ MOVED: Mapping[str, Any] = {
 LORA = "distilled LoRA"
 REST = "all others"
 #: Components that are drawn by themselves; the same hues as in every chart of a run.
-_HUES = {"transformer": "blue", "text_encoder": "orange", "connectors": "yellow", LORA: "purple", REST: "grey"}
+_HUES = {"transformer": "blue", "text_encoder": "orange", "connectors": "yellow", REST: "grey"}
 _GIB = 2**30
 _BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
@@ -73,7 +73,7 @@ def _sums(plan: Plan, work: Workload, direction: str) -> dict[str, int]:
 
 
 def moved_chart(moved: pl.DataFrame) -> Figure:
-    """Draw what each recipe moves.
+    """Draw what each recipe moves, without the LoRA: not every recipe has one.
 
     Args:
         moved: What `moved_bytes` returns.
@@ -82,7 +82,11 @@ def moved_chart(moved: pl.DataFrame) -> Figure:
 
     part = pl.when(pl.col("component").is_in(list(_HUES))).then("component").otherwise(pl.lit(REST))
     label = pl.format("{}, {}", "recipe", "direction")
-    bars = moved.group_by(label=label, part=part, maintain_order=True).agg(gib=pl.col("bytes").sum() / _GIB)
+    bars = (
+        moved.filter(pl.col("component") != LORA)
+        .group_by(label=label, part=part, maintain_order=True)
+        .agg(gib=pl.col("bytes").sum() / _GIB)
+    )
     total = bars.group_by("label", maintain_order=True).agg(pl.col("gib").sum())
     order = total["label"].to_list()
     y = alt.Y("label:N", sort=order, title=None, axis=_BARE_AXIS)

@@ -1,6 +1,6 @@
-"""Card × size at a glance: what fits, how, and in what time at least and at most.
+"""Card × size at a glance: what fits, how, and in what time: at least, and if nothing overlaps.
 
-survey_chart(survey(rehearsals, cards))
+survey_chart(survey(rehearsals, cards).frame)
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler import PALETTE, Figure
+from reslab.residency._plan._presets import TILED
+from reslab.residency._report._survey import Survey
 
 _HUES = {
     "everything resident": "green",
@@ -27,14 +29,15 @@ _PLANS = {
 }
 
 
-def survey_chart(rows: pl.DataFrame) -> Figure:
+def survey_chart(rows: pl.DataFrame | Survey) -> Figure:
     """Draw a cell a card and size: the plan that keeps most and fits, and its bounds.
 
     Args:
-        rows: What `survey` returns.
+        rows: What `survey` returns, or rows of its frame.
     """
     import altair as alt  # takes two seconds
 
+    rows = rows.frame if isinstance(rows, Survey) else rows
     cells = [_cell(row) for row in rows.rows(named=True)]
     held = list(dict.fromkeys(cell["plan"] for cell in cells))
     domain = [plan for plan in _HUES if plan in held]
@@ -60,19 +63,21 @@ def survey_chart(rows: pl.DataFrame) -> Figure:
 
 
 def _cell(row: dict[str, Any]) -> dict[str, Any]:
-    plan = _PLANS[row["plan"]] if row["fits"] else "does not fit"
+    plan = _PLANS[row["plan"].removesuffix(TILED)] if row["fits"] else "does not fit"
     stays = f"{row['keep']} blocks stay" if row["keep"] is not None else f"{row['peak_gib']:.0f} GiB at the peak"
     return {
         "device": row["device"],
         "size": row["size"],
         "plan": plan,
         "text": _range(row["floor_s"], row["ceiling_s"]) if row["fits"] else "–",
-        "keeps": stays if row["fits"] else "does not fit",
-        "why": row["why"],
+        "keeps": (stays + ", in tiles" * row["plan"].endswith(TILED)) if row["fits"] else "does not fit",
+        "why": f"{row['why']} {row['hint']}".rstrip(),
     }
 
 
-def _range(floor_s: float, ceiling_s: float) -> str:
+def _range(floor_s: float | None, ceiling_s: float | None) -> str:
+    if floor_s is None or ceiling_s is None:
+        return "no times known"
     least, most = (f"{seconds:,.0f}" for seconds in (floor_s, ceiling_s))
     return f"{least} s" if least == most else f"{least} to {most} s"
 
@@ -80,6 +85,6 @@ def _range(floor_s: float, ceiling_s: float) -> str:
 def _caption(rows: pl.DataFrame) -> str:
     fits, count = int(rows["fits"].sum()), rows.height
     return (
-        f"{fits} of {count} combinations of card and size fit. In each cell the seconds for one video, at least and at "
-        "most, with the plan that keeps most on the card: bounds by roofline, not predictions."
+        f"{fits} of {count} combinations of card and size fit. In each cell the seconds for one video, at least and if "
+        "nothing overlaps, with the plan that keeps most on the card: bounds by roofline, not predictions."
     )

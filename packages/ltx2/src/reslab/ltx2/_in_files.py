@@ -1,0 +1,150 @@
+"""Components whose weights stay in their files: built on meta, their files and names checked, for `residency.apply`.
+
+    module, files = read_in_files("text_encoder", folder, dtype=torch.bfloat16)
+    residency.apply(pipe, plan, files={"text_encoder": files})
+
+What a plan has on disk is read block by block while it runs, and what it keeps on the device goes there straight from
+the file. Only what waits in host memory is loaded to it. Buffers are small and are read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders import LTX2LoraLoaderMixin
+from safetensors import safe_open
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+from reslab.ltx2._align import aligned_copy
+from reslab.ltx2._blank import converted
+from reslab.ltx2._checkpoint import Files
+from reslab.ltx2._classes import find_class, quiet_transformers
+from reslab.ltx2._layout import Stored, headers, read_config, weight_files
+from reslab.ltx2._lora import ADAPTER
+from reslab.ltx2._read import check_weights
+from reslab.residency import KeyedFile, parameters_to_meta, weightless
+
+#: safetensors' names of the types that weights are loaded in.
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
+
+
+def read_in_files(name: str, folder: Path, *, dtype: torch.dtype) -> tuple[torch.nn.Module, Files]:
+    """Build a component without the values of its parameters, and return it with the files that hold them.
+
+    A ValueError names what is missing or damaged, or why it cannot stay in its files.
+    """
+    stored = headers(name, folder)
+    module = _build(name, folder, dtype)
+    keys = _renamed(module, stored) if name == "text_encoder" else {key: key for key in stored}
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict(keep_vars=True).items()}
+    tied = _tied(module)
+    found = {keys[key]: each for key, each in stored.items() if name != "text_encoder" or keys[key] in expected}
+    check_weights(name, {key: shape for key, shape in expected.items() if key not in tied or key in found}, found)
+    _check_types(name, module, found, dtype)
+    _read_buffers(module, {keys[key]: (key, each.file) for key, each in stored.items()}, dtype)
+    if all(key == named for key, named in keys.items()):
+        return module, tuple(weight_files(name, folder))
+    return module, tuple(KeyedFile(file, _of(file, keys, stored)) for file in weight_files(name, folder))
+
+
+def read_lora_in_file(path: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Files] | None:
+    """Return the tensors of a LoRA on meta, and its file under the names that the transformer will have for them.
+
+    None if the file says more than that, such as its own strength, or is of another type: then it has to be read.
+    """
+    with safe_open(path, framework="pt") as file:
+        keys, told = list(file.keys()), file.metadata() or {}
+        parts = {key: file.get_slice(key) for key in keys}
+        kinds = {part.get_dtype() for part in parts.values()}
+        shapes = {key: part.get_shape() for key, part in parts.items()}
+    if kinds != {_stored_name(dtype)} or any("alpha" in text or "dora" in text for text in (*keys, *told.values())):
+        return None
+    state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, shape in shapes.items()}
+    own = {id(tensor): key for key, tensor in state.items()}
+    named = LTX2LoraLoaderMixin.lora_state_dict(dict(state))
+    kept = {key: tensor for key, tensor in named.items() if not key.startswith("connectors.")}
+    if any(id(tensor) not in own for tensor in kept.values()):
+        return None
+    return kept, (KeyedFile(path, {own[id(tensor)]: _adapter(key) for key, tensor in kept.items()}),)
+
+
+def _adapter(key: str) -> str:
+    """Return how PEFT names a LoRA's tensor in the transformer.
+
+    >>> _adapter("transformer.blocks.0.to_q.lora_A.weight")
+    'blocks.0.to_q.lora_A.distilled.weight'
+    """
+    return key.removeprefix("transformer.").removesuffix(".weight") + f".{ADAPTER}.weight"
+
+
+def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    settings = read_config(folder)
+    kind: Any = find_class(settings["architectures"][0] if name == "text_encoder" else settings["_class_name"])
+    with weightless():
+        if name == "text_encoder":
+            module = kind(kind.config_class.from_dict(settings))
+        else:
+            module = kind.from_config(kind.load_config(folder, local_files_only=True))
+    return converted(parameters_to_meta(module.eval()), dtype)
+
+
+def _renamed(module: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
+    """Return the module's names of the weights in the files of a transformers model, which renames them on loading."""
+    with quiet_transformers():
+        steps = get_model_conversion_mapping(module)
+    renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+    converters = [step for step in steps if isinstance(step, WeightConverter)]
+    own = module.state_dict(keep_vars=True)
+    keys = {}
+    for key in stored:
+        keys[key], changed = rename_source_key(key, renamings, converters, module.base_model_prefix, own)
+        if changed is not None:
+            raise ValueError(
+                f"text_encoder: {key} is changed when it is loaded, so it cannot stay on disk; let the plan have it in "
+                "host memory"
+            )
+    return keys
+
+
+def _tied(module: torch.nn.Module) -> set[str]:
+    """Return the names of parameters that are the same as one named before; files hold them once."""
+    every = dict(module.named_parameters(remove_duplicate=False))
+    shared = [id(parameter) for parameter in every.values()]
+    return {name for name, parameter in every.items() if shared.count(id(parameter)) > 1}
+
+
+def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) -> None:
+    """Refuse files of another type than the weights shall have: what stays in files is read as it is."""
+    wrong = {stored[key].dtype for key, each in module.named_parameters() if key in stored and each.is_floating_point()}
+    if wrong - {_stored_name(dtype)}:
+        kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; write "
+            f"the checkpoint once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
+        )
+
+
+def _read_buffers(module: torch.nn.Module, keys: Mapping[str, tuple[str, Path]], dtype: torch.dtype) -> None:
+    for part_name, part in module.named_modules():
+        for name, buffer in part._buffers.items():
+            full = f"{part_name}.{name}" if part_name else name
+            if buffer is not None and full in keys:
+                key, path = keys[full]
+                with safe_open(path, framework="pt") as file:
+                    value = file.get_tensor(key)
+                part._buffers[name] = aligned_copy(value, dtype=dtype if value.is_floating_point() else None)
+            elif buffer is not None:
+                assert not buffer.is_meta, full
+                part._buffers[name] = aligned_copy(buffer)
+
+
+def _of(file: Path, keys: Mapping[str, str], stored: Mapping[str, Stored]) -> dict[str, str]:
+    return {key: name for key, name in keys.items() if stored[key].file == file}
+
+
+def _stored_name(dtype: torch.dtype) -> str:
+    return _STORED.get(str(dtype).removeprefix("torch."), "")

@@ -1,0 +1,235 @@
+"""Safetensors files of a component: what they hold by their headers, and reading it without mapping a file.
+
+    checkpoint = Checkpoint("transformer", ["a.safetensors", "b.safetensors"])
+    checkpoint.entries["blocks.0.weight"]        # Entry(path, offset, nbytes, dtype, shape)
+    checkpoint.check(transformer)                # its keys, shapes and types, before anything moves
+    checkpoint.read("blocks.0.weight", target)   # its bytes, into memory of ours
+
+A mapped file counts as memory of the process, page by page as it is read; what is read into a window does not.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._keyed import KeyedFile
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+#: The types of a header by what torch calls them; an older torch lacks some.
+_DTYPES: Mapping[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F4": "float4_e2m1fn_x2",
+}
+_LENGTH_BYTES = 8  # a file begins with the length of its header
+
+
+class Entry(NamedTuple):
+    """Where one tensor lies: `nbytes` from `offset` on in a file; `dtype` is None for a `kind` that torch lacks."""
+
+    path: Path
+    offset: int
+    nbytes: int
+    dtype: torch.dtype | None
+    shape: tuple[int, ...]
+    kind: str
+
+
+def paths(told: Paths) -> list[Path | KeyedFile]:
+    """Return the files that were named for a component.
+
+    Raises:
+        ResidencyError: For what is no path, and no list of paths.
+    """
+    try:
+        files = [told] if isinstance(told, (str, os.PathLike)) else list(told)
+        return [each if isinstance(each, KeyedFile) else Path(each) for each in files]
+    except TypeError:
+        raise ResidencyError(f"files are paths of safetensors files, one or a list a component; got {told!r}") from None
+
+
+class Checkpoint:
+    """What the files of one component hold.
+
+    Args:
+        component: Its name.
+        files: Their paths; none for a component without files.
+
+    Raises:
+        ResidencyError: For a damaged file, or a key in two files.
+    """
+
+    def __init__(self, component: str, files: Sequence[Path | KeyedFile] = ()) -> None:
+        self._component, self._files = component, [Path(each) for each in files]
+        self._open: dict[Path, FileIO] = {}
+        self._keyed = {name for file in files if isinstance(file, KeyedFile) for name in file.names.values()}
+        self.entries: dict[str, Entry] = {}
+        for file, path in zip(files, self._files, strict=True):
+            own = file.names if isinstance(file, KeyedFile) else None
+            for written, entry in _entries(path):
+                key = written if own is None else own.get(written)
+                if key is None:
+                    continue
+                if key in self.entries:
+                    raise ResidencyError(
+                        f"{key!r} of {component!r} is in {self.entries[key].path.name} and in {path.name}; give each "
+                        "weight in one file"
+                    )
+                self.entries[key] = entry
+
+    def key(self, names: Sequence[str]) -> str | None:
+        """Return under which of its names a tensor is in the files, None where it is not; what a LoRA wraps counts."""
+        plain = (name.replace(".base_layer", "") for name in names)
+        return next((name for name in plain if name in self.entries), None)
+
+    def check(self, module: torch.nn.Module, *, only_unknown: bool) -> None:
+        """Refuse files that do not fit a module; where it has weights without values, they hold every one.
+
+        Args:
+            module: The component.
+            only_unknown: Whether only those are looked at: the others of a managed component may be absent.
+
+        Raises:
+            ResidencyError: Naming the first key that is missing, superfluous, or of another shape or type.
+        """
+        own = names(module)
+        tensors = {id(each): each for _name, each in _tensors(module)}
+        for number, each in tensors.items():
+            key = self.key(own[number])
+            if key is None and each.is_meta:
+                raise ResidencyError(self._missing(own[number][0]))
+            if key is not None and (each.is_meta or not only_unknown):
+                self._check_kind(key, each)
+        if any(each.is_meta for each in tensors.values()):
+            self._check_nothing_else(own)
+
+    def read(self, key: str, target: torch.Tensor) -> None:
+        """Read the bytes of a tensor into host memory, uint8 (nbytes,)."""
+        entry = self.entries[key]
+        file = self._file(entry.path)
+        file.seek(entry.offset)
+        left = memoryview(target.numpy())  # type: ignore[arg-type]  # numpy 2.4 has no type for what it is a buffer of
+        while left.nbytes:
+            if not (count := file.readinto(left)):
+                raise ResidencyError(f"{entry.path} ends inside {key!r}: it was cut short since it was checked")
+            left = left[count:]
+
+    def mapped(self, key: str) -> torch.Tensor:
+        """Return a tensor mapped from its file, to be read only."""
+        entry = self.entries[key]
+        assert entry.dtype is not None
+        with torch.inference_mode(False):
+            if not entry.nbytes:
+                return torch.empty(entry.shape, dtype=entry.dtype)
+            whole = mmap.mmap(self._file(entry.path).fileno(), 0, access=mmap.ACCESS_COPY)
+            count = entry.nbytes // entry.dtype.itemsize
+            return torch.frombuffer(whole, dtype=entry.dtype, count=count, offset=entry.offset).reshape(entry.shape)
+
+    def close(self) -> None:
+        """Close the files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def hold(self) -> None:
+        """Open the files, so that they can be removed from their folder and still be read."""
+        for path in self._files:
+            self._file(path)
+
+    def _file(self, path: Path) -> FileIO:
+        if path not in self._open:
+            self._open[path] = path.open("rb", buffering=0)
+        return self._open[path]
+
+    def _check_kind(self, key: str, own: torch.Tensor) -> None:
+        entry = self.entries[key]
+        if (entry.shape, entry.dtype) != (tuple(own.shape), own.dtype):
+            has = f"{_text(entry.dtype or entry.kind)} {entry.shape}"
+            raise ResidencyError(
+                f"{entry.path.name} holds {key!r} as {has}, and {self._component!r} has it as {_text(own.dtype)} "
+                f"{tuple(own.shape)}; give the files that this component was made from"
+            )
+
+    def _check_nothing_else(self, own: Mapping[int, Sequence[str]]) -> None:
+        known = self._keyed | {name.replace(".base_layer", "") for aliases in own.values() for name in aliases}
+        if other := next((key for key in self.entries if key not in known), None):
+            raise ResidencyError(
+                f"{self.entries[other].path.name} holds {other!r}, which {self._component!r} does not have; give the "
+                "files that this component was made from"
+            )
+
+    def _missing(self, name: str) -> str:
+        files = ", ".join(path.name for path in self._files)
+        return (
+            f"{name!r} of {self._component!r} is on meta, without values, and its files ({files}) do not hold it; "
+            "give all of its files, or load it first"
+        )
+
+
+def names(module: torch.nn.Module) -> dict[int, tuple[str, ...]]:
+    """Return the names of the parameters and buffers of a module, all that each has, by their identity."""
+    found: dict[int, tuple[str, ...]] = {}
+    for name, each in _tensors(module):
+        found[id(each)] = (*found.get(id(each), ()), name)
+    return found
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
+    """Yield the tensors of one file, in its order.
+
+    Raises:
+        ResidencyError: If it is none, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt"):  # checks that the header and the length of the file agree
+            pass
+    except SafetensorError as error:
+        raise ResidencyError(
+            f"{path} is damaged, or no safetensors file ({error}); fetch it again, or name another"
+        ) from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+    for key, each in header.items():
+        if key != "__metadata__":
+            begin, end = each["data_offsets"]
+            dtype, shape = getattr(torch, _DTYPES.get(each["dtype"], ""), None), tuple(each["shape"])
+            if each["dtype"] == "F4":
+                shape = (*shape[:-1], shape[-1] // 2)  # two numbers an element
+            yield key, Entry(path, _LENGTH_BYTES + length + begin, end - begin, dtype, shape, each["dtype"])
+
+
+def _text(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
