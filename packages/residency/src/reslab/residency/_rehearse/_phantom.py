@@ -15,7 +15,8 @@ look-up five.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -82,7 +83,7 @@ class Phantoms(TorchDispatchMode):
         self.record = record
         self.answers: Mapping[str, tuple[Any, str]] = answers or {}
         self.costs: Mapping[str, Callable[..., int]] = costs or {}
-        self.paused = False
+        self._paused = False
         self._results: dict[Any, Result] = {}
         self._unknown: set[int] = set()
 
@@ -90,6 +91,15 @@ class Phantoms(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         """Nothing is compiled here: torch's guard against it would cost more than all the rest of an operation."""
         return False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let operations within the block run as they are, unrecorded."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def is_phantom(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor's numbers are not known, or too many to compute with."""
@@ -105,7 +115,7 @@ class Phantoms(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self._paused:
             return func(*args, **kwargs)
         op = _costs.describe(func)
         given = _costs.flat(args, kwargs)
@@ -153,7 +163,10 @@ class Phantoms(TorchDispatchMode):
         return out
 
     def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Result:
-        """Ask torch's meta kernel for the geometry of a result."""
+        """Ask torch's meta kernel for the geometry of a result.
+
+        It is given phantoms of its own: at its first use a kernel may keep what it was given in a cycle of references.
+        """
         bare = {name: META if name == "device" else None if name == "generator" else v for name, v in kwargs.items()}
         out = func(*_to_meta(args), **_to_meta(bare))
         sequence = type(out) if isinstance(out, (list, tuple)) else None
@@ -220,9 +233,8 @@ class Phantoms(TorchDispatchMode):
         masked = () if attn_mask is None else (attn_mask,)
         order = (*range(len(batch) - 1), len(batch), len(batch) - 1, len(batch) + 1)  # rows outside heads, in memory
         shape = (*batch, rows, value.shape[-1])
-        self.paused = True
-        out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
-        self.paused = False
+        with self.paused():
+            out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
         read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
         flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
         dtype = str(query.dtype).removeprefix("torch.")
@@ -248,7 +260,7 @@ def _key(value: Any, elementwise: bool) -> Any:
 def _to_meta(value: Any) -> Any:
     """The same arguments, their tensors on meta."""
     if isinstance(value, torch.Tensor):
-        return value if value.is_meta else phantom_like(value)
+        return phantom_like(value)
     if isinstance(value, (list, tuple)):
         return type(value)([_to_meta(each) for each in value])
     if isinstance(value, dict):
