@@ -1,4 +1,4 @@
-"""Equal calls are traced once, and nothing of a rehearsal shows it: all frames are those of one that traces each call."""
+"""Equal calls are traced once, and no frame of a rehearsal shows it: all are those of one that traces each call."""
 
 import diffusers
 import pytest
