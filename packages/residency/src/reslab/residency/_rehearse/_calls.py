@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency import _lora
-from reslab.residency._rehearse._errors import UnknownValueError
+from reslab.residency import _eager, _lora
+from reslab.residency._rehearse._errors import UnknownValueError, raise_unfollowed
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
-from reslab.residency._rehearse._structure import Template, Unshareable, key, map_tensors
+from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Segment, Trace
+from reslab.residency._stored import Unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class _Method(NamedTuple):
     parameters: inspect.Signature
     adapted: list[Any]
     switches: list[Any]
+    weights: Unusual | None
 
     @property
     def lora(self) -> frozenset[Any]:
@@ -69,7 +71,7 @@ class _Known(NamedTuple):
     merged_trace: int | None
     tiled_trace: int | None
     shapes: str
-    result: Template
+    result: Template | None  # None: it cannot be made again
 
 
 class Calls:
@@ -90,15 +92,26 @@ class Calls:
         self._by_value: set[Any] = set()
         self._tracing = False
 
-    def answering(self, owner: torch.nn.Module, name: Callable[[], str], method: str) -> Callable[..., Any]:
-        """Make what stands for a component's method; its signature is kept."""
-        original, adapted = getattr(owner, method), _lora.adapted_layers(owner)
-        parameters = inspect.signature(original)
-        about = _Method(owner, method, original, parameters, adapted, _lora.representatives(adapted))
+    def answering(
+        self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
+    ) -> Callable[..., Any]:
+        """Make what stands for a component's method; its signature is kept.
+
+        Args:
+            owner: The component.
+            name: Tells under which name it is called.
+            method: The method's name.
+            weights: The component's weights that are not plain, if it has some.
+        """
+        component, original = _eager.original(owner), _eager.method(owner, method)
+        parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
+        about = _Method(component, method, original, parameters, adapted, _lora.representatives(adapted), weights)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:
                 return original(*args, **kwargs)
+            if weights is not None and not weights.followed:
+                raise_unfollowed(name(), weights)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
             self.told(Call(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
@@ -111,38 +124,41 @@ class Calls:
     def _answer(self, about: _Method, name: str, args: Any, kwargs: Any) -> tuple[_Known, Any]:
         place = (id(about.owner), about.name)
         given = (args, kwargs) if place in self._by_value else self._unknown((args, kwargs))
-        same, inputs = self._key(place, about, given), self._tensors(given)
-        if same in self._known:
-            return self._known[same], self._again(self._known[same], inputs)
+        same = self._key(place, about, given)
+        if known := self._known.get(same):
+            assert known.result is not None
+            return known, self._again(known.result, given)
         shapes = shapes_of(about.parameters, args, kwargs)
         try:
-            known, result = self._trace(about, name, shapes, given, inputs)
+            known, result = self._trace(about, name, shapes, given)
         except UnknownValueError:
             if place in self._by_value:
                 raise
             self._by_value.add(place)
+        except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
+            if about.weights is None:
+                raise
+            raise_unfollowed(name, about.weights, f" ({type(error).__name__}: {error})")
         else:
-            if same is not None:
+            if same is not None and known.result is not None:
                 self._known[same] = known
             return known, result
         return self._answer(about, name, args, kwargs)
 
-    def _trace(self, about: _Method, name: str, shapes: str, given: Any, inputs: Any) -> tuple[_Known, Any]:
+    def _trace(self, about: _Method, name: str, shapes: str, given: Any) -> tuple[_Known, Any]:
         merged, lora = None, about.lora
         if lora:
             with _lora.switched_off(about.adapted):
                 self._traced(about, name, shapes, "merged", given)
             merged = len(self.traced) - 1
         tiled = self._in_tiles(about, name, shapes, given)
+        before = Given(given)
         result = self._traced(about, name, shapes, "dynamic" if lora else "none", given)
-        self.phantoms.paused = True
-        template = Template(result, inputs)
-        self.phantoms.paused = False
         number = len(self.traced) - 1
         if tiled is not None and self.traced[tiled].segments == self.traced[number].segments:
             del self.traced[tiled]
             number, tiled = number - 1, None
-        return _Known(number, merged, tiled, shapes, template), result
+        return _Known(number, merged, tiled, shapes, self._template(result, before)), result
 
     def _in_tiles(self, about: _Method, name: str, shapes: str, given: Any) -> int | None:
         """Trace a call in tiles and return the trace's number; None of what has no such choice, or is in tiles already.
@@ -159,6 +175,13 @@ class Calls:
         finally:
             about.owner.use_tiling = False  # type: ignore[assignment]
         return len(self.traced) - 1
+
+    def _template(self, result: Any, before: Given) -> Template | None:
+        with self.phantoms.paused():
+            try:
+                return Template(result, before, self.phantoms)
+            except Unshareable:
+                return None
 
     def _traced(self, about: _Method, name: str, shapes: str, lora: str, given: Any) -> Any:
         outside, trace = self.phantoms.record, Trace(self.liveness)
@@ -183,38 +206,29 @@ class Calls:
         )
         return result
 
-    def _again(self, known: _Known, inputs: list[torch.Tensor]) -> Any:
-        self.phantoms.paused = True
-        result, fresh = known.result.build(inputs)
-        self.phantoms.paused = False
+    def _again(self, template: Template, given: Any) -> Any:
+        with self.phantoms.paused():
+            result, fresh = template.build(Given(given))
         for tensor in fresh:
             self.liveness.add(tensor)
         return result
 
     def _unknown(self, given: Any) -> Any:
-        self.phantoms.paused = True
         made: dict[int, torch.Tensor] = {}
 
         def blank(tensor: torch.Tensor) -> torch.Tensor:
             return tensor if tensor.is_meta else made.setdefault(id(tensor), phantom_like(tensor))
 
-        unknown = map_tensors(given, blank)
-        self.phantoms.paused = False
-        return unknown
+        with self.phantoms.paused():
+            return map_tensors(given, blank)
 
     def _key(self, place: Any, about: _Method, given: Any) -> Any:
-        self.phantoms.paused = True
-        try:
-            return place, settings(about.owner, private=False), about.lora, key(given, self.phantoms)
-        except Unshareable:
-            return None
-        finally:
-            self.phantoms.paused = False
-
-    def _tensors(self, given: Any) -> list[torch.Tensor]:
-        found: list[torch.Tensor] = []
-        map_tensors(given, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-        return found
+        with self.phantoms.paused():
+            try:
+                asked = settings(about.owner, private=False), about.lora, key(given, self.phantoms), sharing(given)
+            except Unshareable:
+                return None
+        return place, asked
 
 
 def shapes_of(parameters: inspect.Signature, args: Any, kwargs: Any) -> str:

@@ -15,7 +15,8 @@ look-up five.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,7 @@ from reslab.residency._rehearse._costs import Op
 from reslab.residency._rehearse._errors import Answers, Costs, raise_unknown, where
 
 META = torch.device("meta")
+_PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 #: Bytes up to which a tensor keeps its numbers.
 SMALL = 2**20
 
@@ -82,7 +84,7 @@ class Phantoms(TorchDispatchMode):
         self.record = record
         self.answers: Mapping[str, tuple[Any, str]] = answers or {}
         self.costs: Mapping[str, Callable[..., int]] = costs or {}
-        self.paused = False
+        self._paused = False
         self._results: dict[Any, Result] = {}
         self._unknown: set[int] = set()
 
@@ -90,6 +92,15 @@ class Phantoms(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         """Nothing is compiled here: torch's guard against it would cost more than all the rest of an operation."""
         return False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let operations within the block run as they are, unrecorded."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
 
     def is_phantom(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor's numbers are not known, or too many to compute with."""
@@ -105,8 +116,10 @@ class Phantoms(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self._paused:
             return func(*args, **kwargs)
+        if types and any(kind.__torch_dispatch__ is not _PLAIN_DISPATCH for kind in types):
+            return NotImplemented  # a subclass says by itself what it computes, in operations on what it is made of
         op = _costs.describe(func)
         given = _costs.flat(args, kwargs)
         for tensor in given:
@@ -220,9 +233,8 @@ class Phantoms(TorchDispatchMode):
         masked = () if attn_mask is None else (attn_mask,)
         order = (*range(len(batch) - 1), len(batch), len(batch) - 1, len(batch) + 1)  # rows outside heads, in memory
         shape = (*batch, rows, value.shape[-1])
-        self.paused = True
-        out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
-        self.paused = False
+        with self.paused():
+            out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
         read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
         flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
         dtype = str(query.dtype).removeprefix("torch.")

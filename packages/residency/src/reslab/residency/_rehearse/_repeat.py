@@ -3,7 +3,9 @@
 Two calls are equal if the modules have the same classes, the same parameter shapes and the same settings, the arguments
 the same shapes, and all other arguments are equal; what is known of a tensor's numbers counts as well, so the block
 that spatio-temporal guidance perturbs is not equal to its neighbours. An argument that is an object, such as a cache,
-may be changed by the call, and hooks inside may collect what passes: then every call is traced.
+may be changed by the call, and hooks inside may collect what passes: then every call is traced. So it is where a call
+leaves more than its result: bytes that stay alive elsewhere, settings of the module that are others than before, lists
+with other members. Only numbers that it writes into a list are written again.
 
 What is looked at: members of lists of modules, direct children of the component (a VAE's decoder is called for each
 tile), and the methods that blend tiles.
@@ -11,17 +13,21 @@ tile), and the methods that blend tiles.
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency._rehearse._phantom import Phantoms, Row
-from reslab.residency._rehearse._structure import Template, Unshareable, key
-from reslab.residency._rehearse._trace import OUTSIDE, Trace
+from reslab.residency._eager import method, original, plain
+from reslab.residency._rehearse._phantom import Phantoms
+from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
+from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
+from reslab.residency._stored import is_plain, parts
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"
@@ -35,12 +41,34 @@ _PLAIN = frozenset(_PLAIN_OR_DERIVED)
 
 
 class Memory(NamedTuple):
-    """What is remembered of a call: its operations, what it had alive beyond its start, and how to make its result."""
+    """What is remembered of a call: its segments, what it had alive beyond its start, and how to make its result.
 
-    rows: list[Row]
+    Paths of segments begin after the module's own; the last segment is what follows them. `numbers` are what the call
+    writes into the lists and mappings that it is given: container, place, number.
+    """
+
+    segments: list[Segment]
     peak_bytes: int
     workspace_bytes: int
     result: Template
+    numbers: list[tuple[int, Any, Any]]
+
+
+class Watched(NamedTuple):
+    """A method that may be called again and again."""
+
+    owner: torch.nn.Module
+    written: Callable[..., Any]  # the method as it is without torch.compile
+    function: Any  # what equal modules have in common of it
+    path: str
+    prefix: str  # before the paths of what is inside
+    blocks: Mapping[str, int]  # of the component, path → index
+    inside: tuple[str, ...]  # paths of the blocks inside, after the prefix
+    ends: bool  # whether each call is a segment
+
+    def end(self, trace: Trace) -> None:
+        """End the segment of a call."""
+        trace.end(self.blocks.get(self.path, OUTSIDE), self.path)
 
 
 class Repeats:
@@ -50,6 +78,7 @@ class Repeats:
         self.phantoms, self.share = phantoms, share
         self.trace: Trace | None = None
         self._memories: dict[Any, Memory] = {}
+        self._changing: set[int] = set()  # kinds of modules that a call changes
         self._kinds: dict[Any, int] = {}
         self._state: Any = None
         self._kind_of: dict[int, int] = {}
@@ -75,71 +104,99 @@ class Repeats:
         """
         with ExitStack() as stack:
             for path, module in candidates(component):
-                ends = path in blocks or not blocks
-                watched = self._watched(module, module.forward, blocks.get(path, OUTSIDE), path, ends)
-                stack.enter_context(shadowed(module, "forward", watched))
+                ends, prefix = path in blocks or not blocks, f"{path}."
+                watched = _watched(module, "forward", path, prefix, blocks, ends=ends)
+                stack.enter_context(shadowed(module, "forward", self._watching(watched)))
             for name in dir(type(component)):
                 if name.startswith(_BLEND):
-                    watched = self._watched(component, getattr(component, name), OUTSIDE, name, ends=True)
-                    stack.enter_context(shadowed(component, name, watched))
+                    watched = _watched(component, name, name, "", blocks, ends=True)
+                    stack.enter_context(shadowed(component, name, self._watching(watched)))
             yield
 
-    def _watched(self, owner: Any, original: Callable[..., Any], block: int, path: str, ends: bool) -> Any:
-        method = original.__func__ if hasattr(original, "__func__") else original
-
-        @functools.wraps(original)
+    def _watching(self, watched: Watched) -> Any:
+        @functools.wraps(watched.written)
         def call(*args: Any, **kwargs: Any) -> Any:
             trace = self.trace
             if trace is None:
-                return original(*args, **kwargs)
-            if ends:
-                trace.begin()
+                return watched.written(*args, **kwargs)
+            if not watched.ends:
+                return self._shared(trace, watched, args, kwargs)
+            trace.begin()
             try:
-                return self._shared(trace, owner, method, original, args, kwargs)
+                return self._shared(trace, watched, args, kwargs)
             finally:
-                if ends:
-                    trace.end(block, path)
+                watched.end(trace)
 
         return call
 
-    def _shared(self, trace: Trace, owner: Any, method: Any, original: Any, args: Any, kwargs: Any) -> Any:
-        if not self.share or any(self._hooks_inside(owner)):
-            return original(*args, **kwargs)
-        self.phantoms.paused = True
-        try:
-            same = (method, self._kind(owner), self._state, key(args, self.phantoms), key(kwargs, self.phantoms))
-        except Unshareable:
-            same = None
-        finally:
-            self.phantoms.paused = False
+    def _shared(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
+        same = self._same(trace, watched, args, kwargs)
         if same is None:
-            return original(*args, **kwargs)
-        inputs = list(_flat((args, kwargs)))
+            return watched.written(*args, **kwargs)
         if same in self._memories:
-            return self._replay(trace, self._memories[same], inputs)
-        return self._remember(trace, same, original, args, kwargs, inputs)
+            return self._replay(trace, watched, self._memories[same], (args, kwargs))
+        return self._remember(trace, same, watched, args, kwargs)
 
-    def _replay(self, trace: Trace, memory: Memory, inputs: list[torch.Tensor]) -> Any:
-        trace.extend(memory.rows)
+    def _same(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
+        """What equal calls have in common; None if no other is known to be equal."""
+        if not self.share or any(self._hooks_inside(watched.owner)):
+            return None
+        kind, given = self._kind(watched.owner), (args, kwargs)
+        if kind in self._changing:
+            return None
+        segments = () if trace.is_open else watched.inside
+        with self.phantoms.paused():
+            try:
+                about = key(given, self.phantoms), sharing(given)
+            except Unshareable:
+                return None
+        return watched.function, kind, segments, self._state, about
+
+    def _replay(self, trace: Trace, watched: Watched, memory: Memory, arguments: Any) -> Any:
+        *ended, last = memory.segments
+        for segment in ended:
+            _again(trace, watched, segment)
+        trace.extend(last.rows, shared=watched.ends and trace.is_fresh)
         trace.touch(memory.peak_bytes)
         trace.workspace_peak = max(trace.workspace_peak, trace.liveness.now + memory.workspace_bytes)
-        self.phantoms.paused = True
-        result, fresh = memory.result.build(inputs)
-        self.phantoms.paused = False
+        for container, place, number in memory.numbers:
+            _containers(*arguments)[container][place] = number
+        with self.phantoms.paused():
+            result, fresh = memory.result.build(Given(arguments))
         for tensor in fresh:
             trace.liveness.add(tensor)
         return result
 
-    def _remember(self, trace: Trace, same: Any, original: Any, args: Any, kwargs: Any, inputs: list[Any]) -> Any:
-        live, first = trace.liveness, len(trace.rows)
+    def _remember(self, trace: Trace, same: Any, watched: Watched, args: Any, kwargs: Any) -> Any:
+        live, mark, shared = trace.liveness, trace.mark(), watched.ends and trace.is_fresh
         start, peak, workspace = live.now, live.peak, trace.workspace_peak
+        with self.phantoms.paused():
+            before = Arguments(args, kwargs, self.phantoms)
         live.peak = trace.workspace_peak = start
-        result = original(*args, **kwargs)
-        above, work = live.peak - start, trace.workspace_peak - start
-        rows = trace.rows if trace.is_outermost else trace.rows[first:]
-        self._memories[same] = Memory(rows, above, work, Template(result, inputs))
-        live.peak, trace.workspace_peak = max(peak, live.peak), max(workspace, trace.workspace_peak)
+        try:
+            result = watched.written(*args, **kwargs)
+        finally:
+            above, work = live.peak - start, trace.workspace_peak - start
+            live.peak, trace.workspace_peak = max(peak, live.peak), max(workspace, trace.workspace_peak)
+        with self.phantoms.paused():
+            made = self._made(watched, before, result, live.now - start)
+        segments, prefix = trace.since(mark, shared=shared), watched.prefix
+        if made is not None and all(segment.path.startswith(prefix) for segment in segments if segment.path):
+            inside = [segment._replace(path=segment.path.removeprefix(prefix)) for segment in segments]
+            self._memories[same] = Memory(inside, above, work, *made)
         return result
+
+    def _made(self, watched: Watched, before: Arguments, result: Any, kept_bytes: int) -> Any:
+        """How a result is made again, and what else the call leaves; None where it leaves more than can be told."""
+        try:
+            template = Template(result, before.given, self.phantoms)
+            numbers = before.numbers(result)
+        except Unshareable:
+            return None
+        if kept_bytes != template.own_bytes or self._kind_now(watched.owner) != self._kind(watched.owner):
+            self._changing.add(self._kind(watched.owner))
+            return None
+        return template, numbers
 
     def _hooks_inside(self, owner: torch.nn.Module) -> list[Any]:
         """The forward hooks of modules inside: a call that is not made would leave out what they do."""
@@ -159,8 +216,67 @@ class Repeats:
     def _kind(self, owner: torch.nn.Module) -> int:
         """A number that equal modules have in common."""
         if id(owner) not in self._kind_of:
-            self._kind_of[id(owner)] = self._kinds.setdefault(signature(self._parts(owner)), len(self._kinds))
+            self._kind_of[id(owner)] = self._kind_now(owner)
         return self._kind_of[id(owner)]
+
+    def _kind_now(self, owner: torch.nn.Module) -> int:
+        return self._kinds.setdefault(signature(self._parts(owner)), len(self._kinds))
+
+
+class Arguments:
+    """What a call is given, to tell afterwards what it did to it."""
+
+    def __init__(self, args: Any, kwargs: Any, phantoms: Phantoms) -> None:
+        self.given, self._phantoms = Given((args, kwargs)), phantoms
+        self._containers = _containers(args, kwargs)
+        self._before = [self._contents(each) for each in self._containers]
+
+    def _contents(self, container: Any) -> dict[Any, Any]:
+        members = container.items() if isinstance(container, dict) else enumerate(container)
+        return {place: self._member(each) for place, each in members}
+
+    def _member(self, value: Any) -> Any:
+        """What is known of a member; lists and mappings have contents of their own."""
+        return id(value) if isinstance(value, (list, dict)) else key(value, self._phantoms)
+
+    def numbers(self, result: Any) -> list[tuple[int, Any, Any]]:
+        """Return what the call wrote into lists and mappings; raises Unshareable for more than plain numbers.
+
+        A tensor that took the place of one of its shape counts as nothing new, if as many bytes were released.
+        """
+        known = {id(each) for each in self._containers}
+        if any(id(each) in known for each in containers(result)):
+            raise Unshareable("a list that is an argument, too")
+        written = []
+        for number, (container, before) in enumerate(zip(self._containers, self._before, strict=True)):
+            after = self._contents(container)
+            for place in (place for place in after if after[place] != before.get(place)):
+                if after.keys() != before.keys() or not isinstance(container[place], _PLAIN_OR_DERIVED):
+                    raise Unshareable("a list with other members")
+                written.append((number, place, container[place]))
+        return written
+
+
+def _containers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments, and the lists and mappings among and in them."""
+    return [args, *containers(args), *containers(kwargs)]
+
+
+def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> Watched:
+    written = method(owner, name)
+    inside = tuple([each.removeprefix(prefix) for each in blocks if each.startswith(prefix)])
+    return Watched(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
+
+
+def _again(trace: Trace, watched: Watched, segment: Segment) -> None:
+    """Take a segment that was traced before, of the module that this is the like of."""
+    if segment.block == OUTSIDE:
+        trace.extend(segment.rows)
+        return
+    path = watched.prefix + segment.path
+    trace.begin()
+    trace.extend(segment.rows, shared=True)
+    trace.end(watched.blocks[path], path)
 
 
 def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -170,12 +286,12 @@ def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Modul
     inside = list(component.named_modules())
     for _path, module in inside:
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
-            kinds = Counter(type(member) for member in module)
-            members |= {id(member): kinds[type(member)] for member in module}
+            kinds = Counter(type(original(member)) for member in module)
+            members |= {id(member): kinds[type(original(member))] for member in module}
     for path, module in inside:
         repeated = members.get(id(module), 0) > 1 or id(module) in children
         if path and repeated and any(True for _ in module.children()) and _has_forward(module):
-            yield path, module
+            yield plain(path), module
 
 
 def _has_forward(module: torch.nn.Module) -> bool:
@@ -189,7 +305,15 @@ def signature(parts: Sequence[tuple[str, torch.nn.Module]]) -> Any:
 
 def _shapes(module: torch.nn.Module) -> Any:
     tensors = {**module._parameters, **module._buffers}
-    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items() if tensor is not None)
+    return tuple(
+        (name, type(tensor), tensor.shape, tensor.dtype, () if is_plain(tensor) else _inner(tensor))
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+
+
+def _inner(tensor: torch.Tensor) -> Any:
+    return tuple((part.shape, part.dtype) for part in parts(tensor))
 
 
 def settings(module: torch.nn.Module, *, private: bool = True) -> Any:
@@ -207,19 +331,20 @@ def _setting(value: Any) -> Any:
         return tuple((type(each), _setting(each)) for each in value)
     if isinstance(value, dict):
         return tuple((str(name), type(each), _setting(each)) for name, each in value.items() if name not in _COUNTERS)
-    if isinstance(value, _PLAIN_OR_DERIVED):
+    if isinstance(value, (set, frozenset)):
+        return frozenset((type(each), _setting(each)) for each in value)
+    if isinstance(value, (*_PLAIN_OR_DERIVED, enum.Enum, FunctionType)):
         return value
-    return type(value)
-
-
-def _flat(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _flat(each)
-    elif isinstance(value, dict):
-        yield from _flat(tuple(value.values()))
+        return value.shape, value.dtype
+    return type(value), tuple(_own(value))
+
+
+def _own(value: Any) -> Iterator[tuple[str, Any]]:
+    """The plain settings of an object that a module has, such as the processor of an attention layer."""
+    for name, each in getattr(value, "__dict__", {}).items():
+        if name not in _COUNTERS and type(each) in _PLAIN:
+            yield name, (type(each), each)
 
 
 @contextmanager

@@ -24,6 +24,13 @@ class Segment(NamedTuple):
     rows: list[Row]
 
 
+class Mark(NamedTuple):
+    """A place in a trace: segments that had ended, and operations of the open one."""
+
+    segments: int
+    rows: int
+
+
 class Trace:
     """Takes the operations of one component call; `begin` and `end` enclose a segment, nested ones belong to it."""
 
@@ -60,13 +67,39 @@ class Trace:
             self.close(block, path)
 
     @property
-    def is_outermost(self) -> bool:
-        """Whether the open segment is one that no other encloses, so that its rows are its own."""
-        return self._depth == 1
+    def is_open(self) -> bool:
+        """Whether a segment is open, to which all belongs until it ends."""
+        return self._depth > 0
 
-    def extend(self, rows: list[Row]) -> None:
-        """Take operations that were traced before; a segment that consists of nothing else shares their list."""
-        if self.is_outermost and not self.rows:
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the open segment has just begun and no other encloses it, so that its rows will be its own."""
+        return self._depth == 1 and not self.rows
+
+    def mark(self) -> Mark:
+        """Remember where the trace is, for `since`."""
+        return Mark(len(self.segments), len(self.rows))
+
+    def since(self, mark: Mark, *, shared: bool = False) -> list[Segment]:
+        """Return what came after a mark: the segments that ended, and the operations of the open one as the last.
+
+        Args:
+            mark: The place.
+            shared: Whether the open segment consists of nothing else, so that its list can be had and not a copy.
+        """
+        came = [*self.segments[mark.segments :], Segment(OUTSIDE, "", self.rows if shared else self.rows[:])]
+        if mark.rows:
+            came[0] = came[0]._replace(rows=came[0].rows[mark.rows :])
+        return came
+
+    def extend(self, rows: list[Row], *, shared: bool = False) -> None:
+        """Take operations that were traced before.
+
+        Args:
+            rows: The operations.
+            shared: Whether the open segment consists of nothing else, so that it has the same list.
+        """
+        if shared:
             self.rows = rows
         else:
             self.rows.extend(rows)
