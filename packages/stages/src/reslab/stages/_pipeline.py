@@ -85,7 +85,16 @@ class Pipeline:
 
     @classmethod
     def from_diffusers(cls, pipe: Any) -> Pipeline:
-        """Run a stock `DiffusionPipeline` as one stage, observed by its components; `run` returns its output."""
+        """Run a stock `DiffusionPipeline`, whose stages are found from its component calls; `run` returns its output.
+
+        Its one call has sections: encode, denoise, upscale, decode, a section for each of two experts that denoise in
+        turn, and one named for each component of another kind. Before the first run `stages` shows those that the
+        components suggest. A run that is observed or managed tells them apart as they come, adds those that nothing
+        suggested ("decode_2" for a second one of its kind), and puts them in the order in which they ran.
+
+        Args:
+            pipe: Any pipeline of diffusers; its components are shared, its code runs as it is.
+        """
         name = type(pipe).__name__
         return cls(_stock.stock_components(pipe), name=name, result="output").add(_stock.StockStage(pipe))
 
@@ -129,13 +138,18 @@ class Pipeline:
         )
         others = [other._names() for other in self.stages]
         registered_name = name or stage.registered_name
-        _names.check_registered(registered_name, others)
-        _names.check_class(stage.stage_class, others)
+        if name is not None and isinstance(stage, _stock.StockStage):
+            stage.begin_names_with(name)
+        for shown in stage.sections():
+            _names.check_registered(registered_name if shown is stage else shown.registered_name, others)
+            _names.check_class(shown.stage_class, others)
         if stage._explicit_profile_name is not None:
             _names.check_explicit(stage._explicit_profile_name, others)
         _check.check_names(stage, registered_name, bind)
         place = len(self._bound) if before is None else self._place(before)
-        stage._registered_name, stage._pipeline = name or stage._registered_name, self
+        stage._registered_name = name or stage._registered_name
+        for each in (stage, *stage.sections()):
+            each._pipeline = self
         self._bound.insert(place, (stage, bind))
         self._groups[id(stage)] = group
         self._version += 1
@@ -144,7 +158,7 @@ class Pipeline:
     @property
     def stages(self) -> Stages:
         """The stages in order; also by registered name, with Tab completion."""
-        return Stages([stage for stage, _bind in self._bound])
+        return Stages([shown for stage, _bind in self._bound for shown in stage.sections()])
 
     @property
     def execution_device(self) -> Any:
@@ -228,11 +242,21 @@ class Pipeline:
     def _ready(self) -> Program:
         key = (self._version, self.profile_names, self.progress, *self.components, *map(id, self.components.values()))
         if self._program is None or self._program.key != key:
-            names = [stage._names() for stage, _bind in self._bound]
-            filed = _names.profile_names(names, self.profile_names)
-            settled = {id(stage): name for (stage, _bind), name in zip(self._bound, filed, strict=True)}
-            self._program = Program(key=key, bound=tuple(self._bound), names=settled)
+            self._program = Program(key=key, bound=tuple(self._bound), names=self._settled())
         return self._program
+
+    def _settled(self) -> dict[int, str]:
+        """The profile names of all stages, by id; a stock pipeline's whole call goes by its registered name."""
+        filed = _names.profile_names([stage._names() for stage in self.stages], self.profile_names)
+        whole = {id(stage): stage.registered_name for stage, _bind in self._bound}
+        return whole | {id(stage): name for stage, name in zip(self.stages, filed, strict=True)}
+
+    def _found(self, section: Stage) -> None:
+        """Take up a section that a run has found."""
+        section._pipeline = self
+        self._version += 1
+        if self._running is not None:
+            self._running.names[id(section)] = self._settled()[id(section)]
 
     def _place(self, name: str) -> int:
         names = [stage.registered_name for stage in self.stages]
@@ -244,7 +268,7 @@ class Pipeline:
         return (self._running or self._ready()).names[id(stage)]
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self.name!r}: {len(self._bound)} stages, {len(self.components)} components>"
+        return f"<Pipeline {self.name!r}: {len(self.stages)} stages, {len(self.components)} components>"
 
     def _repr_html_(self) -> str:
         from reslab.stages import _report

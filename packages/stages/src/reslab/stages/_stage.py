@@ -138,6 +138,10 @@ class Stage:
         reads = {name: default for name, default in defaults.items() if name not in self.components}
         return Signature(components=self.components, reads=reads, writes=self.writes)
 
+    def sections(self) -> tuple[Stage, ...]:
+        """The stages that a pipeline shows for this one: itself, or the sections of its call."""
+        return (self,)
+
     def watched(self) -> tuple[Any, ...]:
         """The loops inside whose steps are told: objects with a method `loop_step`."""
         return ()
