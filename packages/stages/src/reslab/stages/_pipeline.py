@@ -51,6 +51,9 @@ class Pipeline:
         self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
         #: How the pipeline was composed, for the record; plain data.
         self.settings: Mapping[str, Any] = {}
+        #: What blocks of Modular Diffusers read as their `components.config`.
+        self.config: Mapping[str, Any] = {}
+        self._inputs: Mapping[str, _blocks.Input] = {}
         #: The inputs of the run under way, else empty.
         self.request: Mapping[str, Any] = {}
         #: The stage that is running, or None.
@@ -66,19 +69,33 @@ class Pipeline:
 
     @classmethod
     def from_blocks(
-        cls, blocks: Any, *, components: Mapping[str, Any] | None = None, result: str | None = None, **request: Any
+        cls,
+        blocks: Any,
+        *,
+        components: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        result: str | None = None,
+        **request: Any,
     ) -> Pipeline:
         """Compose the leaf blocks of Modular Diffusers that would run for a request; each leaf, or loop, is one stage.
+
+        What diffusers' own modular pipeline would fill in for an input that a run leaves out is filled in here too.
 
         Args:
             blocks: Any blocks of Modular Diffusers, such as `LTX2AutoBlocks()`.
             components: Components by name; diffusers' own, made from configuration (guiders, processors), are added.
+                One that blocks declare and do without may be None.
+            config: Settings that blocks declare, such as Wan 2.2's `boundary_ratio`, where not their own defaults.
             result: The value that `run` returns.
             **request: The inputs that decide which blocks run: what matters of a value is whether it is None.
+
+        Raises:
+            PipelineError: No block runs for the request, or there is no such setting.
         """
         pipeline = cls(
             _blocks.made_from_config(blocks) | dict(components or {}), name=type(blocks).__name__, result=result
         )
+        pipeline.config, pipeline._inputs = _blocks.settings(blocks, config or {}), _blocks.declared_inputs(blocks)
         for name, leaf in _blocks.leaves(blocks, request).items():
             pipeline.add(_blocks.BlockStage(leaf), name=name)
         return pipeline
@@ -171,7 +188,7 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components, self.result)
+        self._ready().check(inputs, self.components, self.result, self._defaults())
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -183,9 +200,9 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components, self.result)
+        program.check(inputs, self.components, self.result, self._defaults())
         program.prepare()
-        values = Values(inputs)
+        values = self._values(inputs)
         self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:
@@ -238,6 +255,17 @@ class Pipeline:
             return stage.profile_name
         names = [name for name, own in self.components.items() if own is component]
         return names[0] if names else type(component).__name__
+
+    def _defaults(self) -> dict[str, Any]:
+        """What the composition fills in for inputs that a run leaves out."""
+        return {name: each.default for name, each in self._inputs.items() if each.default is not None}
+
+    def _values(self, inputs: Mapping[str, Any]) -> Values:
+        values = Values(self._defaults() | dict(inputs))
+        for name, each in self._inputs.items():
+            if each.tag is not None and name in values:
+                values.tag(name, each.tag)
+        return values
 
     def _ready(self) -> Program:
         key = (self._version, self.profile_names, self.progress, *self.components, *map(id, self.components.values()))

@@ -41,12 +41,14 @@ class Signature:
         reads: Values it reads, each with its default; `REQUIRED` where there is none.
         writes: Values it writes; None where that is known only after a run.
         gathers: Whether it reads further values by their tag.
+        changes: Values that it may write, among those that it reads.
     """
 
     components: tuple[str, ...]
     reads: Mapping[str, Any]
     writes: tuple[str, ...] | None
     gathers: bool = False
+    changes: tuple[str, ...] = ()
 
 
 class Stage:
