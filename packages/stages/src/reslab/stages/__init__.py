@@ -30,7 +30,7 @@ from reslab.stages._output import output_path
 from reslab.stages._pipeline import Pipeline
 from reslab.stages._sequence import Stages
 from reslab.stages._stage import REQUIRED, Signature, Stage, stage
-from reslab.stages._stock import StockStage
+from reslab.stages._stock import Section, StockStage
 from reslab.stages._values import Values, describe
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "ProfileNames",
+    "Section",
     "Signature",
     "Stage",
     "Stages",

@@ -17,9 +17,10 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from reslab.stages._names import PipelineError
+from reslab.stages._names import PipelineError, nearest
 from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 #: Blocks log every error with its whole traceback, once for each nesting; the stage raises the error itself.
@@ -73,13 +74,15 @@ class BlockStage(Stage):
                     reads[name] = default
             writes |= dict.fromkeys(output.name for output in block.intermediate_outputs)
         gathers = any(each.kwargs_type and not each.name for block in self.blocks for each in block.inputs)
-        return Signature(components=tuple(components), reads=reads, writes=tuple(writes), gathers=gathers)
+        changes = tuple(name for name, default in reads.items() if default is not REQUIRED)
+        written = tuple(writes)
+        return Signature(components=tuple(components), reads=reads, writes=written, gathers=gathers, changes=changes)
 
     def watched(self) -> tuple[Any, ...]:
         return tuple(block for block in self.blocks if hasattr(block, "loop_step"))
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
-        view = View(bind, self.blocks[0])
+        view = View(bind, self.blocks)
         states = [(block, functools.partial(State, Declared.of(block), bind)) for block in self.blocks]
         for loop in self.watched():
             loop.set_progress_bar_config(desc=self.registered_name, disable=not bind.pipeline.progress)
@@ -99,9 +102,8 @@ class BlockStage(Stage):
 class View:
     """What blocks see as `components`."""
 
-    def __init__(self, bind: Binding, block: Any) -> None:
-        self._bind = bind
-        self._block = block
+    def __init__(self, bind: Binding, blocks: tuple[Any, ...]) -> None:
+        self._bind, self._blocks = bind, blocks
 
     @property
     def components(self) -> dict[str, Any]:
@@ -121,10 +123,16 @@ class View:
             return bind.pipeline.components[source]
         return self._from_modular_pipeline(name)
 
+    @property
+    def config(self) -> Any:
+        """The settings that blocks declare: those of the pipeline, else their own defaults."""
+        declared = {spec.name: spec.default for block in self._blocks for spec in block.expected_configs}
+        return SimpleNamespace(**declared | dict(self._bind.pipeline.config))
+
     def _from_modular_pipeline(self, name: str) -> Any:
-        found = inspect.getattr_static(modular_pipeline_class(self._block), name, None)
-        if isinstance(found, property) and found.fget is not None:
-            return found.fget(self)
+        kind = modular_pipeline_class(self._blocks[0])
+        if (found := inspect.getattr_static(kind, name, None)) is not None:  # properties and methods, with this as self
+            return found.__get__(self, kind) if hasattr(found, "__get__") else found
         raise AttributeError(f"the pipeline has no component {name!r}, and diffusers' modular pipeline computes none")
 
 
@@ -218,3 +226,29 @@ def is_leaf(block: Any) -> bool:
 def made_from_config(blocks: Any) -> dict[str, Any]:
     """The components that diffusers makes from configuration alone (guiders, processors), by name."""
     return {name: component for name, component in blocks.init_pipeline().components.items() if component is not None}
+
+
+class Input(NamedTuple):
+    """What a composition of blocks says of one of its inputs: a default, and a tag that gathers it."""
+
+    default: Any
+    tag: str | None
+
+
+def declared_inputs(blocks: Any) -> dict[str, Input]:
+    """Return the inputs that a composition declares; a default is the one of the first block that declares it."""
+    return {each.name: Input(each.default, each.kwargs_type) for each in blocks.inputs if each.name}
+
+
+def settings(blocks: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that blocks declare, by name, with what is given in place of defaults.
+
+    Raises:
+        PipelineError: They declare no setting of a given name.
+    """
+    declared = {spec.name: spec.default for spec in blocks.expected_configs}
+    if unknown := [name for name in given if name not in declared]:
+        raise PipelineError(
+            f"{type(blocks).__name__} declares no setting {unknown[0]!r}; {nearest(unknown[0], declared)}"
+        )
+    return declared | dict(given)

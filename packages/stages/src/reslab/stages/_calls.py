@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._sections import Sections
 
 if TYPE_CHECKING:
     from reslab.stages._stage import Stage
@@ -51,6 +52,7 @@ class Watch:
         conductor: Called around component calls, if any.
         components: The pipeline's components by name.
         names_in_use: Answers with the component names that the current stage uses, for an object that has several.
+        sections: Finds the stages of a stock pipeline, where there is one.
     """
 
     def __init__(
@@ -59,9 +61,10 @@ class Watch:
         conductor: Conductor | None,
         components: Mapping[str, Any],
         names_in_use: Callable[[], Sequence[str]],
+        sections: Sections | None = None,
     ) -> None:
         self._tell, self._conductor = tell, conductor
-        self._components, self._names_in_use = components, names_in_use
+        self._components, self._names_in_use, self._sections = components, names_in_use, sections
         self._pass = 0
 
     @contextmanager
@@ -104,7 +107,7 @@ class Watch:
             tell.end()
             return result
 
-        return call
+        return call if self._sections is None else self._sections.around(owner, names[0], method, call)
 
     def _told(self, names: list[str], method: str) -> Callable[[], tuple[str, str]]:
         texts = {name: (name, sys.intern(f"{name}.{method}")) for name in names}
@@ -128,7 +131,8 @@ class Watch:
                 raise
             self._tell.end()
 
-        return functools.wraps(original)(entered)
+        told = functools.wraps(original)(entered)
+        return told if self._sections is None else self._sections.entering(original, told)
 
     def _loop_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)

@@ -56,18 +56,27 @@ def component_names(stage: Stage, bind: Binding) -> list[str]:
 
 
 def problems(
-    bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any], result: str | None
+    bound: Bound,
+    components: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    result: str | None,
+    defaults: Collection[str] = (),
 ) -> Iterator[str]:
-    """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given."""
+    """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given.
+
+    Names in `defaults` have a value unless they are given as None.
+    """
     yield from _unknown(bound, components, inputs)
-    there, open_ended = {name for name, value in inputs.items() if value is not None}, False
+    there = {name for name, value in inputs.items() if value is not None}
+    there |= {name for name in defaults if name not in inputs}
+    open_ended = False
     for stage, bind in bound:
         signature = stage.signature(_available(bind, there))
         missing = () if open_ended else _missing(stage, bind, signature, there)
         found = [*_components(stage, bind, signature, components), *missing]
         yield from found or rules_broken([(stage, bind, reads(stage))], components, inputs)
         open_ended |= signature.writes is None
-        there |= {bind.value(name) for name in signature.writes or ()}
+        there |= {bind.value(name) for name in (*(signature.writes or ()), *signature.changes)}
     if result is not None and result not in there and not open_ended:
         yield f"no stage writes the result {result!r}; {nearest(result, there)}"
 

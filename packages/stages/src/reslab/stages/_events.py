@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from reslab.stages._described import Described
 
 if TYPE_CHECKING:
     from reslab.stages._stage import Stage
+    from reslab.stages._stock import Section, StockStage
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,12 @@ class Conductor(Protocol):
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
         """Make the call that runs `stage`; a second call first restores values, generators and schedulers."""
+
+    def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
+        """Make the call of a stock pipeline, whose sections are stages; a second call begins again from the first."""
+
+    def section(self, stage: Section) -> AbstractContextManager[None]:
+        """Act around a section of such a call, which cannot be made again by itself."""
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make the call of a component's method and return its result."""

@@ -51,6 +51,9 @@ class Pipeline:
         self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
         #: How the pipeline was composed, for the record; plain data.
         self.settings: Mapping[str, Any] = {}
+        #: What blocks of Modular Diffusers read as their `components.config`.
+        self.config: Mapping[str, Any] = {}
+        self._inputs: Mapping[str, _blocks.Input] = {}
         #: The inputs of the run under way, else empty.
         self.request: Mapping[str, Any] = {}
         #: The stage that is running, or None.
@@ -66,26 +69,49 @@ class Pipeline:
 
     @classmethod
     def from_blocks(
-        cls, blocks: Any, *, components: Mapping[str, Any] | None = None, result: str | None = None, **request: Any
+        cls,
+        blocks: Any,
+        *,
+        components: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        result: str | None = None,
+        **request: Any,
     ) -> Pipeline:
         """Compose the leaf blocks of Modular Diffusers that would run for a request; each leaf, or loop, is one stage.
+
+        What diffusers' own modular pipeline would fill in for an input that a run leaves out is filled in here too.
 
         Args:
             blocks: Any blocks of Modular Diffusers, such as `LTX2AutoBlocks()`.
             components: Components by name; diffusers' own, made from configuration (guiders, processors), are added.
+                One that blocks declare and do without may be None.
+            config: Settings that blocks declare, such as Wan 2.2's `boundary_ratio`, where not their own defaults.
             result: The value that `run` returns.
             **request: The inputs that decide which blocks run: what matters of a value is whether it is None.
+
+        Raises:
+            PipelineError: No block runs for the request, or there is no such setting.
         """
         pipeline = cls(
             _blocks.made_from_config(blocks) | dict(components or {}), name=type(blocks).__name__, result=result
         )
+        pipeline.config, pipeline._inputs = _blocks.settings(blocks, config or {}), _blocks.declared_inputs(blocks)
         for name, leaf in _blocks.leaves(blocks, request).items():
             pipeline.add(_blocks.BlockStage(leaf), name=name)
         return pipeline
 
     @classmethod
     def from_diffusers(cls, pipe: Any) -> Pipeline:
-        """Run a stock `DiffusionPipeline` as one stage, observed by its components; `run` returns its output."""
+        """Run a stock `DiffusionPipeline`, whose stages are found from its component calls; `run` returns its output.
+
+        Its one call has sections: encode, denoise, upscale, decode, a section for each of two experts that denoise in
+        turn, and one named for each component of another kind. Before the first run `stages` shows those that the
+        components suggest. A run that is observed or managed tells them apart as they come, adds those that nothing
+        suggested ("decode_2" for a second one of its kind), and puts them in the order in which they ran.
+
+        Args:
+            pipe: Any pipeline of diffusers; its components are shared, its code runs as it is.
+        """
         name = type(pipe).__name__
         return cls(_stock.stock_components(pipe), name=name, result="output").add(_stock.StockStage(pipe))
 
@@ -129,13 +155,18 @@ class Pipeline:
         )
         others = [other._names() for other in self.stages]
         registered_name = name or stage.registered_name
-        _names.check_registered(registered_name, others)
-        _names.check_class(stage.stage_class, others)
+        if name is not None and isinstance(stage, _stock.StockStage):
+            stage.begin_names_with(name)
+        for shown in stage.sections():
+            _names.check_registered(registered_name if shown is stage else shown.registered_name, others)
+            _names.check_class(shown.stage_class, others)
         if stage._explicit_profile_name is not None:
             _names.check_explicit(stage._explicit_profile_name, others)
         _check.check_names(stage, registered_name, bind)
         place = len(self._bound) if before is None else self._place(before)
-        stage._registered_name, stage._pipeline = name or stage._registered_name, self
+        stage._registered_name = name or stage._registered_name
+        for each in (stage, *stage.sections()):
+            each._pipeline = self
         self._bound.insert(place, (stage, bind))
         self._groups[id(stage)] = group
         self._version += 1
@@ -144,7 +175,7 @@ class Pipeline:
     @property
     def stages(self) -> Stages:
         """The stages in order; also by registered name, with Tab completion."""
-        return Stages([stage for stage, _bind in self._bound])
+        return Stages([shown for stage, _bind in self._bound for shown in stage.sections()])
 
     @property
     def execution_device(self) -> Any:
@@ -157,7 +188,7 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components, self.result)
+        self._ready().check(inputs, self.components, self.result, self._defaults())
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -169,9 +200,9 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components, self.result)
+        program.check(inputs, self.components, self.result, self._defaults())
         program.prepare()
-        values = Values(inputs)
+        values = self._values(inputs)
         self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:
@@ -225,14 +256,35 @@ class Pipeline:
         names = [name for name, own in self.components.items() if own is component]
         return names[0] if names else type(component).__name__
 
+    def _defaults(self) -> dict[str, Any]:
+        """What the composition fills in for inputs that a run leaves out."""
+        return {name: each.default for name, each in self._inputs.items() if each.default is not None}
+
+    def _values(self, inputs: Mapping[str, Any]) -> Values:
+        values = Values(self._defaults() | dict(inputs))
+        for name, each in self._inputs.items():
+            if each.tag is not None and name in values:
+                values.tag(name, each.tag)
+        return values
+
     def _ready(self) -> Program:
         key = (self._version, self.profile_names, self.progress, *self.components, *map(id, self.components.values()))
         if self._program is None or self._program.key != key:
-            names = [stage._names() for stage, _bind in self._bound]
-            filed = _names.profile_names(names, self.profile_names)
-            settled = {id(stage): name for (stage, _bind), name in zip(self._bound, filed, strict=True)}
-            self._program = Program(key=key, bound=tuple(self._bound), names=settled)
+            self._program = Program(key=key, bound=tuple(self._bound), names=self._settled())
         return self._program
+
+    def _settled(self) -> dict[int, str]:
+        """The profile names of all stages, by id; a stock pipeline's whole call goes by its registered name."""
+        filed = _names.profile_names([stage._names() for stage in self.stages], self.profile_names)
+        whole = {id(stage): stage.registered_name for stage, _bind in self._bound}
+        return whole | {id(stage): name for stage, name in zip(self.stages, filed, strict=True)}
+
+    def _found(self, section: Stage) -> None:
+        """Take up a section that a run has found."""
+        section._pipeline = self
+        self._version += 1
+        if self._running is not None:
+            self._running.names[id(section)] = self._settled()[id(section)]
 
     def _place(self, name: str) -> int:
         names = [stage.registered_name for stage in self.stages]
@@ -244,7 +296,7 @@ class Pipeline:
         return (self._running or self._ready()).names[id(stage)]
 
     def __repr__(self) -> str:
-        return f"<Pipeline {self.name!r}: {len(self._bound)} stages, {len(self.components)} components>"
+        return f"<Pipeline {self.name!r}: {len(self.stages)} stages, {len(self.components)} components>"
 
     def _repr_html_(self) -> str:
         from reslab.stages import _report

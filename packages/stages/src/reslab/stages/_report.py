@@ -45,7 +45,8 @@ def rows(pipeline: Pipeline) -> list[Row]:
     """Describe every stage in order; of what it could read, what is required or written before."""
     described: list[Row] = []
     written: set[str] = set()
-    for stage, bind in pipeline._bound:
+    shown = [(section, bind, stage) for stage, bind in pipeline._bound for section in stage.sections()]
+    for stage, bind, added in shown:
         signature = stage.signature(EVERYTHING)
         parameters = [name for name in signature.reads if bind.is_component(name)]
         used = [bind.components.get(name, name) for name in (*signature.components, *parameters)]
@@ -60,7 +61,7 @@ def rows(pipeline: Pipeline) -> list[Row]:
         written.update(writes)
         described.append(
             Row(
-                group=pipeline._groups[id(stage)],
+                group=pipeline._groups[id(added)],
                 registered_name=stage.registered_name,
                 profile_name=stage.profile_name,
                 stage_class=stage.stage_class,

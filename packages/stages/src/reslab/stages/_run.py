@@ -13,7 +13,9 @@ from reslab.stages import _check
 from reslab.stages._calls import Watch
 from reslab.stages._events import Conductor, Kind, Tell
 from reslab.stages._retry import Attempt
+from reslab.stages._sections import Sections
 from reslab.stages._stage import Binding, Stage
+from reslab.stages._stock import StockStage
 from reslab.stages._values import Values
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ class Program:
     checked: set[tuple[Any, ...]] = field(default_factory=set)
     rules: tuple[tuple[Stage, Binding, set[str]], ...] | None = None
 
-    def check(self, inputs: Mapping[str, Any], components: Mapping[str, Any], result: str | None) -> None:
+    def check(
+        self, inputs: Mapping[str, Any], components: Mapping[str, Any], result: str | None, defaults: Mapping[str, Any]
+    ) -> None:
         """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
         names = (result, frozenset(inputs), frozenset(name for name, value in inputs.items() if value is None))
         if self.rules is None:
@@ -41,7 +45,7 @@ class Program:
         if names in self.checked:
             found = [*_check.rules_broken(self.rules, components, inputs)]
         else:
-            found = [*_check.problems(self.bound, components, inputs, result)]
+            found = [*_check.problems(self.bound, components, inputs, result, defaults)]
         if found:
             raise _check.cannot_run(found)
         self.checked.add(names)
@@ -63,23 +67,29 @@ def run_unobserved(pipeline: Pipeline, program: Program, values: Values) -> None
             pipeline.current_stage = stage
             call(values)
     except BaseException as error:
-        note_stage(error, pipeline, program)
+        note_stage(error, pipeline)
         raise
 
 
 def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tell, conductor: Conductor | None) -> None:
     """Call every stage in order, telling of each run, stage, step, pass and component call."""
-    watch = Watch(
-        tell, conductor, pipeline.components, lambda: program.component_names.get(id(pipeline.current_stage), [])
-    )
+    bound = [stage for stage, _bind in program.bound]
+    stock = any(isinstance(stage, StockStage) for stage in bound)
+    sections = Sections(pipeline, tell, conductor) if stock else None
+    names = program.component_names
+    watch = Watch(tell, conductor, pipeline.components, lambda: names.get(id(pipeline.current_stage), []), sections)
     try:
-        with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run([stage for stage, _bind in program.bound]):
-            for place, (stage, name, call) in enumerate(program.calls):
+        with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run(bound):
+            for (stage, name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):
+                if sections is not None and isinstance(stage, StockStage):
+                    conducted_whole(conductor, stage, sections, call, values, bind)
+                    continue
                 pipeline.current_stage = stage
+                place = pipeline.stages.index(stage) if stock else bound.index(stage)
                 with told(tell, Kind.STAGE, name, place):
-                    conducted(conductor, stage, call, values, program.bound[place][1])
+                    conducted(conductor, stage, call, values, bind)
     except BaseException as error:
-        note_stage(error, pipeline, program)
+        note_stage(error, pipeline)
         raise
 
 
@@ -107,8 +117,33 @@ def conducted(
         conductor.stage(stage, partial(call, values))
 
 
-def note_stage(error: BaseException, pipeline: Pipeline, program: Program) -> None:
+def conducted_whole(
+    conductor: Conductor | None,
+    stock: StockStage,
+    sections: Sections,
+    call: Callable[[Values], None],
+    values: Values,
+    bind: Binding,
+) -> None:
+    """Make the call of a stock pipeline, by the conductor if there is one; each of its sections is a stage."""
+
+    def sectioned(values: Values) -> None:
+        with sections.of(stock):
+            call(values)
+
+    if conductor is None:
+        sectioned(values)
+    elif conductor.may_retry:
+        conductor.sections(stock, Attempt(sectioned, values, bind))
+    else:
+        conductor.sections(stock, partial(sectioned, values))
+
+
+def note_stage(error: BaseException, pipeline: Pipeline) -> None:
     """Note on the error in which stage it was raised; its type and traceback stay its own."""
-    for place, (stage, name, _call) in enumerate(program.calls, start=1):
-        if stage is pipeline.current_stage:
-            error.add_note(f"in the stage {name!r} ({place} of {len(program.calls)}) of {pipeline.name!r}")
+    current, shown = pipeline.current_stage, pipeline.stages
+    for place, stage in enumerate(shown, start=1):
+        if stage is current:
+            error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline.name!r}")
+    if isinstance(current, StockStage):  # unobserved, its sections are not told apart
+        error.add_note(f"in the call of {current.registered_name!r}, of {pipeline.name!r}")

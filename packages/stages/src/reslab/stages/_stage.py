@@ -53,12 +53,14 @@ class Signature:
         reads: Values it reads, each with its default; `REQUIRED` where there is none.
         writes: Values it writes; None where that is known only after a run.
         gathers: Whether it reads further values by their tag.
+        changes: Values that it may write, among those that it reads.
     """
 
     components: tuple[str, ...]
     reads: Mapping[str, Any]
     writes: tuple[str, ...] | None
     gathers: bool = False
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -152,6 +154,10 @@ class Stage:
             )
         reads = {name: default for name, default in defaults.items() if name not in self.components}
         return Signature(components=self.components, reads=reads, writes=self.writes)
+
+    def sections(self) -> tuple[Stage, ...]:
+        """The stages that a pipeline shows for this one: itself, or the sections of its call."""
+        return (self,)
 
     def watched(self) -> tuple[Any, ...]:
         """The loops inside whose steps are told: objects with a method `loop_step`."""

@@ -1,25 +1,117 @@
-"""A stock diffusers pipeline as one stage, observed by its components."""
+"""A stock diffusers pipeline: one call, whose sections are stages.
+
+`StockStage` makes the call. Its sections are found from the component calls as they happen (`_sections`); before the
+first run they are the ones that the components suggest, and a run that is observed or conducted puts them right: what
+it finds is added, and the order is the one in which they ran last.
+
+    Pipeline.from_diffusers(flux).stages        # Stages(encode, denoise, decode)
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from reslab.stages._calls import is_module
+from reslab.stages._names import free_name
+from reslab.stages._roles import Role, role_of
 from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 
+class Section(Stage):
+    """One stage of a stock pipeline: a section of its call, told apart by which components are called.
+
+    Attributes:
+        role: "encode", "denoise", "upscale" or "decode", or the name of a component of another role.
+        number: 1 for the first section of the role in a run, 2 for the second, …
+        used: The components that the section calls, as the pipeline suggests or a run has found.
+    """
+
+    def __init__(self, stock: StockStage, role: str, number: int, name: str) -> None:
+        self.stock, self.role, self.number = stock, str(role), number
+        self.used: tuple[str, ...] = ()
+        self._registered_name = name
+
+    @property
+    def stage_class(self) -> str:
+        """The role."""
+        return self.role
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: a section runs inside the call of its pipeline."""
+        raise TypeError(f"{self.registered_name!r} runs inside the call of {self.stock.stage_class}: pipeline.run(…)")
+
+    def signature(self, available: Collection[str] = ()) -> Signature:
+        """The first section reads what the call takes, the last one writes `output`."""
+        first, last = self is self.stock.sections()[0], self is self.stock.sections()[-1]
+        reads = self.stock.signature().reads if first else {}
+        return Signature(components=self.used, reads=reads, writes=StockStage.writes if last else ())
+
+
 class StockStage(Stage):
-    """Runs a whole `DiffusionPipeline`; it reads what the pipeline's `__call__` takes and writes `output`."""
+    """Runs a whole `DiffusionPipeline`; it reads what the pipeline's `__call__` takes and writes `output`.
+
+    Its sections are the stages of the pipeline that it is added to. Where it is added under a name of its own, theirs
+    begin with it: "base.denoise".
+    """
 
     writes = ("output",)
 
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
+        self._prefix = ""
+        self._touched: Callable[[str], None] | None = None
+        self._sections: list[Section] = []
+        last = None
+        for role, used in suggested(stock_components(pipe)):
+            last = self.section(role, self.count(role) + 1, after=last)
+            last.used = used
 
     @property
     def stage_class(self) -> str:
         return type(self.pipe).__name__
+
+    def sections(self) -> tuple[Section, ...]:
+        """The stages that its call consists of, as far as they are known."""
+        return tuple(self._sections)
+
+    def count(self, role: str) -> int:
+        """Count the sections of a role."""
+        return sum(section.role == role for section in self._sections)
+
+    def section(self, role: str, number: int, *, after: Section | None = None) -> Section:
+        """Return the section of a role and number, made where there is none, and see that it lies behind `after`."""
+        found = next((each for each in self._sections if (each.role, each.number) == (role, number)), None)
+        if found is None:
+            found = Section(self, role, number, self._name(role, number))
+            self._sections.insert(self._behind(after), found)
+            if self._pipeline is not None:
+                self._pipeline._found(found)
+        elif after is not None and self._sections.index(found) < self._sections.index(after):
+            self._sections.remove(found)
+            self._sections.insert(self._behind(after), found)
+            self._renamed()
+        return found
+
+    def touch(self, component: str) -> None:
+        """Begin the section that a component suggests, where it is used in part and no section is under way yet."""
+        if self._touched is not None:
+            self._touched(component)
+
+    def begin_names_with(self, name: str) -> None:
+        """Let the names of the sections begin with a name."""
+        self._prefix = f"{name}."
+        for section in self._sections:
+            section._registered_name = self._name(section.role, section.number)
+
+    def _name(self, role: str, number: int) -> str:
+        name = self._prefix + role + (f"_{number}" if number > 1 else "")
+        taken = {other.registered for other in self._others()} | {each.registered_name for each in self._sections}
+        return free_name(name, taken) if self._pipeline is not None and name in taken else name
+
+    def _behind(self, after: Section | None) -> int:
+        return 0 if after is None else self._sections.index(after) + 1
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline."""
@@ -44,3 +136,30 @@ class StockStage(Stage):
 def stock_components(pipe: Any) -> dict[str, Any]:
     """The components that a stock pipeline really has, by name."""
     return {name: component for name, component in pipe.components.items() if component is not None}
+
+
+def suggested(components: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+    """Suggest the sections that a pipeline of these components has, each with what it calls.
+
+    Models that are numbered, such as "transformer" and "transformer_2", are experts that denoise in turn.
+    """
+    modules = {name: component for name, component in components.items() if is_module(component)}
+    roles = {name: role_of(name, component, "forward") for name, component in modules.items()}
+    of_role = {role: [name for name in roles if roles[name] == role] for role in Role}
+    others = [name for name, role in roles.items() if role not in (Role.ENCODE, Role.DENOISE)]
+    decoding = [name for name in others if callable(getattr(modules[name], "decode", None))]
+    sections: list[tuple[str, Sequence[str]]] = [(Role.ENCODE, of_role[Role.ENCODE])]
+    sections += [(Role.DENOISE, experts) for experts in _in_turn(of_role[Role.DENOISE])]
+    sections += [(Role.UPSCALE, of_role[Role.UPSCALE]), (Role.DECODE, [*decoding, *of_role[Role.DECODE]])]
+    return [(str(role), tuple(dict.fromkeys(used))) for role, used in sections if used] or [("run", tuple(modules))]
+
+
+def _in_turn(denoisers: Sequence[str]) -> list[list[str]]:
+    """Denoisers by the section that they belong to: each numbered one after its namesake, all else together.
+
+    >>> _in_turn(["controlnet", "transformer", "transformer_2"])
+    [['controlnet', 'transformer'], ['transformer_2']]
+    """
+    later = [name for name in denoisers if name.rpartition("_")[0] in denoisers and name.rpartition("_")[2].isdigit()]
+    together = [name for name in denoisers if name not in later]
+    return [each for each in (together, *([name] for name in later)) if each]

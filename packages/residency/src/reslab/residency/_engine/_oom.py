@@ -40,7 +40,11 @@ def explain(error: BaseException, stage: str, mover: Mover) -> str:
 
 
 class Exhausted(Exception):
-    """Memory did not suffice; the message says all about it, the cause is the error itself."""
+    """Memory did not suffice in a stage; the message says all about it, the cause is the error itself."""
+
+    def __init__(self, problem: str, stage: str) -> None:
+        super().__init__(problem)
+        self.stage = stage
 
 
 def so_far(known: Workload, failed: Sequence[Call], stage: str) -> Workload:

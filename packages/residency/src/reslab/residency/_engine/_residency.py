@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,7 @@ from reslab.residency._engine._written import explain
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call
-from reslab.stages import Pipeline, Stage, Subscription
+from reslab.stages import Pipeline, Section, Stage, StockStage, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -104,23 +105,53 @@ class Residency(View):
         Raises:
             OutOfMemory: If memory does not suffice, also not with the next leaner plan.
         """
-        name, problem, lean = stage.registered_name, "", None
-        try:
-            self._run_stage(name, call)
-        except _oom.Exhausted as exhausted:
-            problem, lean = str(exhausted), self._leaner(name)
-            if lean is None:
-                raise OutOfMemory(f"{problem}. {_oom.advice(self.may_retry)}") from exhausted.__cause__
-        if lean is None:
-            return
-        # out here nothing keeps the frames of the failed call, and with them its tensors, alive
-        self._step_down(lean, problem)
-        try:
-            self._run_stage(name, call, again=True)
-        except _oom.Exhausted as exhausted:
-            advice = _oom.advice(self.may_retry, self._leaner(name))
-            told = f"{exhausted}, though the plan was made leaner. {advice}"
-            raise OutOfMemory(told) from exhausted.__cause__
+        names = [each.registered_name for each in self._pipeline.stages]
+        name = stage.registered_name
+
+        def run(*, again: bool) -> None:
+            self._run_stage(name, call, begins=name == names[0] and not again, ends=name == names[-1])
+
+        self._until_it_fits(run)
+
+    def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
+        """Make the call of a stock pipeline; on out of memory all of it once more, if that was asked for.
+
+        Raises:
+            OutOfMemory: If memory does not suffice, also not with the next leaner plan.
+        """
+        stages, own = self._pipeline.stages, stock.sections()
+        begins, calls = stages[0] in own, 0 if stages[0] in own else len(self._director.calls)
+
+        def run(*, again: bool) -> None:
+            self._mover.heal()
+            if again:
+                self._director.let_go(calls)
+            elif begins:
+                self._see_run()
+                with self._guarded(own[0].registered_name, calls):
+                    self._begin_run()  # its sections are entered as they come
+            self._director.touch = stock.touch
+            try:
+                call()
+            finally:
+                self._director.touch = None
+            if stages[-1] in own:
+                with self._guarded(own[-1].registered_name, calls):
+                    self._end_run()
+
+        self._until_it_fits(run)
+
+    @contextmanager
+    def section(self, stage: Section) -> Iterator[None]:
+        """Make the moves at the borders of a section, of which the next run knows even where this one did not."""
+        self._mover.heal()
+        name, workload = stage.registered_name, self.workload
+        if self._director.script is not None and self._director.script.workload.stages != workload.stages:
+            self._director.script = Script(self.plan, workload)
+        with self._guarded(name, len(self._director.calls)):
+            self._director.enter(name)
+            yield
+            self._director.leave(name)
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make a component's call, having seen to its weights."""
@@ -146,20 +177,48 @@ class Residency(View):
             self._copied_bytes += own.size.weight_bytes
             self._compute_s += time.perf_counter() - begun - (self._mover.waited_s - waited)
 
-    def _run_stage(self, name: str, call: Callable[[], None], *, again: bool = False) -> None:
-        names = [stage.registered_name for stage in self._pipeline.stages]
-        self._mover.heal()
-        if begins := name == names[0] and not again:
-            self._see_run()
-        calls = 0 if begins else len(self._director.calls)
+    def _until_it_fits(self, run: Callable[..., None]) -> None:
+        """Run something, and where memory does not suffice for it once more with a leaner plan, if that was asked for.
+
+        Raises:
+            OutOfMemory: If it does not suffice then either.
+        """
+        problem, lean = "", None
         try:
+            run(again=False)
+        except _oom.Exhausted as exhausted:
+            problem, lean = str(exhausted), self._leaner(exhausted.stage)
+            if lean is None:
+                raise OutOfMemory(f"{problem}. {_oom.advice(self.may_retry)}") from exhausted.__cause__
+        if lean is None:
+            return
+        # out here nothing keeps the frames of the failed call, and with them its tensors, alive
+        self._step_down(lean, problem)
+        try:
+            run(again=True)
+        except _oom.Exhausted as exhausted:
+            advice = _oom.advice(self.may_retry, self._leaner(exhausted.stage))
+            told = f"{exhausted}, though the plan was made leaner. {advice}"
+            raise OutOfMemory(told) from exhausted.__cause__
+
+    def _run_stage(self, name: str, call: Callable[[], None], *, begins: bool, ends: bool) -> None:
+        self._mover.heal()
+        if begins:
+            self._see_run()
+        with self._guarded(name, 0 if begins else len(self._director.calls)):
             if begins:
                 self._begin_run()
             self._director.enter(name)
             call()
             self._director.leave(name)
-            if name == names[-1]:
+            if ends:
                 self._end_run()
+
+    @contextmanager
+    def _guarded(self, name: str, calls: int) -> Iterator[None]:
+        """Let go of what does not stay, whatever happens in a stage, and say it where memory did not suffice."""
+        try:
+            yield
         except BaseException as error:
             told = _oom.explain(error, name, self._mover) if _oom.is_out_of_memory(error) else None
             self._director.stage = None
@@ -168,7 +227,7 @@ class Residency(View):
             if told is None:
                 explain(error)
                 raise
-            raise _oom.Exhausted(told) from error
+            raise _oom.Exhausted(told, name) from error
         self._director.stage = None
 
     def _see_run(self) -> None:

@@ -43,7 +43,7 @@ def blank(model: str | os.PathLike[str], *, dtype: torch.dtype | None = None) ->
         dtype: Of the weights; by default the one that the model is run with, bfloat16 for a folder.
 
     Returns:
-        A pipeline of one stage, `Pipeline.from_diffusers`; its request is what the stock pipeline takes.
+        A pipeline made by `Pipeline.from_diffusers`; its request is what the stock pipeline takes.
 
     Raises:
         RehearsalError: There is no such model or folder, or a configuration has not the parameters it should have.

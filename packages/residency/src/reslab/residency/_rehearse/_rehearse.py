@@ -32,7 +32,7 @@ from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._stand import Stand
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
 from reslab.residency._stored import unusual
-from reslab.stages import Pipeline
+from reslab.stages import Pipeline, Section
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
 METHODS = ("forward", "encode", "decode")
@@ -152,7 +152,8 @@ def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anato
 
 def _results_as_tensors(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
     """Ask a stock pipeline for tensors: pictures made on the host afterwards are no work of the device."""
-    stock = len(pipeline.stages) == 1 and "output_type" in pipeline.stages[0].signature().reads
+    first = next(iter(pipeline.stages), None)
+    stock = isinstance(first, Section) and "output_type" in first.signature().reads
     return {"output_type": "pt"} if stock and "output_type" not in request else {}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from reslab.residency._rehearse._calls import Call
 from reslab.residency._rehearse._glue import Glue
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms
-from reslab.stages import Kind, Stage
+from reslab.stages import Kind, Section, Stage, StockStage
 
 
 class Stand:
@@ -27,14 +28,31 @@ class Stand:
         self.calls: list[tuple[Any, ...]] = []
         self.component = ""
         self._stage: Stage | None = None
+        self._before: Glue | None = None
         self._within: list[tuple[str, str, int]] = []
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
         """Run a stage, counting what lies between its component calls."""
-        self._stage = stage
-        self.glue.append(Glue(stage.profile_name, stage.registered_name, self.liveness))
-        self.phantoms.record = self.glue[-1]
+        with self._within_stage(stage):
+            call()
+
+    def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
+        """Make the call of a stock pipeline, counting what lies before its first section with that."""
+        self.phantoms.record = self._before = Glue("", "", self.liveness)
         call()
+
+    def section(self, stage: Section) -> AbstractContextManager[None]:
+        """Count what lies between the component calls of a section."""
+        return self._within_stage(stage)
+
+    @contextmanager
+    def _within_stage(self, stage: Stage) -> Iterator[None]:
+        self._stage = stage
+        glue, self._before = self._before or Glue("", "", self.liveness), None
+        glue.stage, glue.registered_name = stage.profile_name, stage.registered_name
+        self.glue.append(glue)
+        self.phantoms.record = glue
+        yield
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make a component call, knowing under which name."""

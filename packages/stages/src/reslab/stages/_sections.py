@@ -1,0 +1,243 @@
+"""Finding the sections of a stock pipeline's call while it runs, and the steps in them, from the component calls alone.
+
+Before each outermost component call it is decided what ends and what begins; all else in the call, schedulers and
+latents among it, belongs to what is under way. The first section begins with the first component call.
+
+    called                                                        section          step
+    a component of the section's role                             goes on          goes on
+    a denoiser, when a scheduler has stepped, or its timestep
+        is another one: the section has called it before          goes on          the next
+        it has not (the next of two experts)                      the next         the next
+    a denoiser that the section has not called, in the same step  goes on          goes on
+    another component while the denoising loop is not over        goes on          goes on
+    a component of another role                                   the next         ends
+
+Schedulers are read, never wrapped (they are deep-copied): a step is over when one of their counters moves. A guidance
+pass is told with its first call, when it is known in which step that falls.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._roles import Role, numbers, role_of, timestep_reader
+
+if TYPE_CHECKING:
+    from reslab.stages._pipeline import Pipeline
+    from reslab.stages._stock import Section, StockStage
+
+#: What diffusers' schedulers count their steps in.
+_COUNTERS = ("_step_index", "counter")
+
+
+class Sections:
+    """Tells observers and a conductor of the sections of one stock pipeline's calls.
+
+    Args:
+        pipeline: Whose stages the sections are.
+        tell: Where events go.
+        conductor: Acts around each section, if there is one.
+    """
+
+    def __init__(self, pipeline: Pipeline, tell: Tell, conductor: Conductor | None) -> None:
+        self._pipeline, self._tell, self._conductor = pipeline, tell, conductor
+        self._stock: StockStage | None = None
+        self._inside = False
+        self._clear()
+
+    def _clear(self) -> None:
+        self._section: Section | None = None
+        self._acting: AbstractContextManager[None] | None = None
+        self._counts: dict[str, int] = {}
+        self._called: dict[str, None] = {}  # components called in the section
+        self._step = self._pass = -1  # the number of the one begun last
+        self._in_step = self._in_pass = False
+        self._waiting: str | None = None  # the guidance pass that is entered
+        self._counters: tuple[Any, ...] = ()
+        self._timesteps: dict[str, Any] = {}  # of the calls in this step
+
+    @contextmanager
+    def of(self, stock: StockStage) -> Iterator[None]:
+        """Find the sections of the call made within the block."""
+        self._clear()
+        self._stock, self._inside = stock, False
+        stock._touched = self._touch
+        try:
+            yield
+            if not self._counts:  # no component was called, so all of it is what would come first
+                self._next(stock.sections()[0].role)
+        except BaseException as error:
+            self._end(error)
+            raise
+        else:
+            self._end()
+        finally:
+            self._stock = stock._touched = None
+
+    def around(self, owner: Any, name: str, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a component's call with what ends and begins before it."""
+        role = role_of(name, owner, method)
+        timestep = timestep_reader(owner)
+
+        @functools.wraps(call)
+        def bordered(*args: Any, **kwargs: Any) -> Any:
+            if self._stock is None or self._inside:
+                return call(*args, **kwargs)
+            if role == Role.DENOISE:
+                self._denoises(name, timestep(args, kwargs))
+            elif not self._is_looping():
+                self._goes_on(role)
+            self._note(name)
+            self._inside = True
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        return bordered
+
+    def entering(self, original: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a cache context whose guidance pass is told with its first call; `otherwise` serves other stages."""
+
+        @contextmanager
+        def entered(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
+            if self._stock is None:
+                with otherwise(name, *args, **kwargs):
+                    yield
+                return
+            self._waiting = name
+            try:
+                with original(name, *args, **kwargs):
+                    yield
+            except BaseException as error:
+                self._end_pass(error)
+                raise
+            finally:
+                self._waiting = None
+            self._end_pass()
+
+        return functools.wraps(original)(entered)
+
+    def _denoises(self, name: str, timestep: Any) -> None:
+        fresh = self._is_fresh(name, timestep)
+        self._goes_on(Role.DENOISE)
+        if fresh and self._called and name not in self._called:  # the next of two experts
+            self._next(Role.DENOISE, steps=self._step)
+        if fresh or not self._in_step:
+            self._end_step()
+            self._step += 1
+            self._pass, self._in_step = -1, True
+            self._tell.begin(Kind.STEP, "step", self._step)
+            self._timesteps.clear()
+        self._counters, self._timesteps[name] = self._read_counters(), self._number(timestep)
+        if self._waiting is not None and not self._in_pass:
+            self._pass, self._in_pass = self._pass + 1, True
+            self._tell.begin(Kind.PASS, sys.intern(self._waiting), self._pass)
+
+    def _is_fresh(self, name: str, timestep: Any) -> bool:
+        """Whether a denoiser's call is the first of its step."""
+        counters, number = self._read_counters(), self._number(timestep)
+        if not self._in_step or counters != self._counters:
+            return True
+        if timestep is None:
+            return name in self._timesteps
+        if number is None:
+            return False
+        if not counters:  # then a change of the timestep is all there is to go by, whichever denoiser is called
+            return all(number != before for before in self._timesteps.values())
+        return name in self._timesteps and self._timesteps[name] != number
+
+    def _number(self, timestep: Any) -> Any:
+        return numbers(timestep, whatever_device=not self._read_counters())
+
+    def _read_counters(self) -> tuple[Any, ...]:
+        """What schedulers count their steps in; reading it waits for no device."""
+        return tuple(
+            (place, name, value)
+            for place, scheduler in enumerate(self._schedulers())
+            for name, value in vars(scheduler).items()
+            if name in _COUNTERS
+        )
+
+    def _schedulers(self) -> list[Any]:
+        components = self._stock.pipe.components.values() if self._stock is not None else ()
+        return [each for each in components if hasattr(each, "set_timesteps") and hasattr(each, "step")]
+
+    def _is_looping(self) -> bool:
+        """Whether the denoising loop under way has steps left: some pipelines decode, or embed, inside it."""
+        if not self._in_step or self._stock is None or getattr(self._stock.pipe, "interrupt", False):
+            return False
+        states = [(getattr(each, "step_index", None), each.timesteps) for each in self._schedulers()]
+        return any(step is not None and 0 < step < len(timesteps) for step, timesteps in states)
+
+    def _touch(self, name: str) -> None:
+        if self._section is None and not self._inside:
+            self._next(role_of(name, self._pipeline.components[name], "forward"))
+            self._note(name)
+
+    def _goes_on(self, role: str) -> None:
+        if self._section is None or self._section.role != role:
+            self._next(role)
+
+    def _note(self, name: str) -> None:
+        assert self._section is not None
+        self._called[name] = None
+        if name not in self._section.used:
+            self._section.used += (name,)
+
+    def _next(self, role: str, *, steps: int = -1) -> None:
+        before = self._section
+        self._end()
+        self._step = steps
+        self._begin(role, self._count(role), after=before)
+
+    def _count(self, role: str) -> int:
+        self._counts[role] = self._counts.get(role, 0) + 1
+        return self._counts[role]
+
+    def _begin(self, role: str, number: int, *, after: Section | None = None) -> None:
+        assert self._stock is not None
+        section = self._stock.section(role, number, after=after)
+        self._called.clear()
+        self._pipeline.current_stage = self._section = section
+        self._tell.begin(Kind.STAGE, sys.intern(section.registered_name), self._pipeline.stages.index(section))
+        if self._conductor is not None:
+            self._acting = self._conductor.section(section)
+            try:
+                self._acting.__enter__()
+            except BaseException as error:
+                self._acting, self._section = None, None
+                self._tell.end(error)
+                raise
+
+    def _end(self, error: BaseException | None = None) -> None:
+        """End the section under way, and what is open in it."""
+        self._end_step(error)
+        if self._section is None:
+            return
+        acting, self._acting, self._section = self._acting, None, None
+        try:
+            if acting is not None:
+                acting.__exit__(
+                    type(error) if error is not None else None, error, getattr(error, "__traceback__", None)
+                )
+        except BaseException as own:
+            self._tell.end(own)
+            raise
+        self._tell.end(error)
+
+    def _end_step(self, error: BaseException | None = None) -> None:
+        self._end_pass(error)
+        if self._in_step:
+            self._in_step = False
+            self._tell.end(error)
+
+    def _end_pass(self, error: BaseException | None = None) -> None:
+        if self._in_pass:
+            self._in_pass = False
+            self._tell.end(error)
