@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reslab.ltx2._mp4 import encode
 from reslab.ltx2._player import strip, waveform
 from reslab.ltx2._video import Video
 
@@ -43,6 +44,55 @@ def test_saved_sound_is_the_sound(tmp_path):
     assert np.abs(left + right).max() < 0.05  # the channels were opposite
     peak = np.abs(np.fft.rfft(left)).argmax() * 48_000 / 4096
     assert abs(peak - 440) < 12
+
+
+def clicking(*, count=121, frame_rate=24.0, sample_rate=24_000, channels=2, seconds=5.0, click=24_000) -> Video:
+    """Black frames, and silence with a click of eight samples."""
+    sound = np.zeros((round(seconds * sample_rate), channels), dtype=np.float32)
+    sound[click : click + 8] = 0.9
+    frames = np.zeros((count, 64, 64, 3), dtype=np.uint8)
+    return Video(frames=frames, audio=sound, frame_rate=frame_rate, sample_rate=sample_rate)
+
+
+def heard(movie: bytes) -> tuple[int, int]:
+    """Decode the sound of an mp4; return how many samples there are and the first of the click."""
+    with av.open(io.BytesIO(movie)) as container:
+        sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    return sound.shape[1], int((np.abs(sound[0]) > 0.3).argmax())
+
+
+@pytest.mark.parametrize("sample_rate", [24_000, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_saved_sound_is_on_time(tmp_path, sample_rate, channels):
+    file = clicking(sample_rate=sample_rate, channels=channels).save(tmp_path / "click.mp4")
+    samples, click = heard(file.read_bytes())
+    assert samples == -(-5 * sample_rate // 1024) * 1024  # 120,832 at 24 kHz: whole packets of AAC, and no packet more
+    assert abs(click - 24_000) <= 2
+
+
+@pytest.mark.parametrize("frame_rate", [23.976, 29.97, 24_000 / 1001, 25])
+def test_pictures_and_sound_start_together_at_any_frame_rate(frame_rate):
+    movie = encode(clicking(count=49, frame_rate=frame_rate, seconds=49 / frame_rate))
+    with av.open(io.BytesIO(movie)) as container:
+        picture, sound = container.streams.video[0], container.streams.audio[0]
+        assert (picture.start_time, sound.start_time) == (0, 0)
+        assert float(picture.duration * picture.time_base) == pytest.approx(49 / frame_rate, abs=1e-4)
+        assert float(sound.duration * sound.time_base) == pytest.approx(49 / frame_rate, abs=1e-3)
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(picture)]
+    assert shown == pytest.approx([index / frame_rate for index in range(49)], abs=1e-4)
+
+
+def test_one_frame_has_sound_that_is_on_time():
+    samples, click = heard(encode(clicking(count=1, seconds=1 / 24, click=300)))
+    assert samples == 1024  # of 1000
+    assert abs(click - 300) <= 2
+
+
+def test_the_player_plays_what_is_saved(tmp_path):
+    video = clicking(count=9, seconds=0.375, click=4000)
+    page = video.show()._repr_mimebundle_()["text/html"]
+    movie = base64.b64decode(re.search(r"data:video/mp4;base64,([^\"]+)", page)[1])
+    assert abs(heard(movie)[1] - 4000) <= 2
 
 
 def test_odd_sides_are_extended_and_silence_without_samples_is_saved(tmp_path):

@@ -34,6 +34,12 @@ COMPONENTS = (
 # are. Every other component there is configured as LTX-2.3's.
 _DISTILLED_SCHEDULER = {"use_dynamic_shifting": False, "shift_terminal": None}
 
+#: How every transformer is built, whatever its published configuration says. Lightricks' transformer skips the self-
+#: attention of the blocks that spatio-temporal guidance perturbs; diffusers' does so only with this flag, which
+#: LTX-2's published configuration leaves off, and the pass then costs a forward and changes nothing. No weight
+#: depends on it, and without that guidance no result.
+PERTURBED = {"perturbed_attn": True}
+
 
 @cache
 def _file() -> dict[str, Any]:
@@ -51,6 +57,8 @@ def _entry(variant_name: str, component: str) -> dict[str, Any]:
     if component not in entries:
         raise ValueError(f"{chosen.name} has no configuration for {component!r}; it has {', '.join(sorted(entries))}.")
     entry = copy.deepcopy(entries[component])
+    if component == "transformer":
+        return entry | PERTURBED
     return entry | _DISTILLED_SCHEDULER if chosen.is_distilled and component == "scheduler" else entry
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reslab.ltx2._classes import find_class
-from reslab.ltx2._configs import class_name, config
+from reslab.ltx2._configs import PERTURBED, class_name, config
 from reslab.ltx2._variants import EVERY_VARIANT, Variant, variant
 
 
@@ -50,8 +50,12 @@ def check_variant(found: Variant, *, asked: str | None, marked: str | None) -> N
 
 
 def _differences(each: Variant, transformer: Mapping[str, Any]) -> list[str]:
-    """List the flags in which a configuration differs; one that it does not name has its constructor's default."""
+    """List the flags in which a configuration differs; one that it does not name has its constructor's default.
+
+    How guidance perturbs is no flag of the weights: every transformer is built alike in that.
+    """
     signature = inspect.signature(find_class(class_name(each.name, "transformer")))
     flags = {name: value.default for name, value in signature.parameters.items() if isinstance(value.default, bool)}
     released = flags | config(each.name, "transformer")
-    return [name for name, default in flags.items() if transformer.get(name, default) != released[name]]
+    told = [name for name in flags if name not in PERTURBED]
+    return [name for name in told if transformer.get(name, flags[name]) != released[name]]

@@ -52,6 +52,9 @@ def _sound_frame(video: Video) -> av.AudioFrame:
     samples = np.ascontiguousarray(np.clip(video.audio.T, -1.0, 1.0), dtype=np.float32)
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=_LAYOUTS[len(samples)])
     frame.sample_rate = video.sample_rate
+    # With a time of its own the file says how many samples are the encoder's priming; without one, players play
+    # those first, and the sound is 1024 samples late.
+    frame.pts, frame.time_base = 0, Fraction(1, video.sample_rate)
     return frame
 
 

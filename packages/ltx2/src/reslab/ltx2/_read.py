@@ -19,6 +19,7 @@ from transformers import GemmaTokenizer
 from reslab.ltx2._align import align
 from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._classes import find_class, quiet_transformers
+from reslab.ltx2._configs import PERTURBED
 from reslab.ltx2._layout import REQUIRED, UPSAMPLER, WITHOUT_WEIGHTS, Stored, headers, read_config
 from reslab.ltx2._variants import Variant
 from reslab.residency import Plan
@@ -57,7 +58,8 @@ def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch
 def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     kind, stored = _class_of(folder), headers(name, folder)
     check_weights(name, expected_shapes(folder), stored)
-    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    built = PERTURBED if name == "transformer" else {}
+    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **built)
 
 
 def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:

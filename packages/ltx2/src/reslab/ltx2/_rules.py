@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from reslab.ltx2._checkpoint import RELEASED_DEPTH
 from reslab.ltx2._neighborhood import least_size
 from reslab.ltx2._numbers import is_count, is_number, is_whole, nearest
 from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, AudioShape
-from reslab.ltx2._variants import Variant
+from reslab.ltx2._variants import Variant, variant
 from reslab.stages import PipelineError
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
@@ -34,7 +35,9 @@ class Limits:
         multiple: What width and height divide by: 32 for one stage, 64 for two, since the first runs at half size.
         registers: What the sequence length divides by: the connectors' learnable registers.
         depth: Transformer blocks.
-        stg_blocks: Blocks that spatio-temporal guidance perturbs.
+        stg: Whether video or sound is guided by perturbed blocks.
+        stg_blocks: Those blocks.
+        perturbs: Whether the transformer can be perturbed.
         least: Width, height and frames that the video decoder needs at least.
     """
 
@@ -42,19 +45,24 @@ class Limits:
     multiple: int
     registers: int
     depth: int
+    stg: bool
     stg_blocks: tuple[int, ...]
+    perturbs: bool
     least: tuple[int, int, int] = (1, 1, 1)
 
     @classmethod
     def of(cls, components: Mapping[str, Any], *, variant: Variant, multiple: int) -> Limits:
         """Read from the components what the variant leaves open."""
-        guider, decoder = components["guider"], components.get("diffusion_decoder")
+        transformer, decoder = components["transformer"].config, components.get("diffusion_decoder")
+        guiders = components["guider"], components["audio_guider"]
         return cls(
             variant=variant,
             multiple=multiple,
             registers=components["connectors"].config.video_connector_num_learnable_registers,
-            depth=components["transformer"].config.num_layers,
-            stg_blocks=tuple(guider.spatio_temporal_guidance_blocks or ()) if guider.is_stg_enabled() else (),
+            depth=transformer.num_layers,
+            stg=any(guider.is_stg_enabled() for guider in guiders),
+            stg_blocks=tuple(guiders[0].spatio_temporal_guidance_blocks or ()),  # diffusers reads those of the video's
+            perturbs=transformer.perturbed_attn,
             least=(1, 1, 1) if decoder is None else least_size(decoder.config),
         )
 
@@ -133,8 +141,22 @@ def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]
 
 
 def _stg(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    if not limits.stg:
+        return
     outside = [block for block in limits.stg_blocks if not 0 <= block < limits.depth]
-    if outside:
+    if not limits.perturbs:
+        yield (
+            "spatio-temporal guidance would change nothing: this transformer was built with perturbed_attn=False; "
+            "build it with LTX2VideoTransformer3DModel.from_pretrained(…, perturbed_attn=True), load it with "
+            "ltx2.load, or leave stg=0."
+        )
+    elif not limits.stg_blocks:
+        usual = variant("LTX-2.3").stg_blocks[0] * limits.depth // RELEASED_DEPTH
+        yield (
+            f"spatio-temporal guidance has no block to perturb, since {limits.variant.name} names none; set "
+            f"pipeline.components['guider'].spatio_temporal_guidance_blocks = [{usual}], or leave stg=0."
+        )
+    elif outside:
         yield (
             f"spatio-temporal guidance perturbs block {outside[0]}, but the transformer has {limits.depth} blocks "
             f"(0 to {limits.depth - 1}); the nearest is {min(max(outside[0], 0), limits.depth - 1)}."

@@ -16,8 +16,11 @@ Every constant names its source, by these letters:
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from reslab.ltx2._numbers import is_number
 
 # [L] DISTILLED_SIGMA_VALUES and STAGE_2_DISTILLED_SIGMA_VALUES, equal in [D]; a final 0 is implied.
 _DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
@@ -30,13 +33,29 @@ class Guidance:
 
     `cfg` weighs the prompt against the negative prompt (off at 1), `stg` the model against itself with perturbed
     blocks (off at 0), `modality` the joint model against video and sound apart (off at 1); `rescale` pulls the
-    result's standard deviation back to the unguided one's (off at 0).
+    result's standard deviation back to the unguided one's (off at 0, and without effect where all else is off).
+
+    >>> Guidance(rescale=7)
+    Traceback (most recent call last):
+    ValueError: rescale=7 is not between 0 and 1; the nearest is 1.
+
+    A ValueError names a strength that is no finite number, or a `rescale` outside 0 to 1.
     """
 
     cfg: float = 1.0
     stg: float = 0.0
     rescale: float = 0.0
     modality: float = 1.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            strength = getattr(self, each.name)
+            if not is_number(strength):
+                raise ValueError(f"{each.name}={strength!r} is not a finite number; off is {each.default}.")
+            object.__setattr__(self, each.name, float(strength))
+        if not 0 <= self.rescale <= 1:
+            nearest = round(min(max(self.rescale, 0), 1))
+            raise ValueError(f"rescale={self.rescale:g} is not between 0 and 1; the nearest is {nearest}.")
 
     @property
     def passes(self) -> tuple[str, ...]:
@@ -47,8 +66,8 @@ class Guidance:
         >>> Guidance().passes
         ('cond',)
         """
-        wanted = {"uncond": self.cfg != 1.0, "stg": self.stg != 0.0, "modality": self.modality != 1.0}
-        return ("cond", *(name for name, needed in wanted.items() if needed))
+        off = {"uncond": math.isclose(self.cfg, 1), "stg": self.stg == 0, "modality": math.isclose(self.modality, 1)}
+        return ("cond", *(name for name, is_off in off.items() if not is_off))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
