@@ -5,9 +5,9 @@
     load("folder")                                           # diffusers layout; the variant is read from it
     load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
 
-Named as errors are: an unknown source or variant, a contradiction between the configurations and `variant`, a missing
-component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no layer, too little disk or
-memory.
+Named as errors are: an unknown source or variant, a single file, by what it is, a contradiction between the
+configurations and `variant`, a missing component or shard, a damaged file, keys, shapes or a vocabulary that do not
+fit, a LoRA that cannot be applied as its file says, too little disk or memory.
 
 One loader reads the small checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
 see `_align`. What is missing or damaged is named before anything is used.
@@ -22,16 +22,19 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from reslab.ltx2._arguments import check_arguments, check_lora_use
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
 from reslab.ltx2._layout import Layout, find_layout, read_config
-from reslab.ltx2._lora import check_lora, read_lora
-from reslab.ltx2._read import Wanted, read_component
+from reslab.ltx2._lora import fitting_lora
+from reslab.ltx2._read import Wanted, meta_module, read_component, text_rows
+from reslab.ltx2._single_file import describe, is_file_like
 from reslab.ltx2._sizes import SIZES
 from reslab.ltx2._small import small
+from reslab.ltx2._tokenizer import check_vocabulary
 from reslab.ltx2._variants import EVERY_VARIANT
 
 
@@ -56,10 +59,21 @@ def load(
     `source` is "tiny", "mid" (tiny's geometry at half a gigabyte), a folder, or a Hub id such as "Lightricks/LTX-2".
     `variant` is read from the configurations unless given ("LTX-2.3" for "tiny" and "mid"); `dtype` is bfloat16 for
     released and float32 for untrained weights unless given. `revision` is a branch, tag or commit on the Hub, `device`
-    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the
-    checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. `progress` shows bars and what
-    will be downloaded; `hub` replaces the Hub's client.
+    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file, or a folder with one)
+    replace the checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. A LoRA has the
+    scale that its file says, alpha / rank. Weights saved with a precision in their names are read where there is one
+    precision alone. `progress` shows bars and what will be downloaded; `hub` replaces the Hub's client.
     """
+    check_arguments(
+        source,
+        name=variant,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        latent_upsampler=latent_upsampler,
+        lora=lora,
+        two_stage=two_stage,
+    )
     wanted = Wanted(
         variant=variant,
         dtype=dtype,
@@ -73,6 +87,8 @@ def load(
         return _small(str(source), wanted, revision)
     if Path(source).is_dir():
         return _local(Path(source), wanted, revision)
+    if is_file_like(source):
+        raise ValueError(describe(Path(source)))
     if not is_hub_id(str(source)):
         raise ValueError(_unknown(str(source)))
     fetched = fetch(hub or HuggingFaceHub(), str(source), revision, wanted)
@@ -96,16 +112,19 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
     mark = layout.mark or {}
     found = detect(read_config(layout.parts["transformer"]), read_config(layout.parts["scheduler"]))
     check_variant(found, asked=wanted.variant, marked=mark.get("variant"))
+    check_lora_use(found, given=wanted.lora is not None)
+    lora = None
+    if layout.lora is not None and not found.is_distilled:
+        lora = fitting_lora(layout.lora, meta_module(layout.parts["transformer"]))
     untrained = bool(mark.get("untrained", False))
     dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
     parts: dict[str, Any] = {}
     for name in (bar := tqdm([each for each in COMPONENTS if each in layout.parts], disable=not wanted.progress)):
         bar.set_description(f"load {name}")
         parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
-    state = None
-    if layout.lora is not None and not found.is_distilled:
-        state = read_lora(layout.lora, dtype=dtype)
-        check_lora(parts["transformer"], state)
+        if name == "tokenizer":
+            check_vocabulary(parts[name], text_rows(layout.parts["text_encoder"]))
+    state = lora.read(dtype=dtype) if lora else None
     return Checkpoint(
         variant=found, components=parts, distilled_lora=state, source=source, revision=commit, untrained=untrained
     )
