@@ -1,5 +1,6 @@
 """Downloads: only what is needed, said beforehand, and not begun where they cannot work. The Hub here is a folder."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors.torch import save_file
 
 from reslab.ltx2 import _fetch
 from reslab.ltx2._download import DownloadPlan, FetchedFile
@@ -136,10 +138,52 @@ def test_an_unknown_repository_or_layout_is_named(hub, tmp_path):
 
 
 def test_a_shard_that_the_repository_lacks_is_named_before_fetching(hub):
-    (hub.repos[REPO] / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    for file in (hub.repos[REPO] / "vae").glob("*.safetensors"):
+        file.unlink()
     with pytest.raises(ValueError, match="no safetensors for vae"):
         load(REPO, hub=hub, progress=False)
     assert not [path for path in hub.fetched if path.endswith(".safetensors")]
+
+
+def weights_fetched(hub):
+    return [path for path in hub.fetched if path.endswith(".safetensors")]
+
+
+def test_weights_of_one_precision_alone_are_fetched_and_read(hub):
+    vae = hub.repos[REPO] / "vae"
+    (vae / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.bf16.safetensors")
+    load(REPO, hub=hub, progress=False)
+    assert f"{REPO}/vae/diffusion_pytorch_model.bf16.safetensors" in hub.fetched
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "a/b.safetensors", 5])
+def test_an_index_names_plain_files_before_weights_are_fetched(hub, name):
+    index = hub.repos[REPO] / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(ValueError, match=rf"vae/{index.name} names {name!r}"):
+        load(REPO, hub=hub, progress=False)
+    assert not weights_fetched(hub)
+
+
+def test_a_tokenizer_without_a_vocabulary_is_refused_before_weights_are_fetched(hub):
+    (hub.repos[REPO] / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer has neither tokenizer.json nor tokenizer.model"):
+        load(REPO, hub=hub, progress=False)
+    assert not weights_fetched(hub)
+
+
+def test_a_given_lora_is_checked_before_weights_are_fetched(hub, tmp_path, tiny_ltx2):
+    save_file(dict(tiny_ltx2.distilled_lora), tmp_path / "of_another.safetensors")
+    (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
+    for name, message in (
+        ("of_another", r"of_another.safetensors: This LoRA does not fit"),
+        ("damaged", r"damaged.safetensors is truncated or damaged"),
+        ("absent", r"lora: there is no .*absent.safetensors"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(REPO, hub=hub, lora=tmp_path / f"{name}.safetensors", progress=False)
+    assert not weights_fetched(hub)
 
 
 def test_the_variant_asked_for_must_be_the_one_published(hub):

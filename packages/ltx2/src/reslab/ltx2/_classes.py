@@ -26,8 +26,8 @@ def find_class(name: str) -> type:
     A ValueError says that the installed libraries do not have it.
     """
     for library in _LIBRARIES:
-        if hasattr(library, name):
-            return getattr(library, name)
+        if isinstance(found := getattr(library, name, None), type):
+            return found
     raise ValueError(
         f"There is no class {name!r} in diffusers {diffusers.__version__} and transformers {transformers.__version__}; "
         "a newer release of one of them may have it."

@@ -16,15 +16,20 @@ def default_device() -> torch.device:
         ValueError: `RESLAB_DEVICE` is no device, or one that this machine does not have.
     """
     asked = os.environ.get("RESLAB_DEVICE")
-    found = torch.accelerator.current_accelerator(check_available=True)
     if not asked:
-        return found or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return existing_device(asked, f"RESLAB_DEVICE={asked!r}")
+
+
+def existing_device(asked: torch.device | str, said: str) -> torch.device:
+    """Return a device of this machine; a ValueError says by `said` that it is none, or not here."""
     try:
         device = torch.device(asked)
-    except RuntimeError:
-        raise ValueError(f"RESLAB_DEVICE={asked!r} is no device; set it to 'cpu' or, for example, 'cuda:0'") from None
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{said} is no device; set it to 'cpu' or, for example, 'cuda:0'") from None
+    found = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if found is not None and found.type == device.type else 0
     if device.type != "cpu" and (device.index or 0) >= count:
         there = f"{torch.accelerator.device_count()} of type {found.type!r}" if found is not None else "no accelerator"
-        raise ValueError(f"RESLAB_DEVICE={asked!r}, but this machine has {there}; unset it")
+        raise ValueError(f"{said}, but this machine has {there}; unset it")
     return device

@@ -8,14 +8,14 @@ and from the list of files comes a `DownloadPlan`, which is printed and checked;
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from reslab.ltx2._arguments import check_lora_use
 from reslab.ltx2._checkpoint import MARK_FILE
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._download import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
@@ -26,12 +26,15 @@ from reslab.ltx2._layout import (
     UPSAMPLER,
     WITHOUT_WEIGHTS,
     Layout,
+    check_given_paths,
     find_layout,
     read_config,
-    weight_stem,
 )
-from reslab.ltx2._read import Wanted, memory_bytes
+from reslab.ltx2._lora import fitting_lora
+from reslab.ltx2._read import Wanted, memory_bytes, meta_module
+from reslab.ltx2._tokenizer import require_vocabulary
 from reslab.ltx2._variants import HubFile, Variant, variants
+from reslab.ltx2._weights import choose, shard_names
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
     root = _fetch_configs(hub, repo, listing)
     found = detect(read_config(root / "transformer"), read_config(root / "scheduler"))
     check_variant(found, asked=wanted.variant, marked=None)
+    _check_given(found, root, wanted)
     upsampler, lora = _extra_files(hub, found, repo, listing, wanted)
     files = (*_component_files(hub, repo, listing, root), *upsampler, *lora)
     plan = DownloadPlan(
@@ -94,6 +98,14 @@ def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
     return hub.download(repo, listing.commit, [*marks, *configs])
 
 
+def _check_given(found: Variant, root: Path, wanted: Wanted) -> None:
+    """Check the files that the user gives beside the repository, before anything is downloaded."""
+    check_given_paths(latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
+    check_lora_use(found, given=wanted.lora is not None)
+    if wanted.lora is not None:
+        fitting_lora(wanted.lora, meta_module(root / "transformer"))
+
+
 def _published() -> str:
     return f"Published in that layout are {', '.join(repr(each.hub_id) for each in variants())}."
 
@@ -101,24 +113,23 @@ def _published() -> str:
 def _component_files(hub: Hub, repo: str, listing: Listing, root: Path) -> list[FetchedFile]:
     """List the weights of each component that the repository has, and the tokenizer's files."""
     paths = [path for path in listing.sizes if path.startswith("tokenizer/")]
+    require_vocabulary(path.removeprefix("tokenizer/") for path in paths)
     for name in REQUIRED:
         if name not in WITHOUT_WEIGHTS:
             paths += weight_paths(name, listing.sizes, root)
     return [_file(hub, repo, listing, path) for path in paths]
 
 
-def weight_paths(component: str, sizes: Container[str], root: Path) -> list[str]:
+def weight_paths(component: str, sizes: Iterable[str], root: Path) -> list[str]:
     """Name the safetensors files of one component: those of its index, or the single one.
 
     A ValueError tells that the repository has none.
     """
-    single = f"{component}/{weight_stem(component)}.safetensors"
-    index = f"{single}.index.json"
-    if index in sizes:
-        names = json.loads((root / index).read_text(encoding="utf-8"))["weight_map"].values()
-        return [f"{component}/{name}" for name in sorted(set(names))]
-    if single in sizes:
-        return [single]
+    inside = [path.removeprefix(f"{component}/") for path in sizes if path.startswith(f"{component}/")]
+    chosen = choose(component, inside)
+    if chosen:
+        names = shard_names(component, root / component / chosen.name) if chosen.is_index else [chosen.name]
+        return [f"{component}/{name}" for name in names]
     raise ValueError(f"The repository has no safetensors for {component}, and pickled weights are not loaded.")
 
 

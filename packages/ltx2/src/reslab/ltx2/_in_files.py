@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders import LTX2LoraLoaderMixin
 from safetensors import safe_open
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -23,8 +22,11 @@ from reslab.ltx2._align import aligned_copy
 from reslab.ltx2._blank import converted
 from reslab.ltx2._checkpoint import Files
 from reslab.ltx2._classes import find_class, quiet_transformers
+from reslab.ltx2._configs import PERTURBED
+from reslab.ltx2._files import read_header
 from reslab.ltx2._layout import Stored, headers, read_config, weight_files
 from reslab.ltx2._lora import ADAPTER
+from reslab.ltx2._lora_file import LoraFile
 from reslab.ltx2._read import check_weights
 from reslab.residency import KeyedFile, parameters_to_meta, weightless
 
@@ -51,34 +53,19 @@ def read_in_files(name: str, folder: Path, *, dtype: torch.dtype) -> tuple[torch
     return module, tuple(KeyedFile(file, _of(file, keys, stored)) for file in weight_files(name, folder))
 
 
-def read_lora_in_file(path: Path, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Files] | None:
+def lora_in_file(lora: LoraFile, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Files] | None:
     """Return the tensors of a LoRA on meta, and its file under the names that the transformer will have for them.
 
-    None if the file says more than that, such as its own strength, or is of another type: then it has to be read.
+    None where the file has a scale other than 1, or another type: then it has to be read.
     """
-    with safe_open(path, framework="pt") as file:
-        keys, told = list(file.keys()), file.metadata() or {}
-        parts = {key: file.get_slice(key) for key in keys}
-        kinds = {part.get_dtype() for part in parts.values()}
-        shapes = {key: part.get_shape() for key, part in parts.items()}
-    if kinds != {_stored_name(dtype)} or any("alpha" in text or "dora" in text for text in (*keys, *told.values())):
+    stored = read_header(lora.path, str(lora.path)).tensors
+    named = {own[part]: (layer, part) for layer, own in lora.keys.items() for part in ("lora_A", "lora_B")}
+    kinds = {stored[key].dtype for key in named}
+    if kinds != {_stored_name(dtype)} or any(scale != 1 for scale in lora.scales.values()):
         return None
-    state = {key: torch.empty(shape, dtype=dtype, device="meta") for key, shape in shapes.items()}
-    own = {id(tensor): key for key, tensor in state.items()}
-    named = LTX2LoraLoaderMixin.lora_state_dict(dict(state))
-    kept = {key: tensor for key, tensor in named.items() if not key.startswith("connectors.")}
-    if any(id(tensor) not in own for tensor in kept.values()):
-        return None
-    return kept, (KeyedFile(path, {own[id(tensor)]: _adapter(key) for key, tensor in kept.items()}),)
-
-
-def _adapter(key: str) -> str:
-    """Return how PEFT names a LoRA's tensor in the transformer.
-
-    >>> _adapter("transformer.blocks.0.to_q.lora_A.weight")
-    'blocks.0.to_q.lora_A.distilled.weight'
-    """
-    return key.removeprefix("transformer.").removesuffix(".weight") + f".{ADAPTER}.weight"
+    state = {key: torch.empty(tensor.shape, dtype=dtype, device="meta") for key, tensor in lora.shapes.items()}
+    pefts = {key: f"{layer}.{part}.{ADAPTER}.weight" for key, (layer, part) in named.items()}
+    return state, (KeyedFile(lora.path, pefts),)
 
 
 def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
@@ -88,7 +75,8 @@ def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
         if name == "text_encoder":
             module = kind(kind.config_class.from_dict(settings))
         else:
-            module = kind.from_config(kind.load_config(folder, local_files_only=True))
+            built = PERTURBED if name == "transformer" else {}
+            module = kind.from_config(kind.load_config(folder, local_files_only=True), **built)
     return converted(parameters_to_meta(module.eval()), dtype)
 
 
@@ -123,8 +111,8 @@ def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored
     if wrong - {_stored_name(dtype)}:
         kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
         raise ValueError(
-            f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; write "
-            f"the checkpoint once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
+            f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; "
+            f"write the checkpoint once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
         )
 
 

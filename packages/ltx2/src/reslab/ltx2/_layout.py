@@ -9,23 +9,25 @@ safetensors, in one file or in shards with an index. Nothing is read but names, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
 from reslab.ltx2._checkpoint import LORA_FILE, MARK_FILE
 from reslab.ltx2._configs import COMPONENTS
+from reslab.ltx2._files import FLOATS, read_header, read_json
+from reslab.ltx2._tokenizer import check_tokenizer_files
 from reslab.ltx2._variants import variants
+from reslab.ltx2._weights import check_indexes, choose, shard_names, weight_stem
 from reslab.stages import freeze
 
 INDEX = "model_index.json"
 UPSAMPLER = "latent_upsampler"
 REQUIRED = tuple(name for name in COMPONENTS if name != UPSAMPLER)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
+# Counters that older releases stored as buffers, and newer ones compute.
+COMPUTED = "position_ids"
 
 
 class Stored(NamedTuple):
@@ -61,20 +63,50 @@ def find_layout(
     missing = [name for name in REQUIRED if not (root / name).is_dir()]
     if missing:
         raise ValueError(f"{str(root)!r} has no folder for {', '.join(missing)}; download the checkpoint again.")
-    for given, meaning in ((latent_upsampler, "latent_upsampler"), (lora, "lora")):
-        if given is not None and not given.exists():
-            raise ValueError(f"{meaning}: there is no {str(given)!r}.")
+    check_given_paths(latent_upsampler=latent_upsampler, lora=lora)
     parts = {name: root / name for name in REQUIRED}
     upsampler = latent_upsampler or root / UPSAMPLER
     if two_stage and upsampler.is_dir():
         parts[UPSAMPLER] = upsampler
-    mark = root / MARK_FILE
+    _check_files(root, parts)
     return Layout(
         root=root,
         parts=parts,
         lora=(lora or _lora_file(root)) if two_stage else None,
-        mark=json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None,
+        mark=_read_mark(root / MARK_FILE),
     )
+
+
+def check_given_paths(*, latent_upsampler: Path | None, lora: Path | None) -> None:
+    """Check that what the user gives is there; a ValueError names what is not, or is a file instead of a folder."""
+    for given, meaning in ((latent_upsampler, "latent_upsampler"), (lora, "lora")):
+        if given is not None and not given.exists():
+            raise ValueError(f"{meaning}: there is no {str(given)!r}.")
+    if latent_upsampler is not None and not latent_upsampler.is_dir():
+        raise ValueError(f"latent_upsampler is a folder, but {str(latent_upsampler)!r} is a file; give its folder.")
+
+
+def _check_files(root: Path, parts: Mapping[str, Path]) -> None:
+    """Check every index, and that each component has its files, before the first of them is opened."""
+    read_json(root / INDEX, INDEX)
+    check_tokenizer_files(parts["tokenizer"])
+    for name in parts.keys() - {"tokenizer"}:
+        read_config(parts[name])
+    weighted = [name for name in parts if name not in WITHOUT_WEIGHTS]
+    for name in weighted:
+        check_indexes(name, parts[name])
+    for name in weighted:
+        weight_files(name, parts[name])
+
+
+def _read_mark(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    mark = read_json(file, file.name)
+    for key, kind in (("variant", str), ("untrained", bool)):
+        if not isinstance(mark.get(key, kind()), kind):
+            raise ValueError(f"{file.name} has {key}={mark[key]!r}, not a {kind.__name__}; write the checkpoint again.")
+    return mark
 
 
 def _lora_file(root: Path) -> Path | None:
@@ -82,68 +114,74 @@ def _lora_file(root: Path) -> Path | None:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def weight_stem(component: str) -> str:
-    """Return how the weight files of a component are named: as its own library does, whatever else lies there.
-
-    >>> weight_stem("text_encoder"), weight_stem("vae")
-    ('model', 'diffusion_pytorch_model')
-    """
-    return "model" if component == "text_encoder" else "diffusion_pytorch_model"
-
-
 def weight_files(component: str, folder: Path) -> list[Path]:
     """List the safetensors files of one component: those that its index names, or the one there is.
 
     A ValueError names shards that are missing, or says that there are weights in another format only.
     """
-    single = folder / f"{weight_stem(component)}.safetensors"
-    index = folder / f"{single.name}.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(f"{component}: {len(missing)} of {len(names)} shards are missing: {_some(missing)}.")
-        return [folder / name for name in names]
-    if single.is_file():
-        return [single]
+    chosen = choose(component, (path.name for path in folder.iterdir()))
+    if chosen is None:
+        raise ValueError(_no_weights(component, folder))
+    if not chosen.is_index:
+        return [folder / chosen.name]
+    names = shard_names(component, folder / chosen.name)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{component}: {len(missing)} of {len(names)} shards are missing: {_some(missing)}.")
+    return [folder / name for name in names]
+
+
+def _no_weights(component: str, folder: Path) -> str:
     others = sorted(path.name for path in folder.glob("*.bin"))
     if others:
-        raise ValueError(
+        return (
             f"{component} has {_some(others)} but no safetensors: pickled weights can run code and are not loaded; "
             "convert them to safetensors, or load a repository that has them."
         )
-    raise ValueError(f"{component} has no weights: {str(folder)!r} holds no {single.name}.")
+    return f"{component} has no weights: {str(folder)!r} holds no {weight_stem(component)}.safetensors."
+
+
+def precision(component: str, folder: Path) -> str | None:
+    """Return the precision in the names of a component's weight files, its library's `variant`; None where none is."""
+    chosen = choose(component, (path.name for path in folder.iterdir()))
+    return chosen.precision if chosen else None
 
 
 def headers(component: str, folder: Path) -> dict[str, Stored]:
     """Read names, shapes and dtypes of all weights of one component, without the weights.
 
-    A ValueError names a file that is truncated or damaged, with its size.
+    A ValueError names a file that is truncated or damaged, with its size, or a tensor of whole numbers.
     """
     found: dict[str, Stored] = {}
     for file in weight_files(component, folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (no mapping: it has no __iter__)
-                    part = tensors.get_slice(key)
-                    found[key] = Stored(tuple(part.get_shape()), part.get_dtype(), file)
-        except SafetensorError as error:
-            size = f"{file.stat().st_size:,} bytes"
-            raise ValueError(
-                f"{component}/{file.name} is truncated or damaged ({size}: {error}); download it again."
-            ) from None
+        for key, entry in read_header(file, f"{component}/{file.name}").tensors.items():
+            found[key] = Stored(entry.shape, entry.dtype, file)
+    wrong = [key for key, each in found.items() if each.dtype not in FLOATS and not key.endswith(COMPUTED)]
+    if wrong:
+        first = found[wrong[0]]
+        raise ValueError(
+            f"{component}/{first.file.name} holds {wrong[0]!r} as {first.dtype}, where weights are floating-point "
+            f"numbers ({len(wrong)} such tensors); convert the checkpoint from its original weights again."
+        )
     return found
+
+
+def config_name(folder: Path) -> str:
+    """Name the configuration file of a component, as errors name it.
+
+    >>> config_name(Path("checkpoint/scheduler"))
+    'scheduler/scheduler_config.json'
+    """
+    return f"{folder.name}/{'scheduler_config.json' if folder.name == 'scheduler' else 'config.json'}"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read the configuration of one component; a ValueError says that it is missing or no JSON."""
-    file = folder / ("scheduler_config.json" if folder.name == "scheduler" else "config.json")
+    name = config_name(folder)
+    file = folder / Path(name).name
     if not file.is_file():
         raise ValueError(f"{folder.name} has no {file.name}; download the checkpoint again.")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder.name}/{file.name} is no JSON ({error}); download it again.") from None
+    return read_json(file, name)
 
 
 def _some(names: list[str], count: int = 3) -> str:

@@ -6,9 +6,9 @@
     load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
     load("diffusers/LTX-2.3-Diffusers", plan=plan)                # what the plan has on disk stays there
 
-Named as errors are: an unknown source or variant, a contradiction between the configurations and `variant`, a missing
-component or shard, a truncated file, keys or shapes that do not fit, a LoRA that fits no layer, too little disk or
-memory.
+Named as errors are: an unknown source or variant, a single file, by what it is, a contradiction between the
+configurations and `variant`, a missing component or shard, a damaged file, keys, shapes or a vocabulary that do not
+fit, a LoRA that cannot be applied as its file says, too little disk or memory.
 
 One loader reads the small checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
 see `_align`. What is missing or damaged is named before anything is used.
@@ -24,18 +24,22 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from reslab.ltx2._arguments import check_arguments, check_lora_use
 from reslab.ltx2._by_plan import check_load_plan, leaves_in_files
 from reslab.ltx2._checkpoint import Checkpoint, Files
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
-from reslab.ltx2._in_files import read_in_files, read_lora_in_file
+from reslab.ltx2._in_files import lora_in_file, read_in_files
 from reslab.ltx2._layout import WITHOUT_WEIGHTS, Layout, find_layout, read_config
-from reslab.ltx2._lora import check_lora, read_lora
-from reslab.ltx2._read import Wanted, read_component
+from reslab.ltx2._lora import fitting_lora
+from reslab.ltx2._lora_file import LoraFile
+from reslab.ltx2._read import Wanted, meta_module, read_component, text_rows
+from reslab.ltx2._single_file import describe, is_file_like
 from reslab.ltx2._sizes import SIZES
 from reslab.ltx2._small import small
+from reslab.ltx2._tokenizer import check_vocabulary
 from reslab.ltx2._variants import EVERY_VARIANT
 from reslab.residency import Plan
 
@@ -62,14 +66,25 @@ def load(
     `source` is "tiny", "mid" (tiny's geometry at half a gigabyte), a folder, or a Hub id such as "Lightricks/LTX-2".
     `variant` is read from the configurations unless given ("LTX-2.3" for "tiny" and "mid"); `dtype` is bfloat16 for
     released and float32 for untrained weights unless given. `revision` is a branch, tag or commit on the Hub, `device`
-    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file) replace the
-    checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. `progress` shows bars and what
-    will be downloaded; `hub` replaces the Hub's client.
+    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file, or a folder with one)
+    replace the checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. A LoRA has the
+    scale that its file says, alpha / rank. Weights saved with a precision in their names are read where there is one
+    precision alone. `progress` shows bars and what will be downloaded; `hub` replaces the Hub's client.
 
     With a `plan` only what waits in host memory there is loaded to it. What the plan has on disk, or keeps on the
-    device, stays in its files, which are the checkpoint's `files`: `residency.apply(pipe, plan, files=checkpoint.files)`
-    brings it from there, so loading never needs more host memory than the plan says.
+    device, stays in its files, which are the checkpoint's `files`; `apply(pipe, plan, files=checkpoint.files)`
+    brings it from there. So loading never needs more host memory than the plan says.
     """
+    check_arguments(
+        source,
+        name=variant,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        latent_upsampler=latent_upsampler,
+        lora=lora,
+        two_stage=two_stage,
+    )
     wanted = Wanted(
         variant=variant,
         dtype=dtype,
@@ -88,6 +103,8 @@ def load(
         return _small(str(source), wanted, revision)
     if Path(source).is_dir():
         return _local(Path(source), wanted, revision)
+    if is_file_like(source):
+        raise ValueError(describe(Path(source)))
     if not is_hub_id(str(source)):
         raise ValueError(_unknown(str(source)))
     fetched = fetch(hub or HuggingFaceHub(), str(source), revision, wanted)
@@ -113,6 +130,10 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
     mark = layout.mark or {}
     found = detect(read_config(layout.parts["transformer"]), read_config(layout.parts["scheduler"]))
     check_variant(found, asked=wanted.variant, marked=mark.get("variant"))
+    check_lora_use(found, given=wanted.lora is not None)
+    lora = None
+    if layout.lora is not None and not found.is_distilled:
+        lora = fitting_lora(layout.lora, meta_module(layout.parts["transformer"]))
     untrained = bool(mark.get("untrained", False))
     dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
     parts: dict[str, Any] = {}
@@ -123,10 +144,9 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
             parts[name], files[name] = read_in_files(name, layout.parts[name], dtype=dtype)
         else:
             parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
-    state = None
-    if layout.lora is not None and not found.is_distilled:
-        state = _read_lora(layout.lora, dtype, files)
-        check_lora(parts["transformer"], state)
+        if name == "tokenizer":
+            check_vocabulary(parts[name], text_rows(layout.parts["text_encoder"]))
+    state = _read_lora(lora, dtype, files) if lora else None
     return Checkpoint(
         variant=found,
         components=parts,
@@ -138,11 +158,11 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
     )
 
 
-def _read_lora(path: Path, dtype: torch.dtype, files: dict[str, Files]) -> Mapping[str, torch.Tensor]:
+def _read_lora(lora: LoraFile, dtype: torch.dtype, files: dict[str, Files]) -> Mapping[str, torch.Tensor]:
     """Read a LoRA; where the transformer is left in its files, it is left in its own, which is added to them."""
-    left = read_lora_in_file(path, dtype) if "transformer" in files else None
+    left = lora_in_file(lora, dtype) if "transformer" in files else None
     if left is None:
-        return read_lora(path, dtype=dtype)
+        return lora.read(dtype=dtype)
     files["transformer"] += left[1]
     return left[0]
 

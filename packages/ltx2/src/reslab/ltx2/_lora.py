@@ -9,47 +9,50 @@ update side by side, and at strength 0 the base layer alone, bit for bit.
     set_strength(transformer, 0.0)      # the base model again
 
 A key that fits no layer is an error before anything is changed: a LoRA of another model would otherwise do nothing,
-silently.
+silently. `_lora_file` reads one from a file, the scale that the file says included.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers.loaders import LTX2LoraLoaderMixin
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file
 
-from reslab.ltx2._align import aligned_copy
+from reslab.ltx2._lora_file import LoraFile, open_lora
 
 ADAPTER = "distilled"
 _PREFIX = "transformer."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
-_log = logging.getLogger(__name__)
 
 # Which state dictionary each transformer's adapters came from: composing a second pipeline adds nothing twice.
 _added: WeakKeyDictionary[torch.nn.Module, dict[str, Mapping[str, torch.Tensor]]] = WeakKeyDictionary()
 
 
-def read_lora(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Read a LoRA file into aligned memory, with keys as diffusers names them: `transformer.<layer>.lora_A.weight`.
+def read_lora(
+    path: str | os.PathLike[str], transformer: Any, *, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
+    """Read a LoRA's file, or the one in a folder, with diffusers' keys: `transformer.<layer>.lora_A.weight`.
 
-    Keys of the original repository (`diffusion_model.…`) are renamed by diffusers. Updates of the connectors are left
-    out: the prompt is encoded once, before the LoRA is switched on, as the reference does.
+    The scale that the file says is in `lora_B`. Updates of the connectors are left out: the prompt is encoded once,
+    before the LoRA is switched on, as the reference does. A ValueError names the file, and what in it is not applied.
     """
-    state = LTX2LoraLoaderMixin.lora_state_dict(load_file(path))
-    kept = {key: tensor for key, tensor in state.items() if not key.startswith("connectors.")}
-    if len(kept) < len(state):
-        _log.info(
-            "left out %d tensors of the connectors: the prompt is encoded without the LoRA", len(state) - len(kept)
-        )
-    return {key: aligned_copy(tensor, dtype=dtype) for key, tensor in kept.items()}
+    return fitting_lora(Path(path), transformer).read(dtype=dtype)
+
+
+def fitting_lora(path: Path, transformer: Any) -> LoraFile:
+    """Open a LoRA's file and check, by its header alone, that all of it can be applied to a transformer."""
+    found = open_lora(path, transformer)
+    try:
+        check_lora(transformer, found.shapes)
+    except ValueError as error:
+        raise ValueError(f"{found.path}: {error}") from None
+    return found
 
 
 def check_lora(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:

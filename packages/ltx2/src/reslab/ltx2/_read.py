@@ -8,21 +8,45 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GemmaTokenizer
+from huggingface_hub.errors import StrictDataclassError
 
 from reslab.ltx2._align import align
 from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._classes import find_class, quiet_transformers
 from reslab.ltx2._configs import PERTURBED
-from reslab.ltx2._layout import REQUIRED, UPSAMPLER, WITHOUT_WEIGHTS, Stored, headers, read_config
+from reslab.ltx2._layout import (
+    COMPUTED,
+    REQUIRED,
+    UPSAMPLER,
+    WITHOUT_WEIGHTS,
+    Stored,
+    config_name,
+    headers,
+    precision,
+    read_config,
+)
+from reslab.ltx2._tokenizer import read_tokenizer
 from reslab.ltx2._variants import Variant
 from reslab.residency import Plan
+
+# What constructors of diffusers and transformers raise for values that they cannot use.
+_UNBUILDABLE = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +69,9 @@ def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch
     A ValueError names what is missing, damaged or unexpected.
     """
     if name == "tokenizer":
-        return GemmaTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_tokenizer(folder)
     if name == "scheduler":
-        return find_class(read_config(folder)["_class_name"]).from_pretrained(folder)  # type: ignore[attr-defined]
+        return _read_scheduler(folder)
     module = _read_text_encoder(folder, dtype) if name == "text_encoder" else _read_diffusers(name, folder, dtype)
     absent = [key for key, parameter in module.named_parameters() if parameter.is_meta]
     if absent:
@@ -55,39 +79,79 @@ def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch
     return align(module.eval(), device=device)
 
 
+def _read_scheduler(folder: Path) -> Any:
+    kind = _class_of(folder)
+    with naming(folder):
+        return kind.from_pretrained(folder)
+
+
 def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     kind, stored = _class_of(folder), headers(name, folder)
     check_weights(name, expected_shapes(folder), stored)
     built = PERTURBED if name == "transformer" else {}
-    return kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True, **built)
+    variant = precision(name, folder)
+    return kind.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **built
+    )
 
 
 def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     """Read the text encoder; transformers renames keys between releases, so it tells what fitted."""
     headers("text_encoder", folder)  # a damaged file is named here
-    kind: Any = find_class(read_config(folder)["architectures"][0])
+    kind, variant = _architecture_of(folder), precision("text_encoder", folder)
+    _meta_text_encoder(folder)  # and a configuration that describes none here
     try:
         with quiet_transformers():
-            module, told = kind.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            module, report = kind.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                variant=variant,
             )
     except RuntimeError as error:
         raise ValueError(f"text_encoder: {error}") from None
-    for trouble in ("missing_keys", "mismatched_keys"):
-        if told[trouble]:
-            found = _some(sorted(map(str, told[trouble])))
+    for trouble in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = [key for key in map(str, report[trouble]) if not (trouble[0] == "u" and key.endswith(COMPUTED))]
+        if keys:
+            found = _some(sorted(keys))
             raise ValueError(f"text_encoder: {trouble.replace('_', ' ')}: {found}; download the checkpoint again.")
     return module
 
 
 def _class_of(folder: Path) -> Any:
-    return find_class(read_config(folder)["_class_name"])
+    return _module_class(read_config(folder).get("_class_name"), folder)
+
+
+def _architecture_of(folder: Path) -> Any:
+    names = read_config(folder).get("architectures")
+    return _module_class(names[0] if isinstance(names, list) and names else None, folder)
+
+
+def _module_class(name: Any, folder: Path) -> Any:
+    """Find the class that a configuration names; a ValueError says that it names none."""
+    if not isinstance(name, str):
+        raise ValueError(f"{config_name(folder)} names no class but {name!r}; download it again.")
+    try:
+        return find_class(name)
+    except ValueError as error:
+        raise ValueError(f"{config_name(folder)}: {error}") from None
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Name the configuration in the errors that a component's own constructor raises for it."""
+    try:
+        yield
+    except _UNBUILDABLE as error:
+        raise ValueError(f"{config_name(folder)} describes nothing that can be built ({error}).") from None
 
 
 def meta_module(folder: Path) -> torch.nn.Module:
     """Build a diffusers component from its configuration on the meta device: shapes, no memory."""
     kind = _class_of(folder)
-    with torch.device("meta"):
+    with naming(folder), torch.device("meta"):
         return kind.from_config(kind.load_config(folder, local_files_only=True))
 
 
@@ -144,8 +208,15 @@ def _module_bytes(folder: Path, dtype: torch.dtype) -> int:
     return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
 
 
-def _meta_text_encoder(folder: Path) -> torch.nn.Module:
-    settings = read_config(folder)
-    kind: Any = find_class(settings["architectures"][0])
-    with torch.device("meta"):
-        return kind(kind.config_class.from_dict(settings))
+def text_rows(folder: Path) -> int:
+    """Return how many tokens a text encoder has rows for, from its configuration."""
+    kind = _architecture_of(folder)
+    with naming(folder):
+        return int(kind.config_class.from_dict(read_config(folder)).get_text_config().vocab_size)
+
+
+def _meta_text_encoder(folder: Path) -> Any:
+    """Build a text encoder from its configuration on the meta device; a ValueError says that it describes none."""
+    kind = _architecture_of(folder)
+    with naming(folder), torch.device("meta"):
+        return kind(kind.config_class.from_dict(read_config(folder)))

@@ -7,6 +7,7 @@ it would have done for each. They are checked by the first stage before anything
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from reslab.stages import PipelineError
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 MAX_CRF = 51  # H.264 with 8 bits a sample
+_HALF = re.compile("[\ud800-\udfff]")  # one of the two halves of a character beyond 16 bits, as cut texts have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +168,9 @@ def _stg(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 def _prompts(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     for name in ("prompt", "negative_prompt"):
         text = values.get(name)
-        if text is not None and not isinstance(text, str):
+        if isinstance(text, str) and (half := _HALF.search(text)):
+            yield f"{name} has half a character ({half[0]!a}) at position {half.start()}; write the whole one, or none."
+        elif text is not None and not isinstance(text, str):
             yield f"{name} is one text for one video, got {type(text).__name__}; run the pipeline once for each."
 
 

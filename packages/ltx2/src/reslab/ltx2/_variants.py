@@ -211,6 +211,8 @@ def variant(name: str) -> Variant:
 
     A ValueError names the nearest variant where there is none of this name.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"variant={name!r} is no name; the variants are {', '.join(map(repr, _VARIANTS))}.")
     known = {known.casefold(): known for known in _VARIANTS}
     if name.casefold() in known:
         return _VARIANTS[known[name.casefold()]]

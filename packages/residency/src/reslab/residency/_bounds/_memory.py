@@ -126,7 +126,7 @@ def memory(
 
 
 def pool_slack(peak_bytes: int, device: DeviceSpec) -> int:
-    """Return what the allocator takes beyond a peak: the smaller of `POOL_SLACK_BYTES` and a tenth of it, on CUDA and XPU.
+    """Return what the allocator of CUDA or XPU takes beyond a peak: `POOL_SLACK_BYTES`, or a tenth of it if less.
 
     >>> from reslab.residency import device
     >>> [pool_slack(peak * 2**30, device("H100")) / 2**30 for peak in (5, 60)]

@@ -1,0 +1,87 @@
+"""Read the small parts of a file, a JSON object or the header of a safetensors file, and name the file where it fails.
+
+A folder may hold anything: a file cut off while it was downloaded, a pointer of Git LFS instead of weights, a list
+where an object belongs. Each is one ValueError with the file's name, whatever the library under it raises.
+
+    read_json(Path("vae/config.json"), "vae/config.json")["_class_name"]
+    read_header(Path("lora.safetensors"), "lora.safetensors").tensors     # names, dtypes and shapes; no weights
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+# As a safetensors header names them.
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+_AGAIN = "download it again"
+
+
+class Entry(NamedTuple):
+    """Describe one tensor of a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Header(NamedTuple):
+    """Hold what the header of a safetensors file says."""
+
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+
+def read_json(file: Path, name: str) -> dict[str, Any]:
+    """Read a JSON object; a ValueError says that there is none, by the name that the user knows the file under."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{name} is no JSON ({error}); {_AGAIN}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} holds no JSON object but {_shown(found)}; {_AGAIN}.")
+    return found
+
+
+def read_header(file: Path, name: str) -> Header:
+    """Read the header of a safetensors file.
+
+    A ValueError says that the file is empty, pickled, a pointer of Git LFS, truncated or damaged.
+    """
+    if why := _no_safetensors(file):
+        raise ValueError(f"{name} {why}.")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            parts = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 (no mapping: no __iter__)
+            found = {key: Entry(part.get_dtype(), tuple(part.get_shape())) for key, part in parts.items()}
+            return Header(found, tensors.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        size = f"{file.stat().st_size:,} bytes"
+        raise ValueError(f"{name} is truncated or damaged ({size}: {error}); {_AGAIN}.") from None
+
+
+def first_bytes(file: Path, count: int) -> bytes:
+    """Return the first bytes of a file, fewer where it is shorter."""
+    with file.open("rb") as stream:
+        return stream.read(count)
+
+
+def _no_safetensors(file: Path) -> str | None:
+    """Say why a file is no safetensors file, where its first bytes tell."""
+    start = first_bytes(file, 24)
+    if not start:
+        return f"is empty; {_AGAIN}"
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")):
+        return "is pickled, which can run code when it is loaded; convert it to safetensors"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the weights; run `git lfs pull` where it lies"
+    if start.startswith(b"GGUF"):
+        return "is a GGUF file, which is not read yet; use the safetensors that it was made from"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
