@@ -306,6 +306,11 @@ def test_less_than_a_mebibyte_is_no_card_and_nothing_can_be_pinned_is():
     assert device("H200", pinnable="0 GiB").pinnable_bytes == 0
 
 
+def test_an_apple_chip_gives_its_gpu_three_quarters_of_its_memory():
+    card = device("M4 Max", memory="64 GiB")
+    assert (card.kind, card.unified, card.memory_bytes, card.free_bytes) == ("mps", True, 64 * GIB, 48 * GIB)
+
+
 def test_a_type_that_nobody_measured_has_no_throughput():
     card = device("A100")
     assert card.flops_per_s("matmul", "float8_e4m3fn") is None

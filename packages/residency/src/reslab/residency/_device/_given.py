@@ -133,9 +133,12 @@ def borrowed(spec: DeviceSpec, name: str) -> DeviceSpec:
 
 
 def with_memory(spec: DeviceSpec, memory_bytes: int) -> DeviceSpec:
-    """Return the device with as much memory, all but the driver's context free."""
-    free = max(memory_bytes - CONTEXT_BYTES, 0)
+    """Return the device with as much memory: all but the driver's context is free, of an Apple chip three quarters."""
     spec = with_figures(spec, {"memory_bytes": memory_bytes}, GIVEN)
+    if spec.kind == "mps":
+        quarters = assumed("three quarters of the memory that you gave: what a GPU of Apple may use by default")
+        return with_figures(spec, {"free_bytes": memory_bytes * 3 // 4}, quarters)
+    free = max(memory_bytes - CONTEXT_BYTES, 0)
     return with_figures(spec, {"free_bytes": free}, assumed("the memory that you gave, less 0.5 GiB"))
 
 
