@@ -15,9 +15,12 @@ Run it with the Python of .venv, as lab.py does. tests/notebooks holds what is c
 
 import hashlib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from copy import deepcopy
+from html import escape
 from html.parser import HTMLParser
 from itertools import zip_longest
 from pathlib import Path
@@ -44,8 +47,9 @@ CLIENT = Config(
     NotebookClient={"timeout": 600, "kernel_name": "python3", "record_timing": False},
     KernelManager={"transport_encryption": "auto"},
 )
-# A page needs no script of a notebook's; one would be fetched from elsewhere.
-PAGE = Config(HTMLExporter={"require_js_url": "data:text/javascript,"})
+# A page needs no script of a notebook's; one would be fetched from elsewhere. MathJax is, where there is a formula.
+NOTHING = "data:text/javascript,"
+FORMULA = re.compile(r"\$[^$\n]+\$|\\\(|\\\[")
 
 
 def commit(paths: list[Path]) -> None:
@@ -62,6 +66,7 @@ def pages(paths: list[Path]) -> None:
     """Write notebooks as they are to web pages."""
     for path in paths:
         say(f"wrote {write_page(path.stem, nbformat.read(path, as_version=4))}")
+    say(f"wrote {write_index()}")
 
 
 def picture(paths: list[Path]) -> None:
@@ -187,9 +192,51 @@ def write_page(name: str, notebook: NotebookNode) -> Path:
     """Write a notebook as one web page, its pictures and videos inside."""
     SITE.mkdir(exist_ok=True)
     page = SITE / f"{name}.html"
-    title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-    body, _ = HTMLExporter(config=PAGE).from_notebook_node(notebook, {"metadata": {"name": title}})
-    page.write_text(body, encoding="utf-8")
+    has_formula = any(FORMULA.search(cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+    urls = {"require_js_url": NOTHING} | ({} if has_formula else {"mathjax_url": NOTHING})
+    exporter = HTMLExporter(config=Config(HTMLExporter=urls))
+    body, _ = exporter.from_notebook_node(described(notebook), {"metadata": {"name": title(notebook)}})
+    page.write_text(body.replace("<main>", f"{links(name)}<main>", 1), encoding="utf-8")
+    return page
+
+
+def title(notebook: NotebookNode) -> str:
+    """Return the question that a notebook asks."""
+    return str(notebook.cells[0].source.splitlines()[0].removeprefix("# "))
+
+
+def described(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy in which each picture has its caption as alternative text, which the exporter would drop."""
+    notebook = deepcopy(notebook)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output):
+        told = output.metadata.get("image/png", {}) if "image/png" in output.data else {}
+        if "alt" in told and "text/html" not in output.data:
+            size = "".join(f' {side}="{told[side]}"' for side in ("width", "height") if side in told)
+            source = output.data["image/png"].strip()
+            picture = f'<img alt="{escape(told["alt"])}"{size} src="data:image/png;base64,{source}">'
+            output.data = nbformat.from_dict({"text/html": picture, "text/plain": output.data["text/plain"]})
+    return notebook
+
+
+def links(name: str) -> str:
+    """Return the links from a page to the one before, the list of all, and the one after."""
+    names = [path.stem for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    place = names.index(name) if name in names else None
+    before = names[place - 1] if place else None
+    after = names[place + 1] if place is not None and place + 1 < len(names) else None
+    ends = [(before, "previous"), ("index", "all notebooks"), (after, "next")]
+    anchors = [f'<a href="{target}.html">{word}</a>' for target, word in ends if target]
+    return f'<nav aria-label="notebooks" style="padding:8px 16px;font-family:sans-serif">{" · ".join(anchors)}</nav>'
+
+
+def write_index() -> Path:
+    """Write the page that lists the notebooks, each by its question."""
+    asked = {path.stem: title(nbformat.read(path, as_version=4)) for path in sorted(NOTEBOOKS.glob("*.ipynb"))}
+    rows = "".join(f'<li>{name[:2]} <a href="{name}.html">{escape(asked[name])}</a></li>' for name in asked)
+    page = SITE / "index.html"
+    head = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Residency Lab</title></head>'
+    body = f'<body style="font-family:sans-serif"><h1>Residency Lab</h1><ul style="list-style:none">{rows}</ul></body>'
+    page.write_text(f"{head}{body}</html>", encoding="utf-8")
     return page
 
 

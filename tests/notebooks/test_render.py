@@ -1,5 +1,7 @@
 """The render script executes, drops what is not for publishing, and writes the same bytes each time."""
 
+from html.parser import HTMLParser
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -84,3 +86,57 @@ def test_a_page_loads_no_code_from_elsewhere_but_formulas(write, render, tmp_pat
     render.pages([path])
     page = (tmp_path / "site" / "07_tiny.html").read_text(encoding="utf-8")
     assert "require.min.js" not in page
+
+
+class Pictures(HTMLParser):
+    """Collects the alternative texts of a page's pictures, and what it fetches from elsewhere."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.texts, self.fetched = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "img":
+            self.texts.append(given.get("alt"))
+        if tag in ("script", "link", "img") and (given.get("src") or given.get("href") or "").startswith("http"):
+            self.fetched.append(given)
+
+
+def test_every_picture_on_a_page_has_its_caption_as_alternative_text(notebook_path, render, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "SITE", tmp_path)
+    notebook = nbformat.read(notebook_path, as_version=4)
+    page = Pictures(render.write_page(notebook_path.stem, notebook).read_text(encoding="utf-8"))
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    drawn = [
+        output.metadata.get("image/png", {}).get("alt") for output in outputs if "image/png" in output.get("data", {})
+    ]
+    assert {caption for caption in drawn if caption} <= set(page.texts)  # a video's stills are in a player of its own
+    assert not [text for text in page.texts if not text or "No description" in text]
+    assert page.fetched == []
+
+
+def test_a_page_with_a_formula_may_load_what_draws_it(write, render, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "SITE", tmp_path / "site")
+    for text, loads in (("# Why?\n\n$a^2$", True), ("# Why?\n\n2 $ or 3", False)):
+        page = render.write_page("07_tiny", nbformat.read(write(new_markdown_cell(text)), as_version=4))
+        assert bool(Pictures(page.read_text(encoding="utf-8")).fetched) is loads
+
+
+def test_the_site_lists_all_notebooks_and_leads_from_one_to_the_next(render, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "SITE", tmp_path)
+    listed = render.write_index().read_text(encoding="utf-8")
+    names = [path.stem for path in sorted(render.NOTEBOOKS.glob("*.ipynb"))]
+    assert [listed.count(f'href="{name}.html"') for name in names] == [1] * len(names)
+    assert f'href="{names[1]}.html">next' in render.links(names[0])
+    assert "previous" not in render.links(names[0])
+    assert f'href="{names[-2]}.html">previous' in render.links(names[-1])
+    assert "next" not in render.links(names[-1])
+
+
+def test_the_readmes_picture_says_what_the_first_picture_of_notebook_00_shows(render):
+    png = render.PICTURE.read_bytes()
+    described = png.split(b"iTXtDescription", 1)[1].lstrip(b"\0")
+    first = next(cell for cell in nbformat.read(render.PICTURED, as_version=4).cells if cell.cell_type == "code")
+    assert described.startswith(first.outputs[0].metadata["image/png"]["alt"].encode())
