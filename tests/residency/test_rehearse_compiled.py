@@ -71,9 +71,10 @@ def some_blocks_in_a_compiled_model(model):
     return compiled(model)
 
 
-def twice(model):
+def inside_a_block(model):
     model.blocks[0].inner = compiled(model.blocks[0].inner)
-    return compiled(compiled(model))
+    model.first = compiled(model.first)
+    return compiled(model)
 
 
 def forwards(model):
@@ -89,7 +90,16 @@ def function(model):
     return model
 
 
-WAYS = [whole, in_place, repeated_blocks, blocks_exchanged, some_blocks_in_a_compiled_model, twice, forwards, function]
+WAYS = [
+    whole,
+    in_place,
+    repeated_blocks,
+    blocks_exchanged,
+    some_blocks_in_a_compiled_model,
+    inside_a_block,
+    forwards,
+    function,
+]
 
 
 def pipeline(model):

@@ -61,7 +61,7 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
     "addmv": _of_second,
     **dict.fromkeys(("addr", "addbmm", "_addmm_activation"), _added),
     **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2"), _grouped),
-    **dict.fromkeys(("linear", "_int_mm", "_scaled_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"), _by_row),
+    **dict.fromkeys(("_int_mm", "_scaled_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"), _by_row),
     **dict.fromkeys(("_weight_int4pack_mm_for_cpu", "_dyn_quant_matmul_4bit", "_mixed_dtypes_linear"), _by_row),
     "qbytes_mm": _by_row,  # quanto's
 }
@@ -77,6 +77,7 @@ class Op(NamedTuple):
     mutable: bool  # writes into an argument
     reads_values: bool  # what it returns are numbers, not a tensor
     elementwise: bool  # its result's shape does not depend on the values of scalars
+    composite: bool  # made of others, and met only where a subclass of tensors computes
 
 
 @cache
@@ -96,6 +97,7 @@ def describe(func: Any) -> Op:
         mutable=func._schema.is_mutable,
         reads_values=name in _READ_VALUES or torch.Tag.data_dependent_output in func.tags,
         elementwise=torch.Tag.pointwise in func.tags,
+        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
     )
 
 

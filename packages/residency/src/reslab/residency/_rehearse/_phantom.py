@@ -121,6 +121,9 @@ class Phantoms(TorchDispatchMode):
         if types and any(kind.__torch_dispatch__ is not _PLAIN_DISPATCH for kind in types):
             return NotImplemented  # a subclass says by itself what it computes, in operations on what it is made of
         op = _costs.describe(func)
+        if op.composite:
+            with self:
+                return func.decompose(*args, **kwargs)
         given = _costs.flat(args, kwargs)
         for tensor in given:
             if self.is_phantom(tensor):
