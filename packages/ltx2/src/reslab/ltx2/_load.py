@@ -16,6 +16,7 @@ see `_align`. What is missing or damaged is named before anything is used.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
-from reslab.ltx2._layout import Layout, find_layout, read_config
+from reslab.ltx2._layout import UPSAMPLER, Layout, find_layout, read_config
 from reslab.ltx2._lora import fitting_lora
 from reslab.ltx2._read import Wanted, meta_module, read_component, text_rows
 from reslab.ltx2._single_file import describe, is_file_like
@@ -98,7 +99,11 @@ def load(
 def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
     if revision is not None or wanted.latent_upsampler is not None or wanted.lora is not None:
         raise ValueError(f'load("{size}") builds everything in memory: leave out revision, latent_upsampler and lora.')
-    return small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
+    whole = small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
+    if wanted.two_stage:
+        return whole
+    components = {name: part for name, part in whole.components.items() if name != UPSAMPLER}
+    return replace(whole, components=components, distilled_lora=None)
 
 
 def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:
