@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GemmaTokenizer
 
 from reslab.ltx2._load import load
+from reslab.ltx2._weights import choose
 from reslab.ltx2._write import write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -87,6 +88,14 @@ def test_weights_without_a_variant_come_first_and_several_variants_are_a_choice(
     with pytest.raises(ValueError, match=r"vae has weights as bf16 and as fp16") as error:
         load(folder, progress=False)
     assert "diffusion_pytorch_model.bf16.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize(("part", "is_index"), [("text_encoder", False), ("vae", True)])
+def test_a_file_beside_an_index_is_read_as_the_components_library_reads_it(part, is_index):
+    """The file comes first for transformers, the index for diffusers."""
+    names = [weight_name(part), f"{weight_name(part)}.index.json"]
+    assert choose(part, names).is_index is is_index
+    assert choose(part, reversed(names)).is_index is is_index
 
 
 # The tokenizer

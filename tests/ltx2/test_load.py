@@ -144,8 +144,9 @@ def test_without_the_upsampler_and_the_lora_it_loads_and_both_may_lie_elsewhere(
         load(folder, latent_upsampler=tmp_path / "nowhere", progress=False)
 
 
-def test_for_one_stage_the_upsampler_and_the_lora_are_left_out(written):
-    checkpoint = load(written, two_stage=False, progress=False)
+@pytest.mark.parametrize("source", ["tiny", "written"])
+def test_for_one_stage_the_upsampler_and_the_lora_are_left_out(written, source):
+    checkpoint = load(written if source == "written" else source, two_stage=False, progress=False)
     assert "latent_upsampler" not in checkpoint.components
     assert checkpoint.distilled_lora is None
 

@@ -221,6 +221,13 @@ def test_two_alphas_that_disagree_are_refused(tmp_path, transformer):
     assert read_lora(saved(tmp_path, state, adapter(r=4, lora_alpha=8)), transformer)
 
 
+@pytest.mark.parametrize("alpha", [0.0, -1.0, math.inf, math.nan, [1.0, 2.0], True], ids=repr)
+def test_an_alpha_that_is_no_positive_number_is_refused(tmp_path, transformer, alpha):
+    state = pair(f"transformer.{LAYER}") | {f"transformer.{LAYER}.alpha": torch.tensor(alpha)}
+    with pytest.raises(ValueError, match=rf"lora.safetensors: 'transformer.{LAYER}.alpha' .* positive number"):
+        read_lora(saved(tmp_path, state), transformer)
+
+
 def test_both_prefixes_in_one_file_are_read_and_what_is_no_lora_is_named(tmp_path, transformer):
     state = pair(f"diffusion_model.{LAYER}") | pair(f"transformer.{OTHER}", seed=1)
     assert len(read_lora(saved(tmp_path, state), transformer)) == 4

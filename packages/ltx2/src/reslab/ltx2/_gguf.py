@@ -55,6 +55,7 @@ _TYPES = {
     34: "TQ1_0",
     35: "TQ2_0",
     39: "MXFP4",
+    40: "NVFP4",
 }
 
 
@@ -97,26 +98,24 @@ def read_gguf(file: Path) -> Gguf:
     A ValueError says that the header is damaged, or of a version that is not known.
     """
     data = first_bytes(file, HEADER_BYTES)
-    cursor, found = _Cursor(data), Gguf(0, None, (), ())
+    cursor, texts, tensors = _Cursor(data), dict[str, str | None](), list[tuple[str, str]]()
+    version = 0
     try:
         cursor.bytes(len(MAGIC))
-        version, tensors, values = (cursor.number(form) for form in "IQQ")
+        version, num_tensors, num_values = (cursor.number(form) for form in "IQQ")
         if version not in _VERSIONS:
             raise ValueError(f"{str(file)!r} is a GGUF file of version {version}, which is not known here.")
-        found = found._replace(version=version)
-        for _ in range(values):
-            key, value = cursor.text(), _value(cursor, file)
-            if key == "general.architecture":
-                found = found._replace(architecture=value)
-        for _ in range(tensors):
-            found = _with_tensor(found, cursor)
+        for _ in range(num_values):
+            key = cursor.text()
+            texts[key] = _value(cursor, file)
+        for _ in range(num_tensors):
+            tensors.append(_tensor(cursor))
     except _End:
         if len(data) < HEADER_BYTES:
-            size = f"{len(data):,} bytes"
-            raise ValueError(
-                f"{str(file)!r} is a GGUF file, truncated or damaged ({size}); download it again."
-            ) from None
-    return found
+            why = f"truncated or damaged ({len(data):,} bytes)"
+            raise ValueError(f"{str(file)!r} is a GGUF file, {why}; download it again.") from None
+    types = dict.fromkeys(kind for _, kind in tensors)
+    return Gguf(version, texts.get("general.architecture"), tuple(name for name, _ in tensors), tuple(types))
 
 
 def _value(cursor: _Cursor, file: Path) -> str | None:
@@ -137,11 +136,10 @@ def _value(cursor: _Cursor, file: Path) -> str | None:
     return None
 
 
-def _with_tensor(found: Gguf, cursor: _Cursor) -> Gguf:
+def _tensor(cursor: _Cursor) -> tuple[str, str]:
+    """Return name and type of one tensor."""
     name = cursor.text()
     cursor.bytes(8 * cursor.number("I"))  # its shape
     kind = cursor.number("I")
     cursor.number("Q")  # where its weights begin
-    label = _TYPES.get(kind, f"type {kind}")
-    types = found.types if label in found.types else (*found.types, label)
-    return found._replace(names=(*found.names, name), types=types)
+    return name, _TYPES.get(kind, f"type {kind}")

@@ -112,7 +112,7 @@ def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored
         kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
         raise ValueError(
             f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; "
-            f"write the checkpoint once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
+            f"write it once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
         )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
 from reslab.ltx2._in_files import lora_in_file, read_in_files
-from reslab.ltx2._layout import WITHOUT_WEIGHTS, Layout, find_layout, read_config
+from reslab.ltx2._layout import UPSAMPLER, WITHOUT_WEIGHTS, Layout, find_layout, read_config
 from reslab.ltx2._lora import fitting_lora
 from reslab.ltx2._lora_file import LoraFile
 from reslab.ltx2._read import Wanted, meta_module, read_component, text_rows
@@ -116,7 +117,11 @@ def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
         raise ValueError(
             f'load("{size}") builds everything in memory: leave out revision, latent_upsampler, lora and plan.'
         )
-    return small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
+    whole = small(wanted.variant or "LTX-2.3", size, dtype=wanted.dtype or torch.float32, device=wanted.device)
+    if wanted.two_stage:
+        return whole
+    components = {name: part for name, part in whole.components.items() if name != UPSAMPLER}
+    return replace(whole, components=components, distilled_lora=None)
 
 
 def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:

@@ -127,7 +127,9 @@ def scale_of(options: LoraConfig, layer: str, rank: int) -> float:
 
 def scale_of_alpha(key: str, alpha: torch.Tensor, rank: int) -> float:
     """Return the factor that a number beside the weights means; a ValueError says that it is none."""
-    value = alpha.item() if alpha.numel() == 1 else alpha.tolist()
+    if alpha.numel() != 1:
+        raise ValueError(f"{key!r} has {alpha.numel()} values, not one positive number.")
+    value = alpha.item()
     _check_number(value, repr(key))
     return float(value) / rank
 

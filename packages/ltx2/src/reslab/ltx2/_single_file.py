@@ -81,18 +81,18 @@ def _describe_gguf(file: Path) -> str:
     header = read_gguf(file)
     types = f" with weights in {', '.join(header.types)}" if header.types else ""
     kind = f"a GGUF file of architecture {header.architecture!r}{types}"
-    return _sentence(file, kind, _found(header.names, file.name), ", and GGUF is not read yet")
+    return _sentence(file, kind, _found(header.names, file.name), "GGUF is not read yet, and ")
 
 
 def _sentence(file: Path, kind: str, found: _Found, more: str) -> str:
     if found.is_lora:
         base = found.likely.hub_id if found.likely else "a checkpoint"
-        return f"{str(file)!r} is {kind}, a LoRA{more}: it goes beside a checkpoint, as in load({base!r}, lora=…)."
+        return f"{str(file)!r} is {kind}, a LoRA; {more}it goes beside a checkpoint, as in load({base!r}, lora=…)."
     if found.what.startswith("no part"):
-        return f"{str(file)!r} is {kind}, {found.what}{more}; {_published(None)}."
+        return f"{str(file)!r} is {kind}, {found.what}; {more}{_published(None)}."
     place = "in the layout of ComfyUI and Lightricks' own pipelines"
     looks = f", and looks like {found.likely.name}" if found.likely else ""
-    return f"{str(file)!r} is {kind}, {found.what} {place}{looks}{more}; {_published(found.likely)}."
+    return f"{str(file)!r} is {kind}, {found.what} {place}{looks}; {more}{_published(found.likely)}."
 
 
 def _published(likely: Variant | None) -> str:
