@@ -23,7 +23,7 @@ def ran(jupyter, lab_page):
 def test_notebook_00_draws_its_charts_and_answers_for_a_card(ran):
     charts = ran.locator(".vega-embed svg")
     expect(charts).to_have_count(4)
-    for place, text in enumerate(("time streamed", "none: streaming is free", "blocks stay", "74.3 GiB")):
+    for place, text in enumerate(("time streamed", "none: streaming is free", "blocks stay", "66.6 GiB")):
         expect(charts.nth(place)).to_contain_text(text)
     expect(ran.get_by_text("It fits: ").first).to_be_visible()
     assert ran.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
