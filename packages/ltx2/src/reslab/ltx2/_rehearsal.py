@@ -67,10 +67,7 @@ def rehearsal(
             the nearest that ships. Or it does not ship, and there is no torch to make it with.
     """
     chosen = variant(name)
-    size = tuple(
-        default if axis is None else axis
-        for axis, default in ((width, chosen.width), (height, chosen.height), (num_frames, chosen.num_frames))
-    )
+    size = (_given(width, chosen.width), _given(height, chosen.height), _given(num_frames, chosen.num_frames))
     if stages not in ("one", "two"):
         raise ValueError(f"stages is 'one' or 'two', got {stages!r}")
     check_size(chosen, size, stages)  # before torch and diffusers are imported, which takes many seconds
@@ -86,6 +83,10 @@ def rehearsal(
     asked |= {"image": True} if image else {}
     asked |= {"num_inference_steps": num_inference_steps} if num_inference_steps is not None else {}
     return replace(found, meta={**found.meta, CODE: loading_code(chosen, size, asked, settings)})
+
+
+def _given(asked: int | None, default: int) -> int:
+    return default if asked is None else asked
 
 
 def made(

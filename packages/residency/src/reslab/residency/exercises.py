@@ -210,7 +210,9 @@ def traced_blocks(answer: Any, rehearsal: Rehearsal) -> Verdict:
         what="the number of pieces",
         why=f"{segments.height:,} are run in {denoise.height} calls",
         asked=Asked(unit="pieces"),
-        hints=Hints(traps=traps, section="section 4", beside={"run through in one pass": each["len"].max()}),
+        hints=Hints(
+            traps=traps, section="section 4", beside={"run through in one pass": int(each["len"].to_list()[0])}
+        ),
     )
 
 
