@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from reslab.ltx2._size_rules import check_size
 from reslab.ltx2._variants import Variant, variant, variants
 from reslab.residency import Rehearsal
 
@@ -53,9 +54,12 @@ def rehearsal(
         ValueError: There is no such variant, or the size is against the rules of the model; it names the nearest.
     """
     chosen = variant(name)
-    size = width or chosen.width, height or chosen.height, num_frames or chosen.num_frames
     if stages not in ("one", "two"):
         raise ValueError(f"stages is 'one' or 'two', got {stages!r}")
+    asked = {"width": width, "height": height, "num_frames": num_frames, "num_inference_steps": num_inference_steps}
+    check_size(chosen, stages, **asked)
+    usual_width, usual_height = chosen.size(stages)
+    size = int(width or usual_width), int(height or usual_height), int(num_frames or chosen.num_frames)
     shipped = resources.files("reslab.ltx2").joinpath(_FOLDER, _file(chosen, size))
     plain = stages == "two" and not image and num_inference_steps is None and not settings
     if plain and shipped.is_file():

@@ -56,10 +56,14 @@ def component_names(stage: Stage, bind: Binding) -> list[str]:
 
 
 def problems(
-    bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any], result: str | None
+    bound: Bound,
+    components: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    result: str | None,
+    set_elsewhere: Mapping[str, str],
 ) -> Iterator[str]:
     """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given."""
-    yield from _unknown(bound, components, inputs)
+    yield from _unknown(bound, components, inputs, set_elsewhere)
     there, open_ended = {name for name, value in inputs.items() if value is not None}, False
     for stage, bind in bound:
         signature = stage.signature(_available(bind, there))
@@ -113,10 +117,16 @@ def _available(bind: Binding, there: Collection[str]) -> Available:
     return Available(has)
 
 
-def _unknown(bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(
+    bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any], set_elsewhere: Mapping[str, str]
+) -> Iterator[str]:
     known, overwritten = _read_from_inputs(bound)
+    known -= set_elsewhere.keys()
     for name, value in inputs.items():
-        if name in components:
+        if name in set_elsewhere:
+            if value is not None:
+                yield set_elsewhere[name]
+        elif name in components:
             yield f"{name!r} is a component of the pipeline, not a value: set it with pipeline.components[{name!r}] = …"
         elif name in known or (name in overwritten and value is None):
             continue

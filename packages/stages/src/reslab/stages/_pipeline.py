@@ -51,6 +51,8 @@ class Pipeline:
         self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
         #: How the pipeline was composed, for the record; plain data.
         self.settings: Mapping[str, Any] = {}
+        #: Inputs that are set elsewhere than in `run`, each with the sentence that says where; they are refused.
+        self.set_elsewhere: Mapping[str, str] = {}
         #: The inputs of the run under way, else empty.
         self.request: Mapping[str, Any] = {}
         #: The stage that is running, or None.
@@ -157,7 +159,7 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components, self.result)
+        self._ready().check(inputs, self.components, self.result, self.set_elsewhere)
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -169,7 +171,7 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components, self.result)
+        program.check(inputs, self.components, self.result, self.set_elsewhere)
         program.prepare()
         values = Values(inputs)
         self._running, self.request = program, inputs

@@ -32,7 +32,13 @@ class Program:
     checked: set[tuple[Any, ...]] = field(default_factory=set)
     rules: tuple[tuple[Stage, Binding, set[str]], ...] | None = None
 
-    def check(self, inputs: Mapping[str, Any], components: Mapping[str, Any], result: str | None) -> None:
+    def check(
+        self,
+        inputs: Mapping[str, Any],
+        components: Mapping[str, Any],
+        result: str | None,
+        set_elsewhere: Mapping[str, str],
+    ) -> None:
         """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
         names = (result, frozenset(inputs), frozenset(name for name, value in inputs.items() if value is None))
         if self.rules is None:
@@ -41,7 +47,7 @@ class Program:
         if names in self.checked:
             found = [*_check.rules_broken(self.rules, components, inputs)]
         else:
-            found = [*_check.problems(self.bound, components, inputs, result)]
+            found = [*_check.problems(self.bound, components, inputs, result, set_elsewhere)]
         if found:
             raise _check.cannot_run(found)
         self.checked.add(names)
