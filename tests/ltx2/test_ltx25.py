@@ -113,10 +113,10 @@ def test_a_video_smaller_than_the_decoders_window_is_refused_before_anything_run
     ltx2.one_stage(blank).check(**request | {"width": 224, "num_frames": 17})
 
 
-def test_the_default_size_is_one_of_one_stage(blank):
-    with pytest.raises(ValueError, match=r"height=544 is not a multiple of 64 .*; the nearest is 576"):
-        ltx2.rehearsal("LTX-2.5")
-    ltx2.one_stage(blank).check(prompt="a heron", width=960, height=544, num_frames=121)
+def test_the_default_of_two_stages_doubles_that_of_one(monkeypatch):
+    monkeypatch.setattr("reslab.ltx2._rehearsal.made", lambda chosen, size, **given: (size, given["stages"]))
+    assert ltx2.rehearsal("LTX-2.5") == ((1920, 1088, 121), "two")
+    assert ltx2.rehearsal("LTX-2.5", stages="one") == ((960, 544, 121), "one")
 
 
 @pytest.mark.parametrize("in_tiles", [False, True])

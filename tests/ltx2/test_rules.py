@@ -1,17 +1,21 @@
 """The rules of LTX-2: ours name the nearest legal value before anything runs; beside each, what diffusers does."""
 
+import dataclasses
 import functools
+import inspect
 import warnings
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from diffusers import LTX2ImageToVideoPipeline, LTX2Pipeline
 from diffusers.modular_pipelines.ltx2 import LTX2AutoBlocks
+from diffusers.pipelines.ltx2 import LTX2ConditionPipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab import ltx2
-from reslab.ltx2._numbers import nearest_multiple
+from reslab.ltx2._numbers import neighbours
 from reslab.stages import PipelineError
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
@@ -57,7 +61,9 @@ def refused(pipe, **changes):
     return str(error.value)
 
 
-@pytest.mark.parametrize(("name", "asked", "nearest"), [("height", 100, 128), ("width", 1, 64), ("width", 719, 704)])
+@pytest.mark.parametrize(
+    ("name", "asked", "nearest"), [("height", 100, "128, then 64"), ("width", 1, 64), ("width", 719, "704, then 768")]
+)
 def test_sizes_are_multiples_of_64(pipe, name, asked, nearest):
     assert refused(pipe, **{name: asked}) == (
         f"{name}={asked} is not a multiple of 64 (the first stage runs at half size); the nearest is {nearest}."
@@ -65,7 +71,7 @@ def test_sizes_are_multiples_of_64(pipe, name, asked, nearest):
 
 
 def test_one_stage_takes_multiples_of_32():
-    assert "multiple of 32; the nearest is 96." in refused(ltx2.one_stage(checkpoint()), height=100)
+    assert "multiple of 32; the nearest is 96, then 128." in refused(ltx2.one_stage(checkpoint()), height=100)
 
 
 def test_diffusers_rounds_a_height_of_100_down_in_silence():
@@ -73,8 +79,8 @@ def test_diffusers_rounds_a_height_of_100_down_in_silence():
 
 
 def test_frames_are_8k_plus_1(pipe):
-    assert refused(pipe, num_frames=10) == "num_frames=10 is not 8k+1; the nearest is 9."
-    assert refused(pipe, num_frames=14) == "num_frames=14 is not 8k+1; the nearest is 17."
+    assert refused(pipe, num_frames=10) == "num_frames=10 is not 8k+1; the nearest is 9, then 17."
+    assert refused(pipe, num_frames=14) == "num_frames=14 is not 8k+1; the nearest is 17, then 9."
 
 
 def test_diffusers_makes_9_frames_of_10_in_silence():
@@ -111,7 +117,7 @@ def test_a_distilled_variant_has_its_own_steps():
 
 def test_the_sequence_length_is_a_multiple_of_the_registers(pipe):
     assert refused(pipe, max_sequence_length=200) == (
-        "max_sequence_length=200 is not a multiple of the connectors' 128 registers; the nearest is 256."
+        "max_sequence_length=200 is not a multiple of the connectors' 128 registers; the nearest is 256, then 128."
     )
 
 
@@ -177,6 +183,7 @@ def test_unknown_variants_are_named_with_the_nearest():
     ("image", "got"),
     [
         ("heron.png", "got str"),
+        ([PIL.Image.new("RGB", (64, 64))] * 2, "image is the first frame alone, got 2 in a list; give one image"),
         (np.zeros((64, 128, 3)), "got ndarray of shape (64, 128, 3) and float64"),
         (np.zeros((64, 128), np.uint8), "got ndarray of shape (64, 128) and uint8"),
         (torch.zeros((64, 128, 3), dtype=torch.uint8), "got Tensor of shape (64, 128, 3) and torch.uint8"),
@@ -239,7 +246,74 @@ def test_seed_and_generator_exclude_each_other(pipe):
 
 
 @pytest.mark.parametrize("number", range(1, 200))
-def test_the_nearest_multiple_is_legal_and_nearest(number):
-    nearest = nearest_multiple(number, 8, offset=1)
-    assert nearest % 8 == 1
-    assert abs(nearest - number) == min(abs(number - legal) for legal in range(1, 300, 8))
+def test_the_neighbours_are_legal_and_nearest(number):
+    legal = range(1, 300, 8)
+    near = sorted(legal, key=lambda size: (abs(number - size), size))
+    assert neighbours(number, 8, offset=1) == near[: 1 if number in legal else 2]
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("nan"), "1", 1e9])
+def test_the_speed_of_motion_is_above_0(pipe, speed):
+    message = f"motion_speed={speed!r} is not a number from 0.01 to 100; real time is 1."
+    assert refused(pipe, motion_speed=speed) == message
+
+
+def test_the_speed_of_motion_changes_the_video(pipe):
+    slow = pipe.run(**REQUEST, motion_speed=0.2)
+    assert not np.array_equal(slow.frames, pipe.run(**REQUEST).frames)
+
+
+#: What a run here takes of diffusers' keywords, under the same name.
+TAKEN = {
+    *("prompt", "negative_prompt", "image", "image_crf", "width", "height", "num_frames", "frame_rate", "generator"),
+    *("motion_speed", "num_inference_steps", "attention_kwargs", "max_sequence_length"),
+}
+CALLS = (LTX2Pipeline, LTX2ImageToVideoPipeline, LTX2ConditionPipeline)
+KEYWORDS = {name for each in CALLS for name in inspect.signature(each.__call__).parameters} - {"self"} - TAKEN
+
+
+@pytest.mark.parametrize("keyword", sorted(KEYWORDS))
+def test_every_keyword_of_diffusers_is_taken_or_has_its_place_named(pipe, keyword):
+    message = refused(pipe, **{keyword: 1})
+    assert message.startswith(repr(keyword))
+    assert "did you mean" not in message
+    assert "known:" not in message
+
+
+@pytest.mark.parametrize(
+    ("keyword", "place"),
+    [
+        ("guidance_scale", "two_stage(checkpoint, video_guidance=Guidance(cfg=3.0))"),
+        ("true_cfg_scale", "two_stage(checkpoint, video_guidance=Guidance(cfg=3.0))"),
+        ("stg_scale", "two_stage(checkpoint, video_guidance=Guidance(stg=1.0))"),
+        ("audio_guidance_scale", "two_stage(checkpoint, audio_guidance=Guidance(cfg=7.0))"),
+        ("guidance_rescale", "two_stage(checkpoint, video_guidance=Guidance(rescale=0.7))"),
+        ("sigmas", 'two_stage(checkpoint, sigma_schedule="reference")'),
+        ("output_type", "result.save"),
+        ("fps", "frame_rate="),
+        ("min_seconds", "num_frames="),
+        ("conditions", "image="),
+        ("spatio_temporal_guidance_blocks", "are [2]; others are set by pipeline.components['guider']"),
+    ],
+)
+def test_the_place_of_a_keyword_is_an_expression_that_works(pipe, keyword, place):
+    assert place in refused(pipe, **{keyword: 3.0})
+
+
+def test_guidance_of_one_stage_is_set_where_one_stage_is_made():
+    assert "one_stage(checkpoint, video_guidance=" in refused(ltx2.one_stage(checkpoint()), guidance_scale=3.0)
+
+
+def test_a_distilled_variant_names_its_sigmas():
+    pipe = ltx2.two_stage(ltx2.load("tiny", variant="LTX-2.3 distilled"))
+    assert "LTX-2.3 distilled has 8 fixed sigmas" in refused(pipe, sigmas=[1.0, 0.5])
+
+
+def test_the_image_is_held_alike_by_every_variant_and_otherwise_only_where_that_was_chosen():
+    point = ltx2.load("tiny", variant="LTX-2")
+    assert all(each.use_cross_timestep for each in ltx2.variants())  # as diffusers' pipelines and Lightricks' code
+    other = dataclasses.replace(point, variant=dataclasses.replace(point.variant, use_cross_timestep=False))
+    assert "dataclasses.replace(checkpoint, variant=" in refused(ltx2.one_stage(point), use_cross_timestep=False)
+    request = REQUEST | {"width": 64, "image": PIL.Image.new("RGB", (64, 64), (200, 90, 20))}
+    ours, theirs = (ltx2.one_stage(each).run(**request).frames for each in (point, other))
+    assert not np.array_equal(ours, theirs)

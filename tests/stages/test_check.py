@@ -214,3 +214,19 @@ def test_rules_of_several_stages_are_said_together():
 def test_error_is_a_value_error():
     with pytest.raises(ValueError, match="known: none"):
         Pipeline().check(width=3)
+
+
+def test_an_input_that_is_set_elsewhere_is_refused_with_the_place():
+    pipeline = Pipeline({"transformer": object()}).add(denoise)
+    pipeline.set_elsewhere = {
+        "guidance": "'guidance': it is set when the pipeline is made",
+        "steps": "'steps' are fixed",
+    }
+    with pytest.raises(PipelineError) as error:
+        pipeline.check(prompt="a heron", guidance=3.0, steps=4, step=4)
+    assert str(error.value) == (
+        "this cannot run:\n- 'guidance': it is set when the pipeline is made\n- 'steps' are fixed\n"
+        "- no stage reads 'step'; known: prompt"
+    )
+    pipeline.run(prompt="a heron", guidance=None)
+    assert ran == ["denoise"]

@@ -20,6 +20,7 @@ from diffusers.video_processor import VideoProcessor
 
 from reslab.ltx2 import _groups, _lora
 from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._elsewhere import set_elsewhere
 from reslab.ltx2._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, choose
 from reslab.ltx2._variants import Guidance
 from reslab.stages import Pipeline, PipelineError
@@ -49,14 +50,15 @@ def one_stage(
     Returns:
         A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
         first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
-        `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`.
+        `motion_speed`, `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`. Guidance is set here,
+        not in a run.
 
     Raises:
         PipelineError: A setting is not one of those named.
     """
     settings = _settings(checkpoint, "one", video_guidance, audio_guidance, sigma_schedule, DecodeAudio.STAGE_1, tiling)
     pipe = _pipeline(checkpoint, settings)
-    _groups.add_prompt(pipe, checkpoint, multiple=32)
+    _groups.add_prompt(pipe, checkpoint, stages="one")
     _groups.add_preparation(pipe, checkpoint, half=False)
     _groups.add_denoising(pipe, checkpoint, half=False)
     _groups.add_decoding(pipe, checkpoint, settings)
@@ -92,7 +94,8 @@ def two_stage(
     Returns:
         A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
         first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
-        `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`.
+        `motion_speed`, `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`. Guidance is set here,
+        not in a run.
 
     Raises:
         PipelineError: A setting is not one of those named, or the checkpoint lacks what two stages need.
@@ -101,7 +104,7 @@ def two_stage(
     _require_two_stages(checkpoint)
     settings = _settings(checkpoint, "two", video_guidance, audio_guidance, sigma_schedule, decode_audio, tiling)
     pipe = _pipeline(checkpoint, settings)
-    _groups.add_prompt(pipe, checkpoint, multiple=64)
+    _groups.add_prompt(pipe, checkpoint, stages="two")
     _groups.add_preparation(pipe, checkpoint, half=True)
     _groups.add_denoising(pipe, checkpoint, half=True)
     _groups.add_refinement(pipe, checkpoint)
@@ -125,6 +128,7 @@ def _pipeline(checkpoint: Checkpoint, settings: Settings) -> Pipeline:
     stages = f"{checkpoint.variant.name}, {settings.stages} stage{'s' if settings.stages == 'two' else ''}"
     pipe = Pipeline(_components(checkpoint, settings), name=stages, result="video")
     pipe.settings = settings.recorded()
+    pipe.set_elsewhere = set_elsewhere(checkpoint, settings.stages)
     return pipe
 
 

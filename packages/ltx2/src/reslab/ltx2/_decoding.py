@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from reslab.ltx2._limits import fitting_stride, least_latents
 from reslab.ltx2._video import Video
 from reslab.stages import BlockStage, Signature
 
 
 class LTX2AVDecodingStage(BlockStage):
     """Decode video and audio, tiled where that is due, and put them together on the host.
+
+    LTX-2.3's sound passes two networks: a vocoder, and one that extends its bandwidth. As diffusers and the released
+    configuration have it, what passes between them is not limited; Lightricks' code cuts it to ±1, which is audible
+    where it is louder. `vocoder.vocoder.final_act_fn = "clamp"` does the same here.
 
     Args:
         blocks: diffusers' video and audio decoders.
@@ -35,8 +40,9 @@ class LTX2AVDecodingStage(BlockStage):
         decode = super().prepare(bind)
 
         def call(values: Any) -> None:
-            pixels = values["width"] * values["height"] * values["num_frames"]
-            with tiled(bind.component(self.decoder), pixels > self.tile_above_pixels):
+            width, height = values["width"], values["height"]
+            due = width * height * values["num_frames"] > self.tile_above_pixels
+            with tiled(bind.component(self.decoder), due, width=width, height=height):
                 decode(values)
             values["video"] = Video(
                 frames=to_uint8(values.pop("videos")),
@@ -50,14 +56,35 @@ class LTX2AVDecodingStage(BlockStage):
 
 
 @contextmanager
-def tiled(decoder: Any, due: bool) -> Iterator[None]:
-    """Let a video decoder work in tiles where that is due, then be set as it was."""
-    before = decoder.use_tiling
-    decoder.use_tiling = before or due
+def tiled(decoder: Any, due: bool, *, width: int = 0, height: int = 0) -> Iterator[None]:
+    """Let a video decoder work in tiles where that is due, then be set as it was.
+
+    Tiles of a decoder that pads by reflection overlap a little more where the last would be too narrow for it.
+    """
+    wanted = {"use_tiling": decoder.use_tiling or due, **_strides(decoder, width=width, height=height)}
+    before = {name: getattr(decoder, name) for name in wanted}
+    _set(decoder, wanted)
     try:
         yield
     finally:
-        decoder.use_tiling = before
+        _set(decoder, before)
+
+
+def _set(decoder: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(decoder, name, value)
+
+
+def _strides(decoder: Any, **sides: int) -> dict[str, int]:
+    """The strides in pixels that have to move for a picture of these sides, by the decoder's names for them."""
+    least = least_latents(decoder.config) if "decoder_spatial_padding_mode" in decoder.config else 1
+    scale, moved = decoder.config.spatial_compression_ratio, {}
+    for side, pixels in sides.items():
+        tile, stride = (getattr(decoder, f"tile_sample_{kind}_{side}") // scale for kind in ("min", "stride"))
+        fitting = fitting_stride(pixels // scale, tile=tile, stride=stride, least=least) if least > 1 else None
+        if fitting is not None and fitting != stride:
+            moved[f"tile_sample_stride_{side}"] = fitting * scale
+    return moved
 
 
 def to_uint8(videos: torch.Tensor) -> np.ndarray:

@@ -55,12 +55,12 @@ _PLACED_AGAIN = {"generator": "image_generator"}
 _NO_CONDITIONS: dict[str, list[Any]] = {name: [] for name in _CONDITIONS}
 
 
-def add_prompt(pipe: Pipeline, checkpoint: Checkpoint, *, multiple: int) -> None:
-    """Add what checks the request, of sizes that divide by `multiple`, and turns the prompt into embeddings, once."""
+def add_prompt(pipe: Pipeline, checkpoint: Checkpoint, *, stages: str) -> None:
+    """Add what checks the request, of "one" or "two" stages, and turns the prompt into embeddings, once."""
     connect = BlockStage(
         encoders.LTX2TextConnectorStep(), before_denoise.LTX2TextInputStep(), stage_class="LTX2TextConnectorStage"
     )
-    pipe.add(_stages.InputValidationStage(checkpoint.variant, multiple=multiple), group=PROMPT)
+    pipe.add(_stages.InputValidationStage(checkpoint.variant, stages=stages), group=PROMPT)
     pipe.add(BlockStage(encoders.LTX2TextEncoderStep()), name="TextEncodingStage", group=PROMPT)
     pipe.add(connect, name="LTX2TextConnectorStage", group=PROMPT)
 

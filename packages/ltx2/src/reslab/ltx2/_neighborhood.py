@@ -55,21 +55,3 @@ class CountedProcessor(LTX2VideoVaeNeighborhoodNattenProcessor):
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, kernel_size: Sequence[int], **_: Any
     ) -> torch.Tensor:
         return torch.ops.reslab.neighborhood_attention(query, key, value, list(kernel_size))[0]
-
-
-def least_size(config: Any) -> tuple[int, int, int]:
-    """Return the least width, height and frames of a video in which every window of the decoder fits.
-
-    >>> from reslab.ltx2._configs import config
-    >>> least_size(config("LTX-2.5", "diffusion_decoder"))
-    (224, 224, 11)
-    """
-    scale, rows, columns = config["spatial_compression_ratio"], 1, 1
-    width = height = 0
-    frames, *_ = last = config["decoder_stage5_kernel"]  # earlier windows are of fewer frames than are put at the end
-    for (_, high, wide), (_, up, across) in zip(
-        (*config["decoder_stage_kernels"], last), (*config["decoder_upsample_strides"], (1, 1, 1)), strict=True
-    ):
-        height, width = max(height, math.ceil(high / rows) * scale), max(width, math.ceil(wide / columns) * scale)
-        rows, columns = rows * up, columns * across
-    return width, height, frames

@@ -11,23 +11,30 @@ from numbers import Integral, Real
 from typing import Any
 
 
-def nearest_multiple(number: float, of: int, offset: int = 0) -> int:
-    """Return the nearest legal size of the form k × of + offset.
+def neighbours(number: float, of: int, offset: int = 0, *, least: float = 1, most: float = math.inf) -> list[int]:
+    """Return the one or two nearest legal sizes of the form k × of + offset, the nearer first.
 
-    >>> nearest_multiple(100, 64), nearest_multiple(10, 8, offset=1), nearest_multiple(1, 64)
-    (128, 9, 64)
+    >>> neighbours(720, 64), neighbours(10, 8, offset=1), neighbours(1, 64), neighbours(10**9, 64, most=8192)
+    ([704, 768], [9, 17], [64], [8192])
     """
-    k = max(math.floor((number - offset) / of + 0.5), 0 if offset else 1)
-    return k * of + offset
+    low = math.ceil((least - offset) / of) * of + offset
+    high = math.floor((most - offset) / of) * of + offset if math.isfinite(most) else most
+    below = math.floor((number - offset) / of) * of + offset
+    above = below if below == number else below + of
+    legal = {int(min(max(size, low), high)) for size in (below, above)}
+    return sorted(legal, key=lambda size: (abs(size - number), size))
 
 
-def nearest(number: Any, of: int, offset: int = 0) -> str:
-    """Say the nearest legal size as the end of an error's sentence; nothing where `number` is none.
+def nearest(number: Any, of: int, offset: int = 0, *, least: float = 1, most: float = math.inf) -> str:
+    """Say the nearest legal sizes as the end of an error's sentence; nothing where `number` is none.
 
-    >>> nearest(100, 64), nearest("100", 64)
-    ('; the nearest is 128', '')
+    >>> nearest(100, 64), nearest(128.0, 64), nearest("100", 64)
+    ('; the nearest is 128, then 64', '; the nearest is 128', '')
     """
-    return f"; the nearest is {nearest_multiple(number, of, offset)}" if is_number(number) else ""
+    if not is_number(number):
+        return ""
+    sizes = neighbours(int(number) if is_whole(number) else float(number), of, offset, least=least, most=most)
+    return "; the nearest is " + ", then ".join(map(str, sizes))
 
 
 def is_whole(number: Any) -> bool:

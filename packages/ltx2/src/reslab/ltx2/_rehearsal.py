@@ -67,10 +67,12 @@ def rehearsal(
             the nearest that ships. Or it does not ship, and there is no torch to make it with.
     """
     chosen = variant(name)
-    size = (_given(width, chosen.width), _given(height, chosen.height), _given(num_frames, chosen.num_frames))
     if stages not in ("one", "two"):
         raise ValueError(f"stages is 'one' or 'two', got {stages!r}")
-    check_size(chosen, size, stages)  # before torch and diffusers are imported, which takes many seconds
+    given = {"width": width, "height": height, "num_frames": num_frames, "num_inference_steps": num_inference_steps}
+    check_size(chosen, stages, **given)  # before torch and diffusers are imported, which takes many seconds
+    usual_width, usual_height = chosen.size(stages)
+    size = int(width or usual_width), int(height or usual_height), int(num_frames or chosen.num_frames)
     shipped = resources.files("reslab.ltx2").joinpath(FOLDER, file_name(chosen, size))
     plain = stages == "two" and not image and num_inference_steps is None and not settings
     if plain and shipped.is_file():
@@ -79,14 +81,10 @@ def rehearsal(
     else:
         check_torch(chosen, size, plain=plain)
         found = made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
-    asked = {"stages": stages} if stages != "two" else {}
+    asked: dict[str, Any] = {"stages": stages} if stages != "two" else {}
     asked |= {"image": True} if image else {}
     asked |= {"num_inference_steps": num_inference_steps} if num_inference_steps is not None else {}
     return replace(found, meta={**found.meta, CODE: loading_code(chosen, size, asked, settings)})
-
-
-def _given(asked: int | None, default: int) -> int:
-    return default if asked is None else asked
 
 
 def made(

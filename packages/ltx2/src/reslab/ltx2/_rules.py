@@ -1,145 +1,92 @@
 """The rules of LTX-2 that a request must keep, each with the nearest legal value.
 
 diffusers declares none of these and rounds, ignores or computes NaN in silence; `tests/ltx2/test_rules.py` shows what
-it would have done for each. They are checked by the first stage before anything runs.
+it would have done for each. They are checked by the first stage before anything runs. Those of size are in
+`_size_rules`, and what the model allows in `_limits`.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 from PIL import Image
 
 from reslab.ltx2._checkpoint import RELEASED_DEPTH
-from reslab.ltx2._neighborhood import least_size
+from reslab.ltx2._limits import MAX_STEPS, Limits
 from reslab.ltx2._numbers import is_count, is_number, is_whole, nearest
-from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_COMPRESSION, AudioShape
-from reslab.ltx2._variants import Variant, variant
-from reslab.stages import PipelineError
+from reslab.ltx2._size_rules import SIZE_RULES, Rule, require, size_of, tokens_of
+from reslab.ltx2._variants import variant
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 MAX_CRF = 51  # H.264 with 8 bits a sample
 _HALF = re.compile("[\ud800-\udfff]")  # one of the two halves of a character beyond 16 bits, as cut texts have
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a composition allows.
-
-    Attributes:
-        variant: The model's variant.
-        multiple: What width and height divide by: 32 for one stage, 64 for two, since the first runs at half size.
-        registers: What the sequence length divides by: the connectors' learnable registers.
-        depth: Transformer blocks.
-        stg: Whether video or sound is guided by perturbed blocks.
-        stg_blocks: Those blocks.
-        perturbs: Whether the transformer can be perturbed.
-        least: Width, height and frames that the video decoder needs at least.
-    """
-
-    variant: Variant
-    multiple: int
-    registers: int
-    depth: int
-    stg: bool
-    stg_blocks: tuple[int, ...]
-    perturbs: bool
-    least: tuple[int, int, int] = (1, 1, 1)
-
-    @classmethod
-    def of(cls, components: Mapping[str, Any], *, variant: Variant, multiple: int) -> Limits:
-        """Read from the components what the variant leaves open."""
-        transformer, decoder = components["transformer"].config, components.get("diffusion_decoder")
-        guiders = components["guider"], components["audio_guider"]
-        return cls(
-            variant=variant,
-            multiple=multiple,
-            registers=components["connectors"].config.video_connector_num_learnable_registers,
-            depth=transformer.num_layers,
-            stg=any(guider.is_stg_enabled() for guider in guiders),
-            stg_blocks=tuple(guiders[0].spatio_temporal_guidance_blocks or ()),  # diffusers reads those of the video's
-            perturbs=transformer.perturbed_attn,
-            least=(1, 1, 1) if decoder is None else least_size(decoder.config),
-        )
-
-
 def check_request(values: Mapping[str, Any], limits: Limits) -> None:
     """Raise one `PipelineError` naming every rule that the request breaks."""
-    problems = [problem for rule in RULES for problem in rule(values, limits)]
-    if problems:
-        raise PipelineError(
-            " ".join(problems) if len(problems) == 1 else "\n- ".join(["this request cannot run:", *problems])
-        )
+    require(RULES, values, limits)
 
 
-def _sizes(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    for name in ("width", "height"):
-        size = values.get(name)
-        if size is not None and not (is_count(size) and size % limits.multiple == 0):
-            why = " (the first stage runs at half size)" if limits.multiple == 64 else ""
-            yield f"{name}={size!r} is not a multiple of {limits.multiple}{why}{nearest(size, limits.multiple)}."
-
-
-def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    frames = values.get("num_frames")
-    if frames is not None and not (is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
-        yield f"num_frames={frames!r} is not 8k+1{nearest(frames, TEMPORAL_COMPRESSION, 1)}."
-
-
-def _least(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    forms = {"width": (limits.multiple, 0), "height": (limits.multiple, 0), "num_frames": (TEMPORAL_COMPRESSION, 1)}
-    for (name, (of, offset)), least in zip(forms.items(), limits.least, strict=True):
-        size = values.get(name)
-        if size is not None and is_count(size) and size < least:
-            legal = math.ceil((least - offset) / of) * of + offset
-            yield f"{name}={size!r} is less than a window of the video decoder, {least}; the nearest is {legal}."
-
-
-def _steps(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    steps, fixed = values.get("num_inference_steps"), limits.variant.sigmas
-    if steps is None:
+def _schedule(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    """The shift grows with the tokens; where it rounds every sigma to 1, stretching them divides 0 by 0."""
+    asked, size = values.get("num_inference_steps"), size_of(values, limits)
+    steps = limits.variant.num_inference_steps if asked is None else asked
+    if limits.scheduler is None or size is None or not (is_whole(steps) and 2 <= steps <= MAX_STEPS):
         return
-    if fixed is not None and steps != len(fixed):
-        yield f"num_inference_steps={steps!r}: {limits.variant.name} runs {len(fixed)} fixed steps; leave it out."
-    elif not is_whole(steps):
-        yield f"num_inference_steps={steps!r} is not a whole number from 2 up."
-    elif steps < 2:
-        why = "with one, the schedule divides 0 by 0"
-        yield f"num_inference_steps={steps!r}: at least 2 are needed ({why}); the nearest is 2."
-
-
-def _frame_rate(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    rate, default = values.get("frame_rate"), limits.variant.frame_rate
-    if rate is not None and not (is_number(rate) and rate > 0):
-        yield f"frame_rate={rate!r} is not a positive number of frames a second; the default is {default:g}."
-
-
-def _duration(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    asked, rate = values.get("num_frames"), values.get("frame_rate")
-    frames = limits.variant.num_frames if asked is None else asked
-    if rate is None or not (is_count(frames) and is_number(rate) and rate > 0):
-        return
-    if AudioShape.from_video(num_frames=int(frames), frame_rate=float(rate)).frames == 0:
-        fastest = math.ceil(2 * AUDIO_LATENTS_PER_SECOND * frames) - 1  # half an audio latent is rounded down
+    divisor = 2 if limits.stages == "two" else 1
+    tokens = tokens_of(size[0] // divisor, size[1] // divisor, size[2])
+    if not _has_sigmas(limits.scheduler, tokens, int(steps)):
+        where = "the first stage" if limits.stages == "two" else "denoising"
         yield (
-            f"num_frames={frames} at frame_rate={rate!r} is too short for sound, whose latents are "
-            f"{1000 / AUDIO_LATENTS_PER_SECOND:g} ms long; the nearest whole frame_rate is {fastest}."
+            f"{tokens:,} tokens in {where} shift diffusers' schedule of {steps} steps so far that its sigmas are no "
+            'numbers; make the pipeline with sigma_schedule="reference", or ask for a smaller or shorter video.'
         )
+
+
+def _has_sigmas(scheduler: Any, tokens: int, steps: int) -> bool:
+    """Tell whether a scheduler has finite sigmas for so many tokens and steps."""
+    own, even = scheduler.config, np.linspace(1.0, 1 / steps, steps)
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    shift = calculate_shift(tokens, *(own[name] for name in names)) if own.use_dynamic_shifting else None
+    fresh = type(scheduler).from_config(own)
+    try:
+        with np.errstate(all="ignore"):
+            fresh.set_timesteps(sigmas=even, mu=shift)
+    except OverflowError:
+        return False
+    return bool(fresh.sigmas.isfinite().all())
+
+
+def _tiles(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    if limits.tile is not None:
+        yield (
+            f"the VAE is set to tiles of {limits.tile} pixels, fewer than {limits.least.why or 'one latent'}; set it "
+            "by vae.enable_tiling(tile_sample_min_width=512, tile_sample_stride_width=448), and the same for height, "
+            "or by vae.disable_tiling()."
+        )
+
+
+def _motion(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
+    speed = values.get("motion_speed")
+    if speed is not None and not (is_number(speed) and 0.01 <= speed <= 100):
+        yield f"motion_speed={speed!r} is not a number from 0.01 to 100; real time is 1."
 
 
 def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     length = values.get("max_sequence_length")
-    if length is not None and not (is_count(length) and length % limits.registers == 0):
-        yield (
-            f"max_sequence_length={length!r} is not a multiple of the connectors' {limits.registers} registers"
-            f"{nearest(length, limits.registers)}."
-        )
+    if length is None:
+        return
+    best = nearest(length, limits.registers, most=limits.positions)
+    if not (is_count(length) and length % limits.registers == 0):
+        registers = f"the connectors' {limits.registers} registers"
+        yield f"max_sequence_length={length!r} is not a multiple of {registers}{best}."
+    elif length > limits.positions:
+        yield f"max_sequence_length={length} is more than the {limits.positions} positions of the connectors{best}."
 
 
 def _stg(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
@@ -176,7 +123,12 @@ def _prompts(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 def _image(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     image = values.get("image")
-    if image is not None and not is_image(image):
+    if isinstance(image, (list, tuple)):
+        yield (
+            f"image is the first frame alone, got {len(image)} in a {type(image).__name__}; give one image, since no "
+            "other frame or video can be held."
+        )
+    elif image is not None and not is_image(image):
         array = f" of shape {tuple(image.shape)} and {image.dtype}" if hasattr(image, "dtype") else ""
         yield (
             "image is a PIL image or a uint8 array of shape (height, width, 3), "
@@ -202,14 +154,12 @@ def _noise(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
         yield f"generator is a torch.Generator, got {type(generator).__name__}; for a number use seed=."
 
 
-RULES: tuple[Callable[[Mapping[str, Any], Limits], Iterator[str]], ...] = (
+RULES: tuple[Rule, ...] = (
     _prompts,
-    _sizes,
-    _frames,
-    _least,
-    _frame_rate,
-    _duration,
-    _steps,
+    *SIZE_RULES,
+    _schedule,
+    _tiles,
+    _motion,
     _sequence_length,
     _stg,
     _image,

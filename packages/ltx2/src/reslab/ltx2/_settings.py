@@ -16,7 +16,11 @@ class SigmaSchedule(Described):
     """How evenly spaced sigmas are shifted towards high noise."""
 
     DIFFUSERS = "diffusers", "The shift grows with the number of video tokens, as diffusers has it."
-    REFERENCE = "reference", "The shift is constant (2.05), as in Lightricks' pipelines."
+    REFERENCE = (
+        "reference",
+        "The shift is constant (2.05), as in Lightricks' one- and two-stage pipelines; it grows with the tokens in "
+        "their HQ pipeline.",
+    )
 
 
 class DecodeAudio(Described):
@@ -24,9 +28,13 @@ class DecodeAudio(Described):
 
     STAGE_1 = (
         "stage 1",
-        "The sound that the first stage made: the second refines video only, as in Lightricks' pipeline.",
+        "The sound that the first stage made: the second refines video only, as in ltx-pipelines 1.2.0, but not in its "
+        "distilled pipeline.",
     )
-    STAGE_2 = "stage 2", "The sound as the second stage refined it, as in diffusers' two-call recipe."
+    STAGE_2 = (
+        "stage 2",
+        "The sound as the second stage refined it, as in diffusers' two-call recipe and in ltx-pipelines 1.0.0.",
+    )
 
 
 class Tiling(Described):

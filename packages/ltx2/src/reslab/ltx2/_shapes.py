@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from reslab.ltx2._numbers import nearest
+
 SPATIAL_COMPRESSION = 32  # vae.spatial_compression_ratio: pixels a latent, each way
 TEMPORAL_COMPRESSION = 8  # vae.temporal_compression_ratio: frames a latent, after the first
 AUDIO_SAMPLE_RATE = 16000  # audio_vae.sample_rate
@@ -40,17 +42,14 @@ class VideoShape(NamedTuple):
         >>> VideoShape.from_pixel_shape(width=1536, height=1024, num_frames=121)
         VideoShape(batch=1, channels=128, frames=16, height=32, width=48)
 
-        A ValueError names the nearest legal size: width and height divide by 32, frames are 8k+1.
+        A ValueError names the nearest legal sizes: width and height divide by 32, frames are 8k+1.
         """
         for name, pixels in (("width", width), ("height", height)):
             if pixels <= 0 or pixels % SPATIAL_COMPRESSION:
-                nearest = max(1, round(pixels / SPATIAL_COMPRESSION)) * SPATIAL_COMPRESSION
-                raise ValueError(
-                    f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}; the nearest is {nearest}."
-                )
+                best = nearest(pixels, SPATIAL_COMPRESSION)
+                raise ValueError(f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}{best}.")
         if num_frames <= 0 or num_frames % TEMPORAL_COMPRESSION != 1:
-            nearest = max(0, round((num_frames - 1) / TEMPORAL_COMPRESSION)) * TEMPORAL_COMPRESSION + 1
-            raise ValueError(f"num_frames={num_frames} is not 8k+1; the nearest is {nearest}.")
+            raise ValueError(f"num_frames={num_frames} is not 8k+1{nearest(num_frames, TEMPORAL_COMPRESSION, 1)}.")
         frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
         return cls(batch, channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
 

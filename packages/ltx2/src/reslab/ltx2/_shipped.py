@@ -1,9 +1,9 @@
 """Which sizes are legal and which rehearsals ship, known without torch: a size that cannot be had is answered at once.
 
-    check_size(variant("LTX-2.3"), (1280, 720, 121), "two")      # ValueError: nearest legal, and nearest that ships
+    check_size(variant("LTX-2.3"), "two", height=720)            # ValueError: nearest legal, and nearest that ships
     nearest_shipped(variant("LTX-2.3"), (1280, 720, 121))        # (1280, 704, 121)
 
-The rules are those of `_rules`, which a pipeline checks before it runs.
+The rules are those of `_size_rules`, which a pipeline checks before it runs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterator
 from importlib import resources
 from importlib.util import find_spec
+from typing import Any
 
-from reslab.ltx2._numbers import is_count, is_number, nearest
-from reslab.ltx2._shapes import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
+from reslab.ltx2 import _size_rules
+from reslab.ltx2._numbers import is_number
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
 
@@ -37,7 +38,7 @@ def shipped_sizes(chosen: Variant) -> list[Size]:
     return sorted(((width, height, frames) for width, height, frames in sizes), key=math.prod)
 
 
-def nearest_shipped(chosen: Variant, size: Size) -> Size | None:
+def nearest_shipped(chosen: Variant, size: tuple[float, ...]) -> Size | None:
     """Return the shipped size whose pixels, shape and length are nearest; None where no rehearsal of it ships."""
 
     def distance(other: Size) -> float:
@@ -47,17 +48,21 @@ def nearest_shipped(chosen: Variant, size: Size) -> Size | None:
     return min(shipped_sizes(chosen), key=distance, default=None)
 
 
-def check_size(chosen: Variant, size: Size, stages: str) -> None:
+def check_size(chosen: Variant, stages: str, **asked: Any) -> None:
     """Raise one `PipelineError` for a size that the model does not have: nearest legal, nearest that ships.
 
     Args:
         chosen: The variant.
-        size: Width, height and frames.
         stages: "two" or "one".
+        **asked: width, height, num_frames, num_inference_steps; None for the variant's own.
     """
-    problems = list(_problems(size, multiple=2 * SPATIAL_COMPRESSION if stages == "two" else SPATIAL_COMPRESSION))
-    if problems:
-        raise PipelineError(" ".join([*problems, *_ships(chosen, size)]))
+    try:
+        _size_rules.check_size(chosen, stages, **asked)
+    except PipelineError as error:
+        width, height = chosen.size(stages)
+        usual = {"width": width, "height": height, "num_frames": chosen.num_frames}
+        size = tuple(default if asked.get(name) is None else asked[name] for name, default in usual.items())
+        raise PipelineError(" ".join([str(error), *_ships(chosen, size)])) from None
 
 
 def check_torch(chosen: Variant, size: Size, *, plain: bool) -> None:
@@ -74,17 +79,7 @@ def check_torch(chosen: Variant, size: Size, *, plain: bool) -> None:
         raise PipelineError(" ".join([problem, *_ships(chosen, size)]))
 
 
-def _problems(size: Size, *, multiple: int) -> Iterator[str]:
-    why = " (the first stage runs at half size)" if multiple == 2 * SPATIAL_COMPRESSION else ""
-    for name, pixels in zip(("width", "height"), size, strict=False):
-        if not (is_count(pixels) and pixels % multiple == 0):
-            yield f"{name}={pixels!r} is not a multiple of {multiple}{why}{nearest(pixels, multiple)}."
-    frames = size[2]
-    if not (is_count(frames) and frames % TEMPORAL_COMPRESSION == 1):
-        yield f"num_frames={frames!r} is not 8k+1{nearest(frames, TEMPORAL_COMPRESSION, 1)}."
-
-
-def _ships(chosen: Variant, size: Size) -> Iterator[str]:
+def _ships(chosen: Variant, size: tuple[Any, ...]) -> Iterator[str]:
     """Yield which size ships: the nearest to a size of positive numbers, the smallest to anything else."""
     plain = all(is_number(axis) and axis > 0 for axis in size)
     near = nearest_shipped(chosen, size) if plain else next(iter(shipped_sizes(chosen)), None)

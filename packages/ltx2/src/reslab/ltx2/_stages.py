@@ -14,7 +14,8 @@ import torch
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab.ltx2 import _lora
-from reslab.ltx2._rules import Limits, check_request
+from reslab.ltx2._limits import Limits
+from reslab.ltx2._rules import check_request
 from reslab.ltx2._variants import Variant
 from reslab.stages import BlockStage, Choice, Signature, Stage
 
@@ -39,12 +40,12 @@ class InputValidationStage(Stage):
         "generator",
     )
 
-    def __init__(self, variant: Variant, *, multiple: int) -> None:
-        self.variant, self.multiple = variant, multiple
+    def __init__(self, variant: Variant, *, stages: str) -> None:
+        self.variant, self.stages = variant, stages
 
     def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
         """Raise `PipelineError` naming every rule that the request breaks."""
-        check_request(values, Limits.of(components, variant=self.variant, multiple=self.multiple))
+        check_request(values, Limits.of(components, variant=self.variant, stages=self.stages))
 
     def run(
         self,
@@ -57,6 +58,7 @@ class InputValidationStage(Stage):
         height: SupportsIndex | None = None,
         num_frames: SupportsIndex | None = None,
         frame_rate: SupportsFloat | None = None,
+        motion_speed: SupportsFloat | None = None,
         num_inference_steps: SupportsIndex | None = None,
         max_sequence_length: SupportsIndex | None = None,
         seed: SupportsIndex | None = None,
@@ -71,25 +73,28 @@ class InputValidationStage(Stage):
             image_strength: How firmly the first frame is held, from 0 to 1; by default 1.
             image_crf: H.264 quality at which the image is compressed first, as in training: 51 is the coarsest, 0
                 leaves it as it is, None takes the model's.
-            width: Pixels, a multiple of 64 (32 in one stage); by default, as for what follows, the variant's.
+            width: Pixels, a multiple of 64 (32 in one stage); at most 8192; by default, as for what follows, the
+                variant's.
             height: Pixels, as for `width`.
-            num_frames: Frames, 8k+1.
-            frame_rate: Frames a second.
-            num_inference_steps: Denoising steps of the first stage, at least 2.
+            num_frames: Frames, 8k+1, of at most 80 seconds.
+            frame_rate: Frames a second, at most 1000.
+            motion_speed: How fast things move against real time, from 0.01 to 100; read by diffusers' denoising.
+            num_inference_steps: Denoising steps of the first stage, from 2 to 1000.
             max_sequence_length: Tokens the prompt is padded to, a multiple of the connectors' registers; 1024.
             seed: Where the noise starts, from 0 to 2⁶⁴−1; a new one in each run where neither it nor `generator` is
                 given.
             generator: A generator to draw the noise from, instead of a seed.
         """
         variant = self.variant
+        usual_width, usual_height = variant.size(self.stages)
         strength = 1.0 if image_strength is None else float(image_strength)
         condition = LTX2VideoCondition(frames=image, index=0, strength=strength, crf=image_crf)
         return {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "conditions": None if image is None else [condition],
-            "width": int(width or variant.width),
-            "height": int(height or variant.height),
+            "width": int(width or usual_width),
+            "height": int(height or usual_height),
             "num_frames": int(num_frames or variant.num_frames),
             "frame_rate": float(frame_rate or variant.frame_rate),
             "num_inference_steps": int(num_inference_steps or variant.num_inference_steps),

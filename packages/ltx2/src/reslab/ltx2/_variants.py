@@ -8,9 +8,10 @@ lie. It holds no code and no weights; `_configs` has the layer sizes, `_load` th
     ltx2.variant("LTX-2.3 distilled").sigmas     # eight fixed values: no schedule, no guidance
 
 Every constant names its source, by these letters:
-    [L] Lightricks/LTX-2 on GitHub, `ltx_pipelines/utils/constants.py` and the pipelines beside it
+    [L] Lightricks/LTX-2 on GitHub, `ltx_pipelines/utils/constants.py` and the pipelines beside it, 1.0.0 and 1.2.0
     [D] diffusers 0.42.1, `pipelines/ltx2/utils.py` and the recipes in `docs/source/en/api/pipelines/ltx2.md`
     [H] the model repository's own files on the Hugging Face Hub
+    [R] the reference, sglang 0.5.23, `multimodal_gen`
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Variant:
     distilled_lora: HubFile | None  # None: the transformer is distilled already
     width: int = 768  # [L] one-stage defaults; pixels, frames, frames a second
     height: int = 512
+    two_stage_size: tuple[int, int] | None = None  # width and height of the refined video; None: as in one stage
     num_frames: int = 121
     frame_rate: float = 24.0
     num_inference_steps: int  # of stage 1
@@ -99,13 +101,23 @@ class Variant:
     stage_2_sigmas: tuple[float, ...] = _STAGE_2_SIGMAS
     lora_strength_stage_1: float = 0.0
     lora_strength_stage_2: float = 1.0
-    use_cross_timestep: bool
-    decode_audio: Literal["stage 1", "stage 2"]  # the audio that the reference keeps
+    # True: attention between video and audio goes by the other's noise level ([L] always; [D] by default). False: by
+    # the timestep of each token itself, which differs where an image is held ([R] for LTX-2). From text they are equal.
+    use_cross_timestep: bool = True
+    decode_audio: Literal["stage 1", "stage 2"]  # the audio that [L] 1.2.0 keeps; 1.0.0 always keeps stage 2's
     dtype: str = "bfloat16"  # [D] every recipe loads with torch_dtype=torch.bfloat16
     only_rehearsed: tuple[str, ...] = ()  # what is missing or assumed, so that `load` does not take the variant
     # An untiled decode needs 3.2 GiB of activations at this size, as much as a tiled one at 1536×1024×121 (12.9 GiB
     # untiled); above it tiling is on. Pixels × frames.
     tile_above_pixels: int = 768 * 512 * 121
+
+    def size(self, stages: str) -> tuple[int, int]:
+        """Return the default width and height of "one" stage or of "two".
+
+        >>> variant("LTX-2.5").size("one"), variant("LTX-2.5").size("two")
+        ((960, 544), (1920, 1088))
+        """
+        return (stages == "two" and self.two_stage_size) or (self.width, self.height)
 
     @property
     def noise_scale(self) -> float:
@@ -131,11 +143,12 @@ _LTX_2 = Variant(
     latent_upsampler=HubFile(repo="Lightricks/LTX-2", path="latent_upsampler"),  # [D]
     distilled_lora=HubFile(repo="Lightricks/LTX-2", path="ltx-2-19b-distilled-lora-384.safetensors"),  # [D]
     num_inference_steps=40,  # [L], [D]
-    video=Guidance(cfg=4.0),  # [L], [D]
+    # [R], and [D]'s recipes for LTX-2. [L] guides LTX-2 as LTX-2.3, four passes a step:
+    # two_stage(checkpoint, video_guidance=variant("LTX-2.3").video, audio_guidance=variant("LTX-2.3").audio)
+    video=Guidance(cfg=4.0),
     audio=Guidance(cfg=4.0),
-    stg_blocks=(29,),  # [L]; off by default
-    use_cross_timestep=False,  # [D] LTX2Pipeline: False is the LTX-2.0 behaviour
-    decode_audio="stage 1",  # [L] ti2vid_two_stages: "stage 2 refines video only"
+    stg_blocks=(29,),  # [L], which perturbs it by default; [R] does not, and here it is off by default
+    decode_audio="stage 1",
 )
 
 _LTX_23 = Variant(
@@ -146,10 +159,9 @@ _LTX_23 = Variant(
     latent_upsampler=HubFile(repo="dg845/LTX-2.3-Spatial-Upsampler-Diffusers", path="latent_upsampler"),
     distilled_lora=HubFile(repo="Lightricks/LTX-2.3", path="ltx-2.3-22b-distilled-lora-384.safetensors"),  # [H]
     num_inference_steps=30,  # [L]
-    video=Guidance(cfg=3.0, stg=1.0, rescale=0.7, modality=3.0),  # [L]
-    audio=Guidance(cfg=7.0, stg=1.0, rescale=0.7, modality=3.0),  # [L]
+    video=Guidance(cfg=3.0, stg=1.0, rescale=0.7, modality=3.0),  # [L], [D], [R]
+    audio=Guidance(cfg=7.0, stg=1.0, rescale=0.7, modality=3.0),  # [L], [D], [R]
     stg_blocks=(28,),  # [L], and [D] "recommended for LTX-2.3"
-    use_cross_timestep=True,  # [D]
     decode_audio="stage 1",  # [L]
 )
 
@@ -164,7 +176,6 @@ _LTX_23_DISTILLED = Variant(
     video=Guidance(),  # [L] distilled: unguided
     audio=Guidance(),
     lora_strength_stage_2=0.0,
-    use_cross_timestep=True,  # [D]
     decode_audio="stage 2",  # [L] the distilled pipeline keeps stage 2's
 )
 
@@ -174,14 +185,14 @@ _LTX_25 = Variant(
     hub_id="Lightricks/LTX-2.5-Diffusers",
     latent_upsampler=HubFile(repo="Lightricks/LTX-2.5-Diffusers", path="latent_upsampler"),
     distilled_lora=None,
-    width=960,  # [L]
+    width=960,  # [L], and [D]: of the first pass, whose size the second doubles
     height=544,
+    two_stage_size=(1920, 1088),
     num_inference_steps=len(_DISTILLED_SIGMAS),
     sigmas=_DISTILLED_SIGMAS,
     video=Guidance(),  # [L] unguided
     audio=Guidance(),
     lora_strength_stage_2=0.0,
-    use_cross_timestep=True,
     decode_audio="stage 2",
     only_rehearsed=(
         "the text encoder is taken to be Gemma 4 12B as published, upsampler and scheduler to be LTX-2.3 distilled's",

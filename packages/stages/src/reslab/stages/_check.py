@@ -60,13 +60,14 @@ def problems(
     components: Mapping[str, Any],
     inputs: Mapping[str, Any],
     result: str | None,
+    set_elsewhere: Mapping[str, str],
     defaults: Collection[str] = (),
 ) -> Iterator[str]:
     """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given.
 
     Names in `defaults` have a value unless they are given as None.
     """
-    yield from _unknown(bound, components, inputs)
+    yield from _unknown(bound, components, inputs, set_elsewhere)
     there = {name for name, value in inputs.items() if value is not None}
     there |= {name for name in defaults if name not in inputs}
     open_ended = False
@@ -122,10 +123,16 @@ def _available(bind: Binding, there: Collection[str]) -> Available:
     return Available(has)
 
 
-def _unknown(bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
+def _unknown(
+    bound: Bound, components: Mapping[str, Any], inputs: Mapping[str, Any], set_elsewhere: Mapping[str, str]
+) -> Iterator[str]:
     known, overwritten = _read_from_inputs(bound)
+    known -= set_elsewhere.keys()
     for name, value in inputs.items():
-        if name in components:
+        if name in set_elsewhere:
+            if value is not None:
+                yield set_elsewhere[name]
+        elif name in components:
             yield f"{name!r} is a component of the pipeline, not a value: set it with pipeline.components[{name!r}] = …"
         elif name in known or (name in overwritten and value is None):
             continue

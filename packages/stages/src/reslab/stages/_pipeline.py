@@ -54,6 +54,8 @@ class Pipeline:
         #: What blocks of Modular Diffusers read as their `components.config`.
         self.config: Mapping[str, Any] = {}
         self._inputs: Mapping[str, _blocks.Input] = {}
+        #: Inputs that are set elsewhere than in `run`, each with the sentence that says where; they are refused.
+        self.set_elsewhere: Mapping[str, str] = {}
         #: The inputs of the run under way, else empty.
         self.request: Mapping[str, Any] = {}
         #: The stage that is running, or None.
@@ -188,7 +190,7 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components, self.result, self._defaults())
+        self._ready().check(inputs, self.components, self.result, self.set_elsewhere, self._defaults())
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -200,7 +202,7 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components, self.result, self._defaults())
+        program.check(inputs, self.components, self.result, self.set_elsewhere, self._defaults())
         program.prepare()
         values = self._values(inputs)
         self._running, self.request = program, inputs

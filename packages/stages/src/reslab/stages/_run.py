@@ -35,7 +35,12 @@ class Program:
     rules: tuple[tuple[Stage, Binding, set[str]], ...] | None = None
 
     def check(
-        self, inputs: Mapping[str, Any], components: Mapping[str, Any], result: str | None, defaults: Mapping[str, Any]
+        self,
+        inputs: Mapping[str, Any],
+        components: Mapping[str, Any],
+        result: str | None,
+        set_elsewhere: Mapping[str, str],
+        defaults: Mapping[str, Any],
     ) -> None:
         """Raise `PipelineError` where the request cannot run; names are checked once for each set of them."""
         names = (result, frozenset(inputs), frozenset(name for name, value in inputs.items() if value is None))
@@ -45,7 +50,7 @@ class Program:
         if names in self.checked:
             found = [*_check.rules_broken(self.rules, components, inputs)]
         else:
-            found = [*_check.problems(self.bound, components, inputs, result, defaults)]
+            found = [*_check.problems(self.bound, components, inputs, result, set_elsewhere, defaults)]
         if found:
             raise _check.cannot_run(found)
         self.checked.add(names)
