@@ -177,7 +177,7 @@ def test_what_cannot_be_pinned_is_pageable_and_slow_the_least_moved_first(card):
 def test_resident_needs_no_host_memory_and_disk_only_a_window(card):
     assert bounds(run(), Plan.of(), card).memory.pinned_bytes == 0
     limits = bounds(run(), Plan.of({"transformer": "disk"}), card)
-    assert limits.memory.pinned_bytes == 2 * 100 * MB
+    assert limits.memory.pinned_bytes == 100 * MB  # of its largest block, which is read whole
     assert stage(limits, "denoise").copy_ns == (60 + 6 * 400) * MB // 2  # at 2 GB/s
 
 
@@ -285,5 +285,5 @@ def test_the_survey_names_the_plan_that_keeps_most_and_fits(card):
     streaming = surveyed(free_bytes=POOL_SLACK_BYTES + 400 * MB)
     assert (streaming["plan"], streaming["keep"], streaming["fits"]) == ("streaming", 1, True)
     on_disk = surveyed(free_bytes=POOL_SLACK_BYTES + 400 * MB, host_memory_bytes=300 * MB)
-    assert (on_disk["fits"], on_disk["host_gib"] * 2**30) == (True, 250 * MB)
+    assert (on_disk["fits"], on_disk["host_gib"] * 2**30) == (True, 150 * MB)  # the vae, and a window of one block
     assert surveyed(free_bytes=0)["fits"] is False

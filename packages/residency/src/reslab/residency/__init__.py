@@ -16,7 +16,7 @@ from typing import Any
 
 from reslab.residency._bounds._bounds import Bounds, bounds
 from reslab.residency._bounds._like import like
-from reslab.residency._bounds._memory import POOL_SLACK_BYTES, Memory
+from reslab.residency._bounds._memory import Memory
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
@@ -26,7 +26,7 @@ from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
 from reslab.residency._plan._decisions import DecidedBy, Decision
-from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
+from reslab.residency._plan._footprint import POOL_SLACK_BYTES, ComponentBytes, device_bytes, footprint
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import MERGED, Lora, Numerics

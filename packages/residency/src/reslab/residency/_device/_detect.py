@@ -111,7 +111,7 @@ def _accelerator(kind: str, index: int, like: str | None, machine: Machine, host
     spec = _rates(name, like, total)
     here = {"memory_bytes": total, "free_bytes": free}
     spec = with_figures(spec, here, _detected("the driver"), name=name)
-    spec = with_figures(spec, {"host_memory_bytes": host.limit_bytes}, _detected(host.limited_by))
+    spec = with_figures(spec, {"host_memory_bytes": host.usable_bytes}, _available(host))
     spec = with_figures(spec, {"pinnable_bytes": host.pinnable_bytes}, _detected(host.pinnable_because))
     holders = _holders(machine, uuid, held=total - free - own, own=own)
     return replace(spec, kind=kind, unified=unified, holders=holders)
@@ -163,7 +163,8 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
     assumed = Evidence(confidence=Confidence.ASSUMED, source=f"{machine.cpus} cores × 80 GFLOP/s of AVX2 at 2.5 GHz")
     typical = Evidence(confidence=Confidence.ASSUMED, source="a usual desktop")
     evidence = {
-        **dict.fromkeys(("memory_bytes", "free_bytes", "host_memory_bytes"), _detected(host.limited_by)),
+        **dict.fromkeys(("memory_bytes", "free_bytes"), _detected(host.limited_by)),
+        "host_memory_bytes": _available(host),
         **dict.fromkeys(_CPU_TYPICAL, typical),
         "pinnable_bytes": _detected("nothing has to be pinned to compute on the CPU"),
         **{f"{kind}_flops_per_s.{dtype}": assumed for kind in ("matrix", "attention") for dtype in rates},
@@ -181,11 +182,15 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
         link_back_bytes_per_s=_CPU_MEMORY_BYTES_PER_S,
         link_pageable_bytes_per_s=_CPU_MEMORY_BYTES_PER_S,
         disk_bytes_per_s=_CPU_DISK_BYTES_PER_S,
-        host_memory_bytes=host.limit_bytes,
+        host_memory_bytes=host.usable_bytes,
         pinnable_bytes=host.available_bytes,
         unified=True,
         evidence=MappingProxyType(evidence),
     )
+
+
+def _available(host: HostMemory) -> Evidence:
+    return _detected(f"{host.limited_by}: what is available now, less a tenth")
 
 
 def _detected(source: str) -> Evidence:

@@ -47,7 +47,12 @@ class View:
         """Sizes of the components, and the calls that the next run is foreseen to make; none before the first run."""
         stages = tuple(stage.registered_name for stage in self._pipeline.stages)
         sizes = {name: component.size for name, component in self._components.items()}
-        calls = tuple(call for call in self._known if call.stage in stages and _is_possible(call, sizes))
+        kept = {name for name, component in self._components.items() if component.is_kept}
+        calls = tuple(
+            call
+            for call in self._known
+            if call.stage in stages and call.component not in kept and _is_possible(call, sizes)
+        )
         return Workload(components=sizes, stages=stages, calls=calls, activations=self._setting.activations)
 
     @property
