@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reslab.residency import Confidence, DeviceError, Holder, Machine, detect, device, this_machine
+from reslab.residency import Confidence, DeviceError, Holder, Machine, Plan, bounds, detect, device, this_machine
+from reslab.residency._device._host import host_memory
 
 GIB = 2**30
 
@@ -56,7 +57,7 @@ def test_memory_is_what_the_driver_says_and_rates_come_from_the_catalogue():
     assert (spec.name, spec.kind, spec.free_bytes) == ("NVIDIA H200", "cuda", 100 * GIB)
     assert spec.matrix_flops_per_s["bfloat16"] == 790 * 10**12
     assert spec.evidence["free_bytes"].confidence is Confidence.DETECTED
-    assert (spec.host_memory_bytes, spec.pinnable_bytes) == (64 * GIB, 48 * GIB)
+    assert (spec.host_memory_bytes, spec.pinnable_bytes) == (48 * GIB - round(4.8 * GIB), 48 * GIB)
 
 
 def test_who_holds_the_rest_is_said_as_far_as_the_driver_tells():
@@ -246,6 +247,31 @@ def test_what_can_be_pinned_depends_on_the_system():
     assert detect(machine=machine(cards, release="5.15.0-microsoft-standard-WSL2")).pinnable_bytes == GIB
     assert detect(machine=machine(cards, system="Windows", release="11")).pinnable_bytes == 32 * GIB
     assert detect(machine=machine(cards, files=V2)).pinnable_bytes == 12 * GIB
+
+
+def test_what_is_available_of_the_host_counts_and_not_what_there_is():
+    """What a process on 64 GiB with 6 available may use is nine tenths of the 6."""
+    for torch in (torch_with(H200), None):
+        here = detect(machine=machine(torch, available=6 * GIB))
+        assert here.host_memory_bytes == 6 * GIB - round(0.6 * GIB)
+        assert "what is available now, less a tenth" in here.evidence["host_memory_bytes"].source
+    here = detect(machine=machine(torch_with(H200), files=V2))  # 12 GiB are left of the container's 16
+    assert here.host_memory_bytes == 12 * GIB - round(1.2 * GIB)
+
+
+def test_a_survey_counts_on_what_is_available_of_the_host():
+    from reslab import ltx2
+
+    run = ltx2.rehearsal("LTX-2.3 distilled", width=768, height=512, num_frames=25)
+    card = torch_with(H200)
+    plan = Plan.of({"transformer": "layerwise", "text_encoder": "layerwise"})
+    assert bounds(run, plan, detect(machine=machine(card))).memory.host_bytes == 48 * GIB - round(4.8 * GIB)
+    assert not bounds(run, plan, detect(machine=machine(card, available=6 * GIB))).memory.fits_host
+
+
+def test_loaded_weights_that_copies_take_the_place_of_can_be_pinned():
+    held = host_memory(machine(available=10 * GIB), held_bytes=30 * GIB)
+    assert (held.usable_bytes, held.pinnable_bytes) == (9 * GIB, 40 * GIB)
 
 
 def test_this_machine_can_be_described():

@@ -25,7 +25,6 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._engine._setting import Setting
 from reslab.residency._engine._throttle import Link
 from reslab.residency._plan._ratio import Ratio
 from reslab.stages import Pipeline, stage
@@ -133,6 +132,7 @@ def plan(request):
     return Plan.of(dict.fromkeys(NAMES, PLACES[request.param]))
 
 
+@pytest.mark.identity
 def test_every_placement_computes_the_same_bits_and_moves_the_scheduled_bytes(pipeline, plan):
     want, before = run(pipeline), picture(pipeline)
     with apply(pipeline, plan) as managed:
@@ -521,7 +521,7 @@ def test_tiling_is_on_while_the_plan_that_says_so_is_in_force(pipeline):
 def test_compiled_graphed_quantised_and_weightless_modules_are_refused(pipeline):
     def refused(match):
         with pytest.raises(ResidencyError, match=match):
-            apply(pipeline, Plan.of()).__enter__()
+            apply(pipeline, Plan.of({"vae": "swap"})).__enter__()
 
     model = pipeline.components["vae"]
     model._compiled_call_impl = model._call_impl  # what Module.compile sets
@@ -539,7 +539,7 @@ def test_compiled_graphed_quantised_and_weightless_modules_are_refused(pipeline)
     refused("'encoder' and 'vae' share weights")
 
 
-POOLS = ("device_bytes", "host_bytes", "pinned_bytes")
+POOLS = ("device_bytes", "host_bytes")
 
 
 def refused_below(pipeline, plan, pool, need, **told):
@@ -555,14 +555,13 @@ def refused_below(pipeline, plan, pool, need, **told):
 
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("place", ["swap", "layerwise"])
-def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, pool, place, monkeypatch):
-    monkeypatch.setattr(Setting, "pins", True)  # as on an accelerator; here nothing is pinned
+def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, pool, place):
     plan = Plan.of(dict.fromkeys(NAMES, place) | {"vae": "resident"})
     with apply(pipeline, plan) as managed:
         run(pipeline)
         known = managed.workload
     moving = known.weight_bytes - known.components["vae"].weight_bytes
-    needs = max(device_bytes(plan, known).values()), known.weight_bytes, moving
+    needs = max(device_bytes(plan, known).values()), moving
     refused_below(pipeline, plan, pool, dict(zip(POOLS, needs, strict=True))[pool], known=known)
 
 
@@ -575,14 +574,12 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, poo
         ({"encoder": "resident", "transformer": "swap", "vae": "resident"}, "device_bytes", (5 + 7 + 4) * 1088),
         ({"encoder": "resident", "transformer": layerwise(prefetch=0), "vae": "resident"}, "device_bytes", 12 * 1088),
         (dict.fromkeys(NAMES, "swap"), "host_bytes", (5 + 7 + 4) * 1088),
-        # a window for the two layers around its blocks, and the others
-        ({"transformer": "disk"}, "host_bytes", (5 + 2 + 4) * 1088),
-        ({"transformer": "swap", "encoder": "disk"}, "pinned_bytes", 7 * 1088),
+        # a window for the two layers around its blocks; the others need nothing of the host
+        ({"transformer": "disk"}, "host_bytes", 2 * 1088),
     ],
-    ids=["resident", "one swaps", "one streams", "host", "disk", "pinned"],
+    ids=["resident", "one swaps", "one streams", "host", "disk"],
 )
-def test_before_a_first_run_what_each_component_needs_is_known_already(pipeline, told, pool, need, monkeypatch):
-    monkeypatch.setattr(Setting, "pins", True)
+def test_before_a_first_run_what_each_component_needs_is_known_already(pipeline, told, pool, need):
     refused_below(pipeline, Plan.of(told), pool, need)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._like import like
-from reslab.residency._bounds._memory import POOL_SLACK_BYTES, POOL_SLACK_SHARE, Memory
+from reslab.residency._bounds._memory import Memory
 from reslab.residency._bounds._named import bounds
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._stage import StageBounds
@@ -27,7 +27,13 @@ from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
 from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
 from reslab.residency._plan._decisions import DecidedBy, Decision
-from reslab.residency._plan._footprint import ComponentBytes, device_bytes, footprint
+from reslab.residency._plan._footprint import (
+    POOL_SLACK_BYTES,
+    POOL_SLACK_SHARE,
+    ComponentBytes,
+    device_bytes,
+    footprint,
+)
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import MERGED, Lora, Numerics

@@ -1,9 +1,8 @@
 """What a plan needs of each memory: the device's, pinned and pageable host memory, and whether that is there.
 
-Host copies exist of what moves during the run; what is fetched once before it and stays needs none, and what streams
-from disk needs a window as large as its slots. They are pinned as far as memory can be pinned, first what moves most
-often: the rest is pageable, and slower to copy. Where host and device share one memory nothing moves, and a weight
-takes its place once.
+What the host needs is `host_bytes`' account, which `apply` keeps to: copies of what comes and goes, and a window for
+what streams from disk, pinned as far as memory can be pinned; the rest is pageable, and slower to copy. Where host and
+device share one memory nothing moves, and a weight takes its place once.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reslab.residency._device._spec import DeviceSpec
-from reslab.residency._plan._footprint import ComponentBytes, HostBytes, host_bytes
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._footprint import (
+    NOTHING,
+    ComponentBytes,
+    HostBytes,
+    comes_from_disk,
+    host_bytes,
+    pool_slack,
+)
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import gib
 from reslab.stages import freeze
-
-#: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
-#: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
-POOL_SLACK_BYTES = 2 * 2**30
-#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
-#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
-#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
-POOL_SLACK_SHARE = 0.1
-_POOLED = ("cuda", "xpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,29 +106,18 @@ def memory(
     weights = _on_device(workload, placed, device)
     peaks = {stage: nbytes + workload.activations.get(stage, 0) for stage, nbytes in weights.items()}
     stage = max(peaks, key=peaks.__getitem__)
-    copies = {} if device.unified else host_bytes(plan, workload)
-    pinned, rates = _pinned(copies, placed, device)
+    host = NOTHING if device.unified else host_bytes(plan, workload, pinnable_bytes=device.pinnable_bytes)
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
         peak_stage=stage,
-        slack_bytes=pool_slack(peaks[stage], device) if pool_slack_bytes is None else pool_slack_bytes,
+        slack_bytes=pool_slack(peaks[stage], device.kind) if pool_slack_bytes is None else pool_slack_bytes,
         free_bytes=device.free_bytes,
-        pinned_bytes=pinned,
-        pageable_bytes=sum(each.nbytes for each in copies.values()) - pinned,
+        pinned_bytes=host.pinned_bytes,
+        pageable_bytes=host.nbytes - host.pinned_bytes,
         host_bytes=device.host_memory_bytes,
-        ns_per_byte=rates,
+        ns_per_byte={name: _ns_per_byte(name, host, plan, workload, device) for name in workload.components},
     )
-
-
-def pool_slack(peak_bytes: int, device: DeviceSpec) -> int:
-    """Return what the allocator of CUDA or XPU takes beyond a peak: `POOL_SLACK_BYTES`, or a tenth of it if less.
-
-    >>> from reslab.residency import device
-    >>> [pool_slack(peak * 2**30, device("H100")) / 2**30 for peak in (5, 60)]
-    [0.5, 2.0]
-    """
-    return min(POOL_SLACK_BYTES, round(peak_bytes * POOL_SLACK_SHARE)) if device.kind in _POOLED else 0
 
 
 def _on_device(workload: Workload, placed: Sequence[ComponentBytes], device: DeviceSpec) -> dict[str, int]:
@@ -143,23 +128,11 @@ def _on_device(workload: Workload, placed: Sequence[ComponentBytes], device: Dev
     return weights
 
 
-def _pinned(
-    copies: Mapping[str, HostBytes], placed: Sequence[ComponentBytes], device: DeviceSpec
-) -> tuple[int, dict[str, float]]:
-    """Return the bytes that are pinned, and what copying a byte of each component takes."""
-    fetched: dict[str, int] = {}
-    for row in placed:
-        fetched[row.component] = fetched.get(row.component, 0) + row.fetched_bytes
-    often = sorted(copies, key=lambda name: fetched[name] / max(copies[name].nbytes, 1), reverse=True)
-    left, shares = device.pinnable_bytes, {}
-    for name in often:
-        taken = min(copies[name].nbytes, left)
-        shares[name], left = taken / max(copies[name].nbytes, 1), left - taken
-    rates = {name: _ns_per_byte(shares.get(name, 1.0), copies.get(name), device) for name in fetched}
-    return device.pinnable_bytes - left, rates
-
-
-def _ns_per_byte(share: float, copies: HostBytes | None, device: DeviceSpec) -> float:
+def _ns_per_byte(name: str, host: HostBytes, plan: Plan, workload: Workload, device: DeviceSpec) -> float:
+    from_disk = comes_from_disk(plan, workload, name)
+    if from_disk:
+        share = 1.0 if host.pinned_window_bytes else 0.0
+    else:
+        share = host.pinned[name] / host.copies[name] if name in host.copies else 1.0
     over_the_link = share / device.link_bytes_per_s + (1 - share) / device.link_pageable_bytes_per_s
-    from_disk = 1 / device.disk_bytes_per_s if copies is not None and copies.kind is Kind.DISK else 0.0
-    return 1e9 * max(over_the_link, from_disk)
+    return 1e9 * max(over_the_link, 1 / device.disk_bytes_per_s if from_disk else 0.0)

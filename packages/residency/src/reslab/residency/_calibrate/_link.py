@@ -68,7 +68,8 @@ def measure_link(
 
 def _filled(nbytes: int, pin: Callable[[torch.Tensor], Callable[[], None]] | None) -> HostBuffer:
     """Return host memory of which every page is there."""
-    memory = HostBuffer(Layout((), nbytes, nbytes), pin=pin)
+    whole = None if pin is None else lambda memory: (memory.nbytes, pin(memory))
+    memory = HostBuffer(Layout((), nbytes, nbytes), pin=whole)
     memory.staged().fill_(1)
     return memory
 

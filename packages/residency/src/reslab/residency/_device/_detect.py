@@ -121,7 +121,7 @@ def _accelerator(kind: str, index: int, like: str | None, machine: Machine, host
     name, total, free, own, properties = (_mps if kind == "mps" else _card)(kind, index, machine)
     spec = like_card(name, like, total) if like else _by_name(name, kind, total)
     spec = with_figures(spec, {"memory_bytes": total, "free_bytes": free}, _detected("the driver"), name=name)
-    spec = with_figures(spec, {"host_memory_bytes": host.limit_bytes}, _detected(host.limited_by))
+    spec = with_figures(spec, {"host_memory_bytes": host.usable_bytes}, _available(host))
     spec = with_figures(spec, {"pinnable_bytes": host.pinnable_bytes}, _detected(host.pinnable_because))
     holders = _holders(machine, getattr(properties, "uuid", None), held=total - free - own, own=own)
     shares = bool(getattr(properties, "is_integrated", kind == "mps"))
@@ -196,7 +196,8 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
     rates = dict.fromkeys(("float32", "bfloat16", "float16"), flops)
     cores = assumed(f"{machine.cpus} cores × 80 GFLOP/s of AVX2 at 2.5 GHz")
     evidence = {
-        **dict.fromkeys(("memory_bytes", "free_bytes", "host_memory_bytes"), _detected(host.limited_by)),
+        **dict.fromkeys(("memory_bytes", "free_bytes"), _detected(host.limited_by)),
+        "host_memory_bytes": _available(host),
         **dict.fromkeys(_CPU_TYPICAL, assumed("a usual desktop")),
         "pinnable_bytes": _detected("nothing has to be pinned to compute on the CPU"),
         **{f"{kind}_flops_per_s.{dtype}": cores for kind in ("matrix", "attention") for dtype in rates},
@@ -214,11 +215,15 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
         link_back_bytes_per_s=_CPU_MEMORY_BYTES_PER_S,
         link_pageable_bytes_per_s=_CPU_MEMORY_BYTES_PER_S,
         disk_bytes_per_s=_CPU_DISK_BYTES_PER_S,
-        host_memory_bytes=host.limit_bytes,
+        host_memory_bytes=host.usable_bytes,
         pinnable_bytes=host.available_bytes,
         unified=True,
         evidence=evidence,
     )
+
+
+def _available(host: HostMemory) -> Evidence:
+    return _detected(f"{host.limited_by}: what is available now, less a tenth")
 
 
 def _detected(source: str) -> Evidence:

@@ -93,7 +93,7 @@ class DeviceSpec:
         link_back_bytes_per_s: Copies from the device to pinned host memory.
         link_pageable_bytes_per_s: Copies from host memory that is not pinned.
         disk_bytes_per_s: Reading weights from disk in sequence.
-        host_memory_bytes: Memory of the host that this process may use.
+        host_memory_bytes: Memory of the host that a plan may use: of this machine, what is available, less a reserve.
         pinnable_bytes: How much of it can be pinned.
         unified: Whether host and device share one memory, so that there is nothing to move.
         evidence: Source and confidence of each figure, by its name.

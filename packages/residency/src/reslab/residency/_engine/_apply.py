@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
+from reslab.residency._device._host import host_memory
+from reslab.residency._device._machine import this_machine
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._checkpoint import Paths
 from reslab.residency._engine._errors import ResidencyError
@@ -36,12 +39,13 @@ def apply(
 ) -> Residency:
     """Return a residency, which carries out a plan within its `with` block.
 
-    Weights really move, on a CPU too: there the device's memory is a second copy. The results are, bit for bit, those
-    of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a LoRA on
-    compute with a merged copy of the component, named with "+lora", and have the same bits wherever that is placed
-    (see `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is refused
-    (`_choices`). What somebody writes into weights that are on the device is kept, but for changes through
-    `weight.data`, which nobody can see; a backward pass through blocks that stream is an error.
+    Weights really move, on a CPU too: there the device's memory is other memory. What comes and goes waits in host
+    memory or on disk; what stays on the device has no second copy, and comes back from it. The results are, bit for
+    bit, those of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a
+    LoRA on compute with a merged copy of the component, named with "+lora", and have the same bits wherever that is
+    placed (see `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is
+    refused (`_choices`). What you write into weights that are on the device is kept, but for changes through
+    `weight.data`, which cannot be seen; a backward pass through blocks that stream is an error.
 
     >>> from reslab.residency import Plan
     >>> from reslab.stages import Pipeline, stage
@@ -59,8 +63,9 @@ def apply(
         plan: Where their weights live; what it does not place is resident.
         device: Where to compute; by default the accelerator in use, else the CPU.
         link: Holds each copy to a bandwidth such as "1 GB/s", or to a card's ratio of copying to computing (`like`).
-        budget: What may be used; by default what is free of an accelerator's memory. A plan that needs more is refused
-            on entering, as far as the calls are known: those of a first run only `known` tells.
+        budget: What may be used; by default what is free of an accelerator's memory, and what the system lets a process
+            pin. A plan that needs more of the device or the host is refused on entering, as far as the calls are known:
+            those of a first run only `known` tells. What may not be pinned waits in pageable memory.
         on_oom: "stop" says what ran out, and where; "step-down" says so, takes the next leaner plan, and runs the
             stage once more.
         known: The calls of the run, such as `workload(rehearsal)`; by default the first run finds them out.
@@ -84,6 +89,8 @@ def apply(
     check_device(place)
     if budget is None:
         budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
+    if budget.pinned_bytes is None and _accelerator.pinner(place) is not None:
+        budget = replace(budget, pinned_bytes=host_memory(this_machine(), held_bytes=_held(pipeline)).pinnable_bytes)
     setting = Setting(
         device=place,
         link=Link(link),
@@ -95,3 +102,10 @@ def apply(
         files=files or {},
     )
     return Residency(pipeline, plan, setting)
+
+
+def _held(pipeline: Pipeline) -> int:
+    """Return the bytes of host memory that the pipeline's weights are in now: copies take their place."""
+    modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
+    weights = {id(each): each for module in modules for each in module.parameters() if each.device.type == "cpu"}
+    return sum(each.nbytes for each in weights.values())

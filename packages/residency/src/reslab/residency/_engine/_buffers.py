@@ -28,6 +28,9 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 _NONE: Mapping[int, torch.nn.Parameter] = {}
 
+#: Pins host memory from its beginning, and returns how many bytes of it and what undoes that.
+Pin = Callable[[torch.Tensor], tuple[int, Callable[[], None] | None]]
+
 
 class Piece(NamedTuple):
     """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included.
@@ -78,9 +81,13 @@ class Part(Protocol):
 class Source(Protocol):
     """Where a unit's weights are while they are not on the device."""
 
-    #: Bytes of host memory that it holds, and what of them is pinned.
-    host_bytes: int
-    pinned_bytes: int
+    @property
+    def host_bytes(self) -> int:
+        """Return the bytes of host memory that it holds."""
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Return what of them is pinned."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -155,22 +162,32 @@ def copy_on_host(target: torch.Tensor, source: torch.Tensor) -> None:
     target[: source.nbytes].copy_(source)  # a fifth faster than memmove into fresh memory, and as free of the lock
 
 
+class Bytes(NamedTuple):
+    """A part that is some bytes of host memory."""
+
+    memory: torch.Tensor
+
+    def staged(self) -> torch.Tensor:
+        """Return them."""
+        return self.memory
+
+
 class HostBuffer:
     """The weights of one unit in host memory.
 
     Args:
         layout: How they lie in it.
-        pin: Pins memory and returns what undoes it; None leaves it pageable.
+        pin: Pins memory from its beginning, as much of it as it may, and returns how many bytes that is and what
+            undoes it; None leaves all pageable.
     """
 
-    def __init__(self, layout: Layout, *, pin: Callable[[torch.Tensor], Callable[[], None]] | None = None) -> None:
+    def __init__(self, layout: Layout, *, pin: Pin | None = None) -> None:
         self._layout = layout
         memory = mmap.mmap(-1, max(layout.nbytes, 1), **_PRIVATE)  # whole pages, so exact and aligned
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)[: layout.nbytes]
         self.tensors = tuple(_in_memory(memory, piece) for piece in layout.pieces)
-        self._unpin = pin(self._bytes) if pin is not None else None
         self.host_bytes = layout.nbytes
-        self.pinned_bytes = layout.nbytes if pin is not None else 0
+        self.pinned_bytes, self._unpin = pin(self._bytes) if pin is not None else (0, None)
 
     def fill(self) -> None:
         """Copy the weights from where the parameters are now."""
@@ -186,8 +203,11 @@ class HostBuffer:
         piece.within(self._bytes).view(piece.dtype).copy_(tensor.as_strided((piece.elements,), (1,)))
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return that it is copied in one piece."""
-        return ((target, self),)
+        """Return that it is copied in one piece, or in two where only the first of them is pinned."""
+        if self.pinned_bytes in (0, self._layout.nbytes):
+            return ((target, self),)
+        halves = slice(self.pinned_bytes), slice(self.pinned_bytes, self._layout.nbytes)
+        return tuple((target[half], Bytes(self._bytes[half])) for half in halves)
 
     def staged(self) -> torch.Tensor:
         """Return its bytes."""

@@ -41,6 +41,9 @@ class Component:
         checkpoint: What its files hold, for what of it has no values; None for no files.
     """
 
+    #: Whether it stays as it is, unseen: see `Kept`.
+    is_kept = False
+
     def __init__(
         self,
         name: str,

@@ -19,13 +19,12 @@ from typing import NamedTuple, Protocol
 import torch
 from safetensors.torch import save_file
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Source, copy_on_host
+from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, copy_on_host
 from reslab.residency._engine._checkpoint import Checkpoint, Paths, paths
 from reslab.residency._engine._errors import ResidencyError
 
 #: The names of parameters, all that each has, by their identity.
 Names = Mapping[int, Sequence[str]]
-Pin = Callable[[torch.Tensor], Callable[[], None]]
 
 
 class Window:
@@ -33,12 +32,23 @@ class Window:
 
     def __init__(self) -> None:
         self.bytes = torch.empty(0, dtype=torch.uint8)
+        #: Pins it, where it is to be pinned.
+        self.pin: Pin | None = None
+        self._unpin: list[Callable[[], None]] = []
 
     def reserve(self, nbytes: int) -> None:
         """Make it at least this large; called before anything is read through it."""
         if nbytes > self.bytes.nbytes:
             with torch.inference_mode(False):
                 self.bytes = torch.empty(nbytes, dtype=torch.uint8)
+            unpin = self.pin(self.bytes)[1] if self.pin is not None else None
+            self._unpin += [] if unpin is None else [unpin]  # a copy may be under way through what it was before
+
+    def close(self) -> None:
+        """Give up its memory."""
+        while self._unpin:
+            self._unpin.pop()()
+        self.bytes = torch.empty(0, dtype=torch.uint8)
 
 
 class Stored(Protocol):
@@ -177,7 +187,7 @@ class Disk:
             checkpoint.close()
         self._checkpoints.clear()
         self._own.clear()
-        self.window = Window()
+        self.window.close()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

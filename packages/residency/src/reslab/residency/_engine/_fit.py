@@ -1,26 +1,19 @@
-"""What is checked before anything moves: that the plan can be carried out, on these modules, in this memory.
+"""What is checked before anything moves: that the plan can be carried out in this memory.
 
-check_modules({"transformer": transformer})      # compiled, graphed, quantised, on meta, managed by another tool
 check_executable(plan, workload)                 # what describes other tools only
 check_fits(plan, workload, Budget(device_bytes=free))
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-
-from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._plan._footprint import device_bytes
-from reslab.residency._plan._placement import Granularity, Kind, PlanError
+from reslab.residency._plan._footprint import device_bytes, host_bytes, pool_slack
+from reslab.residency._plan._placement import Granularity, PlanError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload, check_plan
 from reslab.residency._units import size_text
-
-_ON_META = "on meta, without values; give the safetensors files that have them as files={…}, or load it first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +21,10 @@ class Budget:
     """How many bytes a plan may use; None where there is no limit, or nobody knows it.
 
     Args:
-        device_bytes: Of the device, weights and activations together.
-        host_bytes: Of the host, pinned memory included.
-        pinned_bytes: Of the host, pinned.
+        device_bytes: Of the device, weights, activations and slack together.
+        host_bytes: Of the host, for what comes and goes, pinned memory included.
+        pinned_bytes: Of the host, pinned; what moves beyond that waits in pageable memory.
+        slack_bytes: What torch's allocator takes of the device beyond what is alive; by default as in `bounds`.
 
     Raises:
         ValueError: For what is no number of bytes.
@@ -39,6 +33,7 @@ class Budget:
     device_bytes: int | None = None
     host_bytes: int | None = None
     pinned_bytes: int | None = None
+    slack_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -46,22 +41,23 @@ class Budget:
                 raise ValueError(f"{name} is a whole number of bytes, such as 12 * 2**30, got {told!r}")
 
 
-def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> None:
+def check_fits(plan: Plan, workload: Workload, budget: Budget, *, kind: str) -> None:
     """Refuse a plan that needs more memory than there is, naming what is short, where, and by how much.
 
-    Where the calls are known, what a stage needs of the device is exact. Before a first run it is what stays, and each
-    component beside it by itself: a plan that has no room for that cannot work, whatever the run will call.
+    It is the account of `bounds`. Where the calls are known, it is exact. Before a first run it is, of the device, what
+    stays, and each component beside it by itself: a plan that has no room for that cannot work, whatever the run will
+    call. Of the host every component counts as called.
 
     Args:
         plan: The plan.
         workload: Sizes, and the calls as far as they are known.
         budget: What there is.
-        pins: Whether host memory of what moves is pinned.
+        kind: What torch calls the device, such as "cuda".
 
     Raises:
         PlanError: If it does not fit.
     """
-    needs = list(_needs(plan, workload, budget, pins=pins))
+    needs = list(_needs(plan, workload, budget, kind))
     if short := [
         f"{what} needs {size_text(need)}, {size_text(free)} are free" for what, need, free in needs if need > free
     ]:
@@ -71,23 +67,22 @@ def check_fits(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) ->
         )
 
 
-def _needs(plan: Plan, workload: Workload, budget: Budget, *, pins: bool) -> Iterator[tuple[str, int, int]]:
+def _needs(plan: Plan, workload: Workload, budget: Budget, kind: str) -> Iterator[tuple[str, int, int]]:
     if budget.device_bytes is not None:
-        for stage, need in device_bytes(plan, workload).items():
-            yield f"the stage {stage!r} on the device", need, budget.device_bytes
-        if not workload.calls:
-            for name in workload.components:
-                yield f"{name!r} on the device", _alone(plan, workload, name), budget.device_bytes
-    host = {
-        name: size.weight_bytes
-        for name, size in workload.components.items()
-        if not _has(plan, workload, name, Kind.DISK)
-    }
+        for what, need in _device_needs(plan, workload):
+            slack = pool_slack(need, kind) if budget.slack_bytes is None else budget.slack_bytes
+            beside = f" with {size_text(slack)} of the allocator's slack" if slack else ""
+            yield f"{what} on the device{beside}", need + slack, budget.device_bytes
     if budget.host_bytes is not None:
-        yield "host memory", sum(host.values()) + _window(plan, workload), budget.host_bytes
-    if budget.pinned_bytes is not None and pins:
-        moving = [size for name, size in host.items() if moves(plan, workload, name)]
-        yield "pinned host memory", sum(moving), budget.pinned_bytes
+        yield "host memory", host_bytes(plan, workload).nbytes, budget.host_bytes
+
+
+def _device_needs(plan: Plan, workload: Workload) -> Iterator[tuple[str, int]]:
+    for stage, need in device_bytes(plan, workload).items():
+        yield f"the stage {stage!r}", need
+    if not workload.calls:
+        for name in workload.components:
+            yield f"{name!r}", _alone(plan, workload, name)
 
 
 def _alone(plan: Plan, workload: Workload, name: str) -> int:
@@ -95,21 +90,6 @@ def _alone(plan: Plan, workload: Workload, name: str) -> int:
     blocks = tuple(range(len(workload.components[name].block_bytes)))
     calls = [Call(stage=stage, component=name, blocks=blocks) for stage in workload.stages]
     return min(device_bytes(plan, replace(workload, calls=(call,)))[call.stage] for call in calls)
-
-
-def _window(plan: Plan, workload: Workload) -> int:
-    """Return the host memory through which is read what is on disk: as large as the largest unit."""
-    on_disk = [size for name, size in workload.components.items() if _has(plan, workload, name, Kind.DISK)]
-    return max((max(size.outside_bytes, *size.block_bytes, 0) for size in on_disk), default=0)
-
-
-def moves(plan: Plan, workload: Workload, name: str) -> bool:
-    """Tell whether a component is anything but resident in some stage."""
-    return any(plan.placement(name, stage).kind is not Kind.RESIDENT for stage in workload.stages)
-
-
-def _has(plan: Plan, workload: Workload, name: str, kind: Kind) -> bool:
-    return any(plan.placement(name, stage).kind is kind for stage in workload.stages)
 
 
 def check_executable(plan: Plan, workload: Workload) -> None:
@@ -132,64 +112,3 @@ def check_executable(plan: Plan, workload: Workload) -> None:
                 f"{component}.copy_back=true describes other tools, to predict them; weights cannot have changed, "
                 "so apply never copies them back: leave copy_back out"
             )
-
-
-def check_modules(modules: Mapping[str, torch.nn.Module], files: Mapping[str, Any]) -> None:
-    """Refuse modules whose weights cannot be moved beneath them.
-
-    Args:
-        modules: By name.
-        files: The components whose files are known, by name: those need no values.
-
-    Raises:
-        ResidencyError: Naming the component, what is in the way, and what to do.
-    """
-    for name, module in modules.items():
-        for path, part in module.named_modules():
-            if (problem := _problem(part, name in files)) is not None:
-                raise ResidencyError(f"{name}{'.' if path else ''}{path} {problem}")
-    _check_shared(modules)
-
-
-def _problem(module: torch.nn.Module, has_files: bool) -> str | None:
-    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-        return (
-            "is compiled by torch.compile, which keeps addresses of weights; apply the plan to the module before that"
-        )
-    if compiled := [name for name, own in vars(module).items() if hasattr(own, "_torchdynamo_orig_callable")]:
-        return f"has its {compiled[0]!r} compiled by torch.compile, which keeps addresses of weights; take that back"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "is compiled by torch.jit, so nothing can see to its weights before they are used; use the plain module"
-    if getattr(module.__dict__.get("forward"), "__module__", "") == "torch.cuda.graphs":
-        return "replays a CUDA graph, which keeps addresses of weights; apply the plan to the module without graphs"
-    if "_hf_hook" in module.__dict__:
-        return "is moved by accelerate already; call remove_all_hooks() on the pipeline first"
-    for name, parameter in module._parameters.items():
-        if parameter is not None and (problem := _tensor_problem(parameter, has_files)) is not None:
-            return f"has a weight {name!r} {problem}"
-    for name, buffer in module._buffers.items():
-        if buffer is not None and buffer.is_meta and not has_files:
-            return f"has a buffer {name!r} {_ON_META}"
-    return None
-
-
-def _tensor_problem(parameter: torch.nn.Parameter, has_files: bool) -> str | None:
-    if parameter.is_meta and not has_files:
-        return _ON_META
-    quantised: Any = parameter.is_quantized or type(parameter.data) is not torch.Tensor
-    if quantised or type(parameter) is not torch.nn.Parameter or parameter.layout is not torch.strided:
-        kind = type(parameter).__name__ if type(parameter) is not torch.nn.Parameter else type(parameter.data).__name__
-        return f"that is quantised or otherwise no plain tensor ({kind}); only plain tensors can be moved"
-    return None
-
-
-def _check_shared(modules: Mapping[str, torch.nn.Module]) -> None:
-    owner: dict[int, str] = {}
-    for name, module in modules.items():
-        for parameter in module.parameters():
-            other = owner.setdefault(id(parameter), name)
-            if other != name:
-                raise ResidencyError(
-                    f"{other!r} and {name!r} share weights, so they cannot be moved one without the other; "
-                    "make them one component, or give each its own"
-                )

@@ -32,13 +32,15 @@ _END_WITHIN_S = 10.0  # a thread that copies longer than that is left to end by 
 class Copy(NamedTuple):
     """One copy to the device; several units in one piece where a component moves whole.
 
-    `name` is as `reslab.stages.Observer` has it for transfers, `nbytes` the weights' bytes.
+    `name` is as `reslab.stages.Observer` has it for transfers, `nbytes` the weights' bytes. `copied` is called with
+    each part as soon as nothing reads it any more, by lanes that know when that is.
     """
 
     name: str
     nbytes: int
     parts: tuple[tuple[torch.Tensor, Part], ...]
     tell: Observer
+    copied: Callable[[Part], None] = lambda part: None
 
 
 class Ticket(Protocol):
@@ -203,6 +205,7 @@ def _make(
     try:
         for target, source in copy.parts:
             copy_bytes(target, source.staged())
+            copy.copied(source)
         if throttle is not None:
             throttle.hold(copy.nbytes, issued_s)
     except BaseException as error:

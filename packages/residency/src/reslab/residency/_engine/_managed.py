@@ -17,8 +17,9 @@ from reslab.residency._engine import _absent, _accelerator
 from reslab.residency._engine._choices import Tiling, check_choices
 from reslab.residency._engine._component import Component, Watcher
 from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._engine._fit import check_modules
+from reslab.residency._engine._kept import Kept
 from reslab.residency._engine._merged import Merged
+from reslab.residency._engine._movable import check_modules
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._setting import Setting, Sources
 from reslab.residency._engine._told import check_weights, weights
@@ -67,17 +68,17 @@ class Managed:
         modules = self._modules()
         check_weights(self._pipeline.components, plan)
         _check_aliases(self._aliases, plan)
-        check_modules(modules, self._setting.files)
+        kept = check_modules(modules, plan, self._setting.files)
         for name, module in modules.items():
             known = self._components.get(name)
             self._sources.disk.checkpoint(name).check(module, only_unknown=known is not None and known.module is module)
         check_choices(plan, modules)
-        for name in [name for name, own in self._components.items() if modules.get(own.base.name) is not own.module]:
+        for name in [name for name, own in self._components.items() if _is_another(own, modules, kept)]:
             self._forget(self._components.pop(name))
         for name, module in modules.items():
             self._tiling.switch(module, plan)
             if name not in self._components:
-                self._components[name] = self._component(name, module, merges=plan.lora is Lora.MERGED)
+                self._components[name] = self._component(name, module, plan, kept.get(name))
         shared: dict[object, Shared] = {}
         for name, component in self._components.items():
             if component.refresh(self._mover.put_back, shared):
@@ -99,9 +100,12 @@ class Managed:
         return merged
 
     def bring_buffers(self) -> None:
-        """Have the buffers of all components on the device, also of those that have nothing else."""
+        """Have the buffers of all components on the device, also of those that have nothing else, and what is kept."""
+        kept = [component for component in self._components.values() if isinstance(component, Kept)]
+        for component in kept:
+            component.bring()
         for each in self._pipeline.components.values():
-            if isinstance(each, torch.nn.Module):
+            if isinstance(each, torch.nn.Module) and not any(component.module is each for component in kept):
                 self._buffers.bring(each)
 
     def give_back(self) -> None:
@@ -133,7 +137,9 @@ class Managed:
                 modules.setdefault(first, each)
         return modules
 
-    def _component(self, name: str, module: torch.nn.Module, *, merges: bool) -> Component:
+    def _component(self, name: str, module: torch.nn.Module, plan: Plan, why: str | None) -> Component:
+        if why is not None:
+            return Kept(name, module, device=self._setting.device, watcher=self._watcher, why=why)
         if _absent.is_managed(module):
             raise ResidencyError(f"{name!r} is managed by another residency; leave that one's `with` block first")
         return Component(
@@ -142,7 +148,7 @@ class Managed:
             device=self._setting.device,
             watcher=self._watcher,
             blocks=self._setting.blocks.get(name),
-            merges=merges,
+            merges=plan.lora is Lora.MERGED,
             checkpoint=self._sources.disk.checkpoint(name) if name in self._setting.files else None,
         )
 
@@ -164,6 +170,11 @@ class Managed:
     def _forget(self, component: Component) -> None:
         self._mover.put_back(component.units.values())
         component.close()
+
+
+def _is_another(own: Component, modules: Mapping[str, torch.nn.Module], kept: Mapping[str, str]) -> bool:
+    """Tell whether a component is not what the pipeline has under its name now, or is to be managed in another way."""
+    return modules.get(own.base.name) is not own.module or isinstance(own, Kept) != (own.base.name in kept)
 
 
 def _check_aliases(aliases: Mapping[str, str], plan: Plan) -> None:

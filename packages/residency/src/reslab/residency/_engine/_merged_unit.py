@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from reslab.residency._engine._adapted import Adapted
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Source, memory_key
-from reslab.residency._engine._disk import Disk, Pin
+from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, memory_key
+from reslab.residency._engine._disk import Disk
 from reslab.residency._engine._unit import Front, Shared, Unit, Where
 from reslab.stages import Kind, Observer
 
@@ -116,7 +116,7 @@ class MergedSource:
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
         """Return what is copied where, for the unit to lie in a target."""
-        return (target, self._own), (target[self._own.host_bytes :], self)
+        return *self._own.parts(target[: self._own.host_bytes]), (target[self._own.host_bytes :], self)
 
     def staged(self) -> torch.Tensor:
         """Return the bytes of what is the base's."""

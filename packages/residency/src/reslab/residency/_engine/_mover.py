@@ -17,6 +17,7 @@ import torch
 
 from reslab.residency._engine._buffers import Source, boundary
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
+from reslab.residency._engine._only_copy import OnlyCopy, give_up
 from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._units import size_text
@@ -31,6 +32,7 @@ class Mover:
         lane: Makes the copies.
         tell: Answers with where events go.
         make_source: Makes the place where a unit's weights wait.
+        renew: Has a unit that has a place to wait wait as the plan wants it now.
         limit_bytes: The most that may be on the device; None leaves that to the device.
     """
 
@@ -41,10 +43,11 @@ class Mover:
         lane: CopyLane,
         tell: Callable[[], Observer],
         make_source: Callable[[Unit], Source],
+        renew: Callable[[Unit], None] = lambda unit: None,
         limit_bytes: int | None = None,
     ) -> None:
         self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
-        self._tell, self._make_source = tell, make_source
+        self._tell, self._make_source, self._renew = tell, make_source, renew
         self.units: list[Unit] = []
         self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
@@ -74,13 +77,16 @@ class Mover:
                 self._turn(needed, lambda unit: unit.adopt(self._make_source))
         with masked():
             self.keep_writes(wanted)
+            for unit in wanted:
+                self._renew(unit)
             targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
-            parts = tuple(
-                part for unit, target in zip(wanted, targets, strict=True) for part in unit.source.parts(target)
+            pairs = zip(wanted, targets, strict=True)
+            parts = tuple(part for unit, target in pairs if not unit.is_in_place for part in unit.source.parts(target))
+            copy = Copy(
+                name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell(), copied=give_up
             )
-            copy = Copy(name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell())
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
                 unit.slot, unit.buffer, unit.ticket, unit.where = slot, target, ticket, Where.ARRIVING
@@ -96,7 +102,7 @@ class Mover:
                 self._stall(unit)
             unit.ticket.wait()
             with masked():
-                self._turn(unit, _arrive)
+                self._turn(unit, Unit.arrive)
 
     def evict(self, units: Iterable[Unit]) -> None:
         """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
@@ -106,7 +112,7 @@ class Mover:
                 self._stop_copy(unit.ticket, leaving)
             with masked():
                 self.keep_writes([unit])
-                self._turn(unit, Unit.leave)
+                self._turn(unit, lambda unit: unit.leave())
 
     def evict_lost(self) -> None:
         """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
@@ -117,20 +123,21 @@ class Mover:
         self.evict(unit for unit in self.units if unit.component == component and unit.slot is not None)
         self.slots.pop(component, None)
 
-    def clear(self) -> None:
-        """Stop all copies, and let go of everything on the device."""
+    def stop(self) -> None:
+        """Stop all copies, and release the slots and what is in them."""
         self.heal()
-        self.evict(self.units)
+        self.evict(unit for unit in self.units if unit.where is Where.ARRIVING or unit.slot is not None)
         self.slots.clear()
         self.lane.drain()
 
     def put_back(self, units: Iterable[Unit]) -> None:
-        """Let parameters hold their weights in host memory, as if nothing had managed them."""
+        """Let parameters hold their weights where those were before, one unit after the other."""
         units = list(units)
-        self.evict(units)
-        with masked():
-            self.keep_writes(units)
-            for unit in units:
+        self.evict(unit for unit in units if unit.where is Where.ARRIVING)
+        for unit in units:
+            self.evict([unit])
+            with masked():
+                self.keep_writes([unit])
                 self._turn(unit, lambda unit: unit.put_back())
 
     def keep_writes(self, units: Iterable[Unit]) -> None:
@@ -179,8 +186,7 @@ class Mover:
         """Return the bytes of device memory held, slots included, by all or by one component."""
         slots = [buffer for name, pool in self.slots.items() if component in (None, name) for buffer in pool.values()]
         units = (unit for unit in self.units if component in (None, unit.component) and unit.slot is None)
-        own = [unit.buffer for unit in units if unit.buffer is not None]
-        return sum(buffer.nbytes for buffer in (*slots, *own))
+        return sum(buffer.nbytes for buffer in slots) + sum(unit.held_bytes for unit in units)
 
     def _stop_copy(self, ticket: Ticket, leaving: Sequence[Unit]) -> None:
         """See that a copy to units that leave ends: given up, unless other units came in the same piece and stay."""
@@ -197,12 +203,21 @@ class Mover:
         self._check_room(sum(unit.layout.nbytes for unit in units))
         try:
             for unit in units:
-                unit.buffer = self._allocate(unit.layout.nbytes)
+                unit.buffer = self._room(unit)
         except BaseException:
             for unit in units:
                 unit.release()
             raise
         return [unit.buffer for unit in units if unit.buffer is not None]
+
+    def _room(self, unit: Unit) -> torch.Tensor:
+        """Return memory on the device of a unit's own; none, if its weights lie there already."""
+        if not isinstance(unit.source, OnlyCopy):
+            return self._allocate(unit.layout.nbytes)
+        if unit.is_in_place:
+            return torch.empty(0, dtype=torch.uint8, device=self.device)
+        target, nbytes = unit.source.target, unit.layout.nbytes
+        return self._counted(nbytes, lambda: target(lambda: self._empty(nbytes)))
 
     def _slot(self, unit: Unit, slot: int, slot_bytes: int) -> torch.Tensor:
         """Return a slot of a component, allocated if it is not there, or too small."""
@@ -219,12 +234,18 @@ class Mover:
             )
 
     def _allocate(self, nbytes: int) -> torch.Tensor:
+        return self._counted(nbytes, lambda: self._empty(nbytes))
+
+    def _counted(self, nbytes: int, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         self._check_room(nbytes)
-        with torch.inference_mode(False):
-            buffer = torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+        buffer = make()
         assert buffer.data_ptr() % boundary(self.device) == 0
         self.peak_bytes = max(self.peak_bytes, self.held_bytes() + nbytes)
         return buffer
+
+    def _empty(self, nbytes: int) -> torch.Tensor:
+        with torch.inference_mode(False):
+            return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def _stall(self, unit: Unit) -> None:
         assert unit.ticket is not None
@@ -243,8 +264,3 @@ class Mover:
         self._turning = unit
         change(unit)
         self._turning = None
-
-
-def _arrive(unit: Unit) -> None:
-    unit.where, unit.ticket = Where.DEVICE, None
-    unit.point()

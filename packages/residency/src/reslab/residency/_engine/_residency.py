@@ -32,9 +32,11 @@ from reslab.residency._engine._told import check_names
 from reslab.residency._engine._unit import without_values
 from reslab.residency._engine._view import View
 from reslab.residency._engine._written import explain
+from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._leaner import leaner
+from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call
+from reslab.residency._plan._workload import Call, Workload
 from reslab.stages import Pipeline, Section, Stage, StockStage, Subscription
 
 logger = logging.getLogger(__name__)
@@ -54,12 +56,13 @@ class Residency(View):
         self.execution_device = setting.device
         self.may_retry = setting.steps_down
         self._pipeline, self._setting, self._known = pipeline, setting, setting.calls
-        self._sources = Sources(setting, plan)
+        self._sources = Sources(setting, plan, note=self._note)
         self._mover = Mover(
             device=setting.device,
             lane=setting.lane(reads_disk=self._sources.reads_disk),
             tell=lambda: pipeline.tell,
             make_source=self._sources.make,
+            renew=self._sources.renew,
             limit_bytes=setting.budget.device_bytes,
         )
         self._components: dict[str, Component] = {}
@@ -91,13 +94,16 @@ class Residency(View):
     def close(self) -> None:
         """Put everything back as it was before; after an interrupt, closing again goes on where it stopped."""
         self._director.stage = None
-        self._mover.clear()
+        self._mover.stop()
         units = list(self._mover.units)
         with masked():
             self._remove()
         for lost in filter(None, (self._mover.told_lost(), without_values(units))):
-            self._director.notes.append(lost)
-            logger.warning(lost)
+            self._note(lost)
+
+    def _note(self, sentence: str) -> None:
+        self._director.notes.append(sentence)
+        logger.warning(sentence)
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
         """Run a stage, with the moves at its borders around it; on out of memory once more, if that was asked for.
@@ -155,8 +161,10 @@ class Residency(View):
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make a component's call, having seen to its weights."""
-        self._mover.heal()
         own = self._managed.of(component)
+        if own is not None and own.is_kept:  # first of all: what is compiled in place is traced through here
+            return call()
+        self._mover.heal()
         merged = self._managed.in_place_of(own)
         if merged is None:
             return self._call(own, method, call)
@@ -251,20 +259,27 @@ class Residency(View):
         if script is not None and script.workload == workload and script.plan is self.plan:
             return
         check_executable(self.plan, workload)
-        check_fits(self.plan, workload, self._setting.budget, pins=self._setting.pins)
+        check_fits(self.plan, workload, self._setting.budget, kind=self.execution_device.type)
+        self._follow(workload)
+
+    def _follow(self, workload: Workload) -> None:
+        """Follow the plan from now on, as it is laid over what the run is known to do."""
+        self._sources.lay(self.plan, workload, self._mover.units)
         self._director.script = Script(self.plan, workload)
 
     def _leaner(self, stage: str) -> Plan | None:
         if not self.may_retry:
             return None
-        return leaner(self.plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
+        kept = {name: Kind.RESIDENT for name, component in self._components.items() if component.is_kept}
+        plan = self.plan.decide(kept, by=DecidedBy.USER, why="it cannot be moved") if kept else self.plan
+        return leaner(plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
 
     def _step_down(self, plan: Plan, problem: str) -> None:
-        self._director.notes.append(f"{problem}; so the stage is run again with the leaner {plan!r}")
-        logger.warning(self._director.notes[-1])
-        self._mover.clear()
+        self._note(f"{problem}; so the stage is run again with the leaner {plan!r}")
+        self._mover.stop()
         self.plan = plan
-        self._director.script = Script(plan, self.workload)
+        self._follow(self.workload)
+        self._director.keep_only(None)
 
     def _remove(self) -> None:
         self._managed.give_back()

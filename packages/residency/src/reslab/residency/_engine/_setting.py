@@ -1,25 +1,28 @@
-"""What `apply` was told beside the plan, and what follows from it: the lane, the memory, where weights wait."""
+"""The arguments of `apply` beside the plan, and what follows from them: the lane, and where weights wait."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._buffers import Source
+from reslab.residency._engine._buffers import HostBuffer, Source
 from reslab.residency._engine._checkpoint import Paths
 from reslab.residency._engine._disk import Disk, Names
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._lanes import CopyLane, ThreadLane
 from reslab.residency._engine._merged_unit import MergedUnit
+from reslab.residency._engine._only_copy import OnlyCopy
+from reslab.residency._engine._pins import Pins
 from reslab.residency._engine._throttle import Link
 from reslab.residency._engine._unit import Unit
+from reslab.residency._plan._footprint import comes_from_disk, settled
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call
+from reslab.residency._plan._workload import Call, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,35 +65,65 @@ class Setting:
 
 
 class Sources:
-    """Makes the places where weights wait: host memory, pinned where they move often, or disk.
+    """Makes the places where weights wait: host memory, pinned as far as it may be, or disk; of what stays, nowhere.
 
     Args:
-        setting: Device and files.
-        plan: Says what is on disk, and what moves.
+        setting: Device, files, and what may be pinned.
+        plan: Says what is on disk.
+        note: Says what is not as it was to be.
     """
 
-    def __init__(self, setting: Setting, plan: Plan) -> None:
-        self._setting, self.disk = setting, Disk(setting.files)
-        kinds: dict[str, set[Kind]] = {}
-        for (component, _stage), placement in plan.placements.items():
-            kinds.setdefault(component, set()).add(placement.kind)
-        self._kinds = kinds
+    def __init__(self, setting: Setting, plan: Plan, *, note: Callable[[str], None]) -> None:
+        self._setting, self.disk, self._note = setting, Disk(setting.files), note
+        self._reads_disk = any(placement.kind is Kind.DISK for placement in plan.placements.values())
+        self._from_disk: set[str] = set()
+        self._settled: Mapping[str, frozenset[int]] = {}
+        self._pins = Pins(setting, note)
+        self._window_bytes = 0
         self.names: dict[str, Names] = {}
 
     @property
     def reads_disk(self) -> bool:
         """Tell whether anything is read from disk."""
-        return bool(self._setting.files) or any(Kind.DISK in kinds for kinds in self._kinds.values())
+        return bool(self._setting.files) or self._reads_disk
+
+    def lay(self, plan: Plan, workload: Workload, units: Sequence[Unit]) -> None:
+        """Take a plan as it is laid over a run: what waits where, and how much of it is pinned."""
+        names = workload.components
+        self._from_disk = {name for name in names if comes_from_disk(plan, workload, name)}
+        self._settled = {name: settled(plan, workload, name) for name in names}
+        from_disk = [unit for unit in units if unit.component in self._from_disk or unit.has_unknown]
+        self._window_bytes = max((unit.layout.nbytes for unit in from_disk), default=0)
+        self._pins.share(plan, workload, units)
+        self.disk.window.pin = self._pins.window
+
+    def renew(self, unit: Unit) -> None:
+        """Have a unit away from the device keep a copy in host memory if it will leave again, and none if it stays."""
+        source, device = unit.source, self._setting.device
+        if not self._stays(unit) and isinstance(source, OnlyCopy):
+            with torch.inference_mode(False), torch.no_grad():
+                memory = HostBuffer(unit.layout, pin=self._pins.of(unit))
+                memory.fill_from(source.tensors)
+            unit.shared.source = memory
+        elif self._stays(unit) and isinstance(source, HostBuffer) and not source.pinned_bytes:
+            unit.shared.source = OnlyCopy(unit.layout, source.tensors, device)
+
+    def _stays(self, unit: Unit) -> bool:
+        """Tell whether a unit stays on the device, so that it needs no second copy; what shares memory keeps one."""
+        return unit.number in self._settled[unit.component] and unit.shared.users == 1
 
     def make(self, unit: Unit) -> Source:
-        """Return where the weights of a unit wait from now on, copied there."""
-        kinds = self._kinds.get(unit.component, {Kind.RESIDENT})
-        is_pinned = self._setting.pins and kinds != {Kind.RESIDENT}
-        pin = _accelerator.pinner(self._setting.device) if is_pinned else None
-        if isinstance(unit, MergedUnit):
-            return unit.make(pin=pin, disk=self.disk if Kind.DISK in kinds else None)
-        names = self.names[unit.component]
+        """Return where the weights of a unit wait from now on, copied there, or where they are now, if it stays."""
+        name, is_settled = unit.component, self._stays(unit)
+        pin = None if is_settled else self._pins.of(unit)
         with torch.inference_mode(False), torch.no_grad():
-            if Kind.DISK in kinds or (kinds == {Kind.RESIDENT} and unit.has_unknown):
-                return self.disk.source(unit.component, unit.layout, names)
-            return self.disk.memory(unit.component, unit.layout, names, pin=pin)
+            if isinstance(unit, MergedUnit):
+                made = unit.make(pin=pin, disk=self.disk if name in self._from_disk else None)
+                is_copy = is_settled and name not in self._from_disk
+                return OnlyCopy(unit.layout, made.tensors, self._setting.device) if is_copy else made
+            if name in self._from_disk or (is_settled and unit.has_unknown):
+                self.disk.window.reserve(self._window_bytes)
+                return self.disk.source(name, unit.layout, self.names[name])
+            if is_settled:
+                return OnlyCopy(unit.layout, unit.values, self._setting.device)
+            return self.disk.memory(name, unit.layout, self.names[name], pin=pin)

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from reslab.residency._engine import _absent
 from reslab.residency._engine._buffers import HostBuffer, Layout, Piece, Source, memory_key, views
 from reslab.residency._engine._lanes import Ticket
+from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._engine._written import Mark, fits, marks, outdate, written
 from reslab.residency._plan._keep import OUTSIDE
 from reslab.stages import Described
@@ -38,6 +39,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.source: Source | None = None
+        self.users = 0
         #: Memory given to what lies beside the weights, by what memory that was.
         self.apart: dict[object, torch.Tensor] = {}
 
@@ -76,6 +78,7 @@ class Unit:
         self.slot: int | None = None
         self.ticket: Ticket | None = None
         self.shared = shared
+        shared.users += 1
         self.front: Front | None = None
         #: Parameters beside its own that are not managed: what a LoRA adds that is to be merged.
         self.beside: tuple[torch.nn.Parameter, ...] = ()
@@ -86,6 +89,7 @@ class Unit:
         self.writes = 0
         #: Values that were known before, copied when it is put back beside others that were not.
         self._known: tuple[torch.Tensor, ...] = ()
+        self._homes = tuple(piece.parameter.device for piece in layout.pieces)
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
 
     @property
@@ -103,6 +107,18 @@ class Unit:
         """Return where its weights are while they are not on the device."""
         assert self.shared.source is not None
         return self.shared.source
+
+    @property
+    def is_in_place(self) -> bool:
+        """Tell whether its weights lie on the accelerator already, and stay where they are."""
+        return isinstance(self.shared.source, OnlyCopy) and self.shared.source.is_in_place
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes that it takes on the device, in memory of its own."""
+        if self.buffer is None:
+            return 0
+        return self.layout.weight_bytes if self.is_in_place else self.buffer.nbytes
 
     @property
     def is_here(self) -> bool:
@@ -123,6 +139,11 @@ class Unit:
     def has_unknown(self) -> bool:
         """Tell whether some of its weights had no values before: their values are in files."""
         return any(piece.is_unknown for piece in self.layout.pieces)
+
+    @property
+    def values(self) -> tuple[torch.Tensor, ...]:
+        """Return what its parameters hold now."""
+        return tuple(piece.parameter.data for piece in self.layout.pieces)
 
     @property
     def is_managed(self) -> bool:
@@ -189,7 +210,8 @@ class Unit:
         places = written(self.layout, self._marks)
         kept = [place for place in places if self.keeps_writes and fits(self.layout.pieces[place])]
         if kept:
-            tensors = self._in_host_memory().tensors
+            is_written = isinstance(self.source, (HostBuffer, OnlyCopy))
+            tensors = self.source.tensors if is_written else self._in_host_memory().tensors
             with torch.inference_mode(False), torch.no_grad():
                 for place in kept:
                     tensors[place].copy_(self.layout.pieces[place].parameter.data)
@@ -197,9 +219,14 @@ class Unit:
         return len(kept) < len(places)
 
     def leave(self) -> None:
-        """Be absent from the device, and give up its memory there; what is in a slot is soon another's."""
+        """Be absent from the device, and give up its memory there; what is in a slot is soon another's.
+
+        What was on the device alone is brought back.
+        """
         if self.slot is not None:
             outdate(self.layout)
+        if isinstance(self.source, OnlyCopy):
+            self.shared.source = self.source.on_host()
         self.where = Where.AWAY
         self.point()
         self.release()
@@ -216,8 +243,9 @@ class Unit:
             return
         if self.shared.source is not None and self.has_unknown:
             self._drop_source()
-        elif self.shared.source is not None:
+        elif self.shared.source is not None and not isinstance(self.source, OnlyCopy):
             self._in_host_memory()
+            self._bring_home()
         self.where = Where.UNTOUCHED
         self.show()
         for piece in self.layout.pieces:
@@ -231,6 +259,13 @@ class Unit:
         )
         self.source.close()
         self.shared.source = None
+
+    def _bring_home(self) -> None:
+        """Have the weights on the accelerator again that they were on before the residency."""
+        if any(home.type != "cpu" for home in self._homes):
+            self._known = tuple(tensor.to(home) for tensor, home in zip(self.source.tensors, self._homes, strict=True))
+            self.source.close()
+            self.shared.source = None
 
     def _in_host_memory(self) -> HostBuffer:
         """Have the source be memory, and return it."""
@@ -246,6 +281,8 @@ class Unit:
         return self.source.tensors if self.shared.source is not None else self._known
 
     def _on_device(self) -> tuple[torch.Tensor, ...]:
+        if self.is_in_place:
+            return self.source.tensors
         assert self.buffer is not None
         if self._viewed is not self.buffer:
             self._views, self._viewed = views(self.buffer, self.layout), self.buffer
@@ -256,6 +293,13 @@ class Unit:
         buffer, self.buffer, self.ticket, self.slot = self.buffer, None, None, None
         self._views, self._viewed = (), None
         return buffer
+
+    def arrive(self) -> None:
+        """Be on the device; what needs no second copy gives up the one that it came from."""
+        self.where, self.ticket = Where.DEVICE, None
+        if isinstance(self.source, OnlyCopy) and not self.source.is_in_place:
+            self.source.arrive(self._on_device())
+        self.point()
 
     @cached_property
     def _absent(self) -> tuple[torch.Tensor, ...]:

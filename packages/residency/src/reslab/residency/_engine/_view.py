@@ -47,11 +47,14 @@ class View:
         """Sizes of the components, and the calls that the next run is foreseen to make; none before the first run."""
         stages = tuple(stage.registered_name for stage in self._pipeline.stages)
         sizes = {name: component.size for name, component in self._components.items()}
+        kept = {name for name, component in self._components.items() if component.is_kept}
         places = {stage: place for place, stage in enumerate(stages)}
-        known = [call for call in self._known if call.stage in places and _is_possible(call, sizes)]
-        calls = tuple(
-            sorted(known, key=lambda call: places[call.stage])
-        )  # sections of a stock pipeline may swap places
+        known = [
+            call
+            for call in self._known
+            if call.stage in places and call.component not in kept and _is_possible(call, sizes)
+        ]
+        calls = tuple(sorted(known, key=lambda call: places[call.stage]))  # sections of a stock call may swap places
         return Workload(components=sizes, stages=stages, calls=calls, activations=self._setting.activations)
 
     @property

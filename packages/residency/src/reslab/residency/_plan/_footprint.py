@@ -7,15 +7,37 @@ These are the sums of what `schedule` does, in closed form and a thousand times 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, keeps, moves_outside, stays, unit_bytes
-from reslab.residency._plan._placement import Kind, Placement
+from reslab.residency._plan._keep import OUTSIDE, Units, all_units, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
 from reslab.residency._plan._workload import ComponentSize, Workload, check_plan
+
+#: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
+#: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
+POOL_SLACK_BYTES = 2 * 2**30
+#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
+#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
+#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
+POOL_SLACK_SHARE = 0.1
+_POOLED = ("cuda", "xpu")
+
+
+def pool_slack(peak_bytes: int, kind: str) -> int:
+    """Return what torch's allocator takes of a device beyond a peak: `POOL_SLACK_BYTES`, or a tenth of it if less.
+
+    >>> [pool_slack(peak * 2**30, "cuda") / 2**30 for peak in (5, 60)]
+    [0.5, 2.0]
+
+    Args:
+        peak_bytes: What is alive there at most.
+        kind: What torch calls the device; only "cuda" and "xpu" keep such a pool.
+    """
+    return min(POOL_SLACK_BYTES, round(peak_bytes * POOL_SLACK_SHARE)) if kind in _POOLED else 0
 
 
 class ComponentBytes(NamedTuple):
@@ -110,33 +132,118 @@ def _sum(size: ComponentSize, units: Units) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostBytes:
-    """Bytes of host memory that one component needs for what is fetched during the run, and where that comes from."""
+    """What a plan needs of the host while it runs, in bytes; `bounds` says it, and `apply` keeps to it.
 
-    nbytes: int
-    kind: Kind
+    What is fetched once before the run and stays needs nothing, since its weights are on the device alone. All else
+    that comes and goes waits in host memory. What comes from disk goes through one window, as large as the largest
+    block of all that does. Memory is pinned as far as it may be: the window first, then what moves most often.
+
+    Attributes:
+        copies: Of each component that waits in host memory, in the order of pinning.
+        window_bytes: Of the window.
+        pinned: Of each component, what of that is pinned.
+        pinned_window_bytes: Of the window, what is pinned: all or nothing.
+    """
+
+    copies: Mapping[str, int]
+    window_bytes: int
+    pinned: Mapping[str, int]
+    pinned_window_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Return all bytes of host memory."""
+        return sum(self.copies.values()) + self.window_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Return the bytes that are pinned."""
+        return sum(self.pinned.values()) + self.pinned_window_bytes
 
 
-def host_bytes(plan: Plan, workload: Workload) -> dict[str, HostBytes]:
-    """Return what each component that moves needs of the host: copies of what moves, or a window onto the disk."""
-    found = {name: _host(plan, workload, name) for name in workload.components}
-    return {name: each for name, each in found.items() if each.nbytes}
+#: Where host and device share one memory.
+NOTHING = HostBytes(copies={}, window_bytes=0, pinned={}, pinned_window_bytes=0)
 
 
-def _host(plan: Plan, workload: Workload, name: str) -> HostBytes:
-    size, kept = workload.components[name], keeps(plan, workload, name)
-    placements = [plan.placement(name, stage) for stage in workload.stages]
-    before = kept[0] if stays(placements[0]) else frozenset()
-    moved: Units = frozenset()
-    window = 0
-    for place, placement in enumerate(placements):
-        fetched = kept[place] - before | _streaming(workload, placement, name, place, kept[place])
-        if placement.kind is Kind.DISK:
-            window = max(window, placement.slots * max((unit_bytes(size, unit) for unit in fetched), default=0))
-        else:
-            moved |= fetched
-        before = kept[place]
-    kind = Kind.DISK if window and not moved else Kind.SWAP
-    return HostBytes(nbytes=_sum(size, moved) + window, kind=kind)
+def host_bytes(plan: Plan, workload: Workload, *, pinnable_bytes: int | None = None) -> HostBytes:
+    """Return what a plan needs of the host.
+
+    Where the calls are not known, all that does not stay on the device counts as moved.
+
+    >>> from reslab.residency import Call, ComponentSize
+    >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
+    >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
+    >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
+    >>> [host_bytes(Plan.of({"transformer": place}), work).nbytes for place in ("resident", "swap", "disk")]
+    [0, 35, 10]
+
+    Args:
+        plan: The plan.
+        workload: Sizes and calls.
+        pinnable_bytes: What may be pinned; None for all.
+    """
+    units = {name: waits(plan, workload, name) for name in workload.components}
+    from_disk = {name for name in units if comes_from_disk(plan, workload, name)}
+    window = max((unit_bytes(workload.components[name], unit) for name in from_disk for unit in units[name]), default=0)
+    copies = {name: _sum(workload.components[name], units[name]) for name in units if name not in from_disk}
+    often = _often(plan, workload)
+    ordered = sorted(filter(copies.__getitem__, copies), key=lambda name: often[name], reverse=True)
+    left = pinnable_bytes if pinnable_bytes is not None else sum(copies.values()) + window
+    pinned_window = window if window <= left else 0
+    left -= pinned_window
+    pinned: dict[str, int] = {}
+    for name in ordered:
+        pinned[name] = min(copies[name], left)
+        left -= pinned[name]
+    return HostBytes(
+        copies={name: copies[name] for name in ordered},
+        window_bytes=window,
+        pinned=pinned,
+        pinned_window_bytes=pinned_window,
+    )
+
+
+def waits(plan: Plan, workload: Workload, name: str) -> Units:
+    """Return the units of a component that come to the device in a run, or leave it: they wait on the host or on disk.
+
+    Where no call is known these are all but what stays.
+    """
+    if not workload.calls:
+        return all_units(workload.components[name]) - settled(plan, workload, name)
+    kept = keeps(plan, workload, name)
+    streamed = (
+        _streaming(workload, plan.placement(name, stage), name, place, kept[place])
+        for place, stage in enumerate(workload.stages)
+    )
+    return frozenset[int]().union(*kept, *streamed) - settled(plan, workload, name)
+
+
+def settled(plan: Plan, workload: Workload, name: str) -> Units:
+    """Return the units of a component that come to the device before the run and stay: they need no second copy."""
+    if not stays(plan.placement(name, workload.stages[0])):
+        return frozenset()
+    return frozenset.intersection(*keeps(plan, workload, name))
+
+
+def comes_from_disk(plan: Plan, workload: Workload, name: str) -> bool:
+    """Tell whether a component waits on disk: where it does so for one stage, it does for all."""
+    return any(plan.placement(name, stage).kind is Kind.DISK for stage in workload.stages)
+
+
+def _often(plan: Plan, workload: Workload) -> dict[str, tuple[float, bool, bool]]:
+    """Return how often the bytes of each component move in a run; by its placement where no calls are known."""
+    fetched = dict.fromkeys(workload.components, 0)
+    for row in footprint(plan, workload):
+        fetched[row.component] += row.fetched_bytes
+    places = {name: [plan.placement(name, stage) for stage in workload.stages] for name in fetched}
+    return {
+        name: (
+            fetched[name] / max(workload.components[name].weight_bytes, 1),
+            any(place.streams for place in places[name]),
+            any(place.until is Until.EACH for place in places[name]),
+        )
+        for name in fetched
+    }
 
 
 def _streaming(workload: Workload, placement: Placement, name: str, place: int, kept: Units) -> Units:

@@ -1,0 +1,144 @@
+"""Which modules can have their weights moved beneath them, and what is done about the others.
+
+    check_modules(modules, plan, files)      # {"transformer": "is compiled by torch.compile"}: kept as it is
+
+What the plan moves has to be plain: what is compiled keeps addresses of weights, layerwise casting exchanges them,
+another tool moves them itself. What the plan leaves resident in every stage may be anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._lora import adapted_layers
+from reslab.residency._plan._numerics import Lora
+from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._plan import Plan
+
+_ON_META = "on meta, without values; give the safetensors files that have them as files={…}, or load it first"
+
+#: What is true of a module whose weights cannot be moved, what to do about it, and hooks of diffusers that say so.
+_COMPILED = "torch.compile, which keeps addresses of weights"
+_KEEP = "keep it 'resident' in every stage"
+_OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading")
+_HOOKS = {
+    "layerwise_casting": (
+        "is under layerwise casting of diffusers (its hook 'layerwise_casting'), which exchanges weights at every call",
+        f"{_KEEP}, or load the model again without enable_layerwise_casting",
+    ),
+    **dict.fromkeys(
+        _OFFLOADING,
+        (
+            "is moved by group offloading of diffusers already (its hook 'group_offloading')",
+            f"{_KEEP}, and it goes on being moved so, or load the model again without group offloading",
+        ),
+    ),
+}
+
+
+def check_modules(modules: Mapping[str, torch.nn.Module], plan: Plan, files: Mapping[str, Any]) -> dict[str, str]:
+    """Return the components that stay as they are, since their weights cannot be moved, and why.
+
+    Args:
+        modules: By name.
+        plan: Says which ones move.
+        files: The components whose files are known, by name: those need no values.
+
+    Raises:
+        ResidencyError: For one that the plan moves, naming the component, what is in the way, and what to do.
+    """
+    _check_shared(modules)
+    kept = {}
+    for name, module in modules.items():
+        _check_values(name, module, files)
+        if (found := _first_problem(name, module)) is not None:
+            path, problem, advice = found
+            if _moves(name, module, plan):
+                raise ResidencyError(f"{path} {problem}, so the plan cannot move it: {advice}")
+            if any(each.is_meta for each in module.parameters()):
+                raise ResidencyError(f"{path} {problem}, so values cannot be brought to what of it is on meta; load it")
+            kept[name] = problem
+    return kept
+
+
+def is_moved_by_others(module: torch.nn.Module) -> bool:
+    """Tell whether another tool moves the weights of a module itself."""
+    return "_hf_hook" in module.__dict__ or not _hooks(module).isdisjoint(_OFFLOADING)
+
+
+def _moves(name: str, module: torch.nn.Module, plan: Plan) -> bool:
+    """Tell whether a plan moves a component, or merges a LoRA into it."""
+    places = (placement for (component, _stage), placement in plan.placements.items() if component == name)
+    merges = plan.lora is Lora.MERGED and bool(adapted_layers(module))
+    return merges or any(placement.kind is not Kind.RESIDENT for placement in places)
+
+
+def _check_values(name: str, module: torch.nn.Module, files: Mapping[str, Any]) -> None:
+    for path, part in module.named_modules():
+        for what, tensors in (("weight", part._parameters), ("buffer", part._buffers)):
+            for own, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta and name not in files:
+                    raise ResidencyError(f"{_path(name, path)} has a {what} {own!r} {_ON_META}")
+
+
+def _first_problem(name: str, module: torch.nn.Module) -> tuple[str, str, str] | None:
+    for path, part in module.named_modules():
+        if (problem := _problem(part)) is not None:
+            return _path(name, path), *problem
+    return None
+
+
+def _problem(module: torch.nn.Module) -> tuple[str, str] | None:
+    """Return what keeps the weights of a module from being moved, and what to do, None for a plain module."""
+    plain = f"{_KEEP}, or use the module uncompiled"
+    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        return f"is compiled by {_COMPILED}", plain
+    if compiled := [name for name, own in vars(module).items() if hasattr(own, "_torchdynamo_orig_callable")]:
+        return f"has its {compiled[0]!r} compiled by {_COMPILED}", plain
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is compiled by torch.jit, so that nothing comes before its weights are used", plain
+    if getattr(module.__dict__.get("forward"), "__module__", "") == "torch.cuda.graphs":
+        return "replays a CUDA graph, which keeps addresses of weights", f"{_KEEP}, or use the module without graphs"
+    if "_hf_hook" in module.__dict__:
+        advice = f"call remove_all_hooks() on the pipeline first, or {_KEEP}, and it goes on being moved so"
+        return "is moved by accelerate already", advice
+    if hooks := [name for name in _HOOKS if name in _hooks(module)]:
+        return _HOOKS[hooks[0]]
+    for name, parameter in module._parameters.items():
+        if parameter is not None and (kind := _kind(parameter)) is not None:
+            problem = f"has a weight {name!r} that is quantised or otherwise no plain tensor ({kind})"
+            return problem, f"{_KEEP}, or load it unquantised"
+    return None
+
+
+def _hooks(module: torch.nn.Module) -> set[str]:
+    """Return the names of diffusers' hooks on a module."""
+    return set(getattr(module.__dict__.get("_diffusers_hook"), "hooks", ()))
+
+
+def _kind(parameter: torch.nn.Parameter) -> str | None:
+    """Return what kind of tensor a weight is, None for a plain one."""
+    quantised: Any = parameter.is_quantized or type(parameter.data) is not torch.Tensor
+    if quantised or type(parameter) is not torch.nn.Parameter or parameter.layout is not torch.strided:
+        return type(parameter if type(parameter) is not torch.nn.Parameter else parameter.data).__name__
+    return None
+
+
+def _path(name: str, path: str) -> str:
+    return f"{name}.{path}" if path else name
+
+
+def _check_shared(modules: Mapping[str, torch.nn.Module]) -> None:
+    owner: dict[int, str] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            other = owner.setdefault(id(parameter), name)
+            if other != name:
+                raise ResidencyError(
+                    f"{other!r} and {name!r} share weights, so they cannot be moved one without the other; "
+                    "make them one component, or give each its own"
+                )

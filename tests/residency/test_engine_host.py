@@ -1,0 +1,254 @@
+"""Host memory is one truth: what `bounds` says, `apply` does, and what stays on the device has no second copy."""
+
+import random
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reslab import ltx2
+from reslab.residency import (
+    Budget,
+    Plan,
+    PlanError,
+    apply,
+    bounds,
+    detect,
+    disk,
+    footprint,
+    layerwise,
+    preset,
+    rehearse,
+    swap,
+)
+from reslab.residency._bounds._memory import memory
+from reslab.residency._engine import _accelerator
+from reslab.residency._engine._setting import Setting
+from reslab.stages import Pipeline, stage
+
+WIDTH = 32
+BLOCK = (WIDTH + 1) * WIDTH * 4  # bytes of one weight and its bias: nothing is padded
+X = torch.linspace(-1, 1, WIDTH)
+
+
+class Model(torch.nn.Module):
+    def __init__(self, blocks):
+        super().__init__()
+        torch.manual_seed(blocks)
+        self.first = torch.nn.Linear(WIDTH, WIDTH)
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(WIDTH, WIDTH) for _ in range(blocks))
+
+    def forward(self, x):
+        x = self.first(x)
+        for block in self.blocks:
+            x = torch.tanh(block(x))
+        return x
+
+
+@stage(writes="y")
+def encode(encoder, x):
+    return encoder(x)
+
+
+@stage(writes="z")
+def denoise(transformer, y):
+    return transformer(transformer(y))
+
+
+@stage(writes="video")
+def decode(vae, encoder, z):
+    return encoder(vae(z))
+
+
+SIZES = {"encoder": 2, "transformer": 5, "vae": 3, "unused": 2}
+
+
+def make():
+    pipeline = Pipeline({name: Model(blocks) for name, blocks in SIZES.items()}, result="video")
+    for each in (encode, denoise, decode):
+        pipeline.add(each())
+    return pipeline
+
+
+def run(pipeline):
+    with torch.no_grad():
+        return pipeline.run(x=X)
+
+
+with apply(make(), Plan.of()) as _managed:
+    WANT = run(_managed._pipeline)
+    KNOWN = replace(_managed.workload, activations={"encode": 100, "denoise": 999, "decode": 7})
+#: This machine, if its device were another memory than the host's.
+CARD = detect("cpu", link="10 GB/s", host_memory="1 GiB")
+
+PLACES = (
+    "resident",
+    swap(),
+    swap(until="each stage"),
+    layerwise(),
+    layerwise(resident=1, prefetch=0, until="run"),
+    layerwise(resident=2, until="each stage"),
+    disk(resident=1),
+    disk(prefetch=2),
+)
+SCOPES = ("encoder", "transformer", "vae", "unused", "encoder@decode", "transformer@denoise")
+
+
+def bounded(plan, card=CARD):
+    """The part of `bounds` that is about memory, over the blocks that the engine finds in a model as small as this."""
+    return memory(plan, KNOWN, footprint(plan, KNOWN), card, pool_slack_bytes=None)
+
+
+def host(limits):
+    return limits.pinned_bytes + limits.pageable_bytes
+
+
+@given(st.dictionaries(st.sampled_from(SCOPES), st.sampled_from(PLACES)), st.integers(0, 2**30))
+def test_what_bounds_says_fits_apply_takes_and_the_other_way_round(places, seed):
+    plan, chance = Plan.of(places), random.Random(seed)
+    needs = bounded(plan).peak_bytes, host(bounded(plan))
+    free, left = (max(size + chance.choice((-1, 0, 1, 999, -999)), 0) for size in needs)
+    fits = bounded(plan, replace(CARD, free_bytes=free, host_memory_bytes=left)).fits
+    managed = apply(make(), plan, budget=Budget(device_bytes=free, host_bytes=left), known=KNOWN)
+    try:
+        with managed:
+            taken = True
+    except PlanError:
+        taken = False
+    assert taken == fits
+
+
+@pytest.mark.parametrize("place", PLACES, ids=repr)
+def test_what_bounds_says_of_the_host_is_what_the_engine_holds(place):
+    plan = Plan.of(dict.fromkeys(SIZES, place))
+    with apply(make(), plan, known=KNOWN) as managed:
+        for _ in range(2):
+            assert torch.equal(run(managed._pipeline), WANT)
+        held = managed.table()["host_bytes"].sum() + managed._sources.disk.window.bytes.nbytes
+    assert held == host(bounded(plan))
+
+
+def resident_bytes():
+    """The memory of this process that is its own."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how much memory is a process's own")
+def test_what_is_resident_is_in_memory_once_while_it_runs_and_after():
+    class Large(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList(torch.nn.Linear(1024, 1024, bias=False) for _ in range(16))
+
+        def forward(self, x):
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    pipeline = Pipeline({"transformer": Large()}, result="z")
+    pipeline.add(stage(lambda transformer, y: {"z": transformer(y)}), name="denoise")
+    want, before = pipeline.run(y=torch.ones(1024)).detach(), resident_bytes()
+    weights = 16 * 4 * 2**20
+    with apply(pipeline, Plan.of()) as managed:
+        with torch.no_grad():
+            assert torch.equal(pipeline.run(y=torch.ones(1024)), want)
+        assert managed.table()["host_bytes"].sum() == 0
+        assert managed.device_bytes == weights
+        assert resident_bytes() - before < weights / 4
+    assert resident_bytes() - before < weights / 4
+    with torch.no_grad():
+        assert torch.equal(pipeline.run(y=torch.ones(1024)), want)
+
+
+def test_a_resident_tiny_ltx_needs_nothing_of_the_host():
+    checkpoint = ltx2.load("tiny", variant="LTX-2.3 distilled")
+    pipe = ltx2.two_stage(checkpoint)
+    pipe.progress = False
+    request = {"prompt": "a", "width": 64, "height": 64, "num_frames": 9, "seed": 1}
+    rehearsal = rehearse(pipe, **request)
+    plan = preset("all resident", rehearsal)
+    assert bounds(rehearsal, plan, CARD).memory.pinned_bytes == 0
+    with apply(pipe, plan, budget=Budget(host_bytes=0)) as managed:
+        pipe.run(**request)
+        assert managed.table()["host_bytes"].sum() == 0
+
+
+def test_stepping_down_brings_back_from_the_device_what_has_to_leave():
+    pipeline, sizes = make(), {name: (blocks + 1) * BLOCK for name, blocks in SIZES.items()}
+    calls = []
+
+    def fail_once(module, arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("Tried to allocate 1.00 GiB")
+
+    pipeline.components["transformer"].blocks[3].register_forward_pre_hook(fail_once)
+    with apply(pipeline, Plan.of(), on_oom="step-down") as managed:
+        assert torch.equal(run(pipeline), WANT)
+        held = dict(managed.table().select("component", "host_bytes").iter_rows())
+        moving = [name for name in sizes if managed.plan.placement(name).kind != "resident"]
+        assert len(moving) == 1
+        assert held == {name: sizes[name] if name in moving else 0 for name in sizes}
+        assert torch.equal(run(pipeline), WANT)
+    assert torch.equal(run(pipeline), WANT)
+
+
+# Pinning
+
+
+def pinning(monkeypatch, limit):
+    """Have memory pinned as on an accelerator, up to a limit, and return what is pinned now, by address."""
+    pinned = {}
+
+    def pin(memory):
+        if sum(pinned.values()) + memory.nbytes > limit:
+            raise RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+        pinned[memory.data_ptr()] = memory.nbytes
+        return lambda: pinned.pop(memory.data_ptr())
+
+    monkeypatch.setattr(Setting, "pins", True)
+    monkeypatch.setattr(_accelerator, "pinner", lambda device: pin)
+    return pinned
+
+
+MOVING = {"encoder": swap(), "transformer": layerwise(), "vae": swap()}
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_where_pinning_is_refused_the_rest_is_pageable_and_a_note_says_so(monkeypatch, limit):
+    pinned = pinning(monkeypatch, limit * BLOCK)
+    with apply(make(), Plan.of(MOVING)) as managed:
+        assert all(torch.equal(run(managed._pipeline), WANT) for _ in range(2))
+        assert sum(pinned.values()) <= limit * BLOCK
+        assert managed.table()["pinned_bytes"].sum() == sum(pinned.values())
+        (note,) = managed.notes
+        assert "refused to pin" in note
+        assert "(CUDA error: out of memory), so the rest of what moves is copied from pageable memory" in note
+    assert pinned == {}
+
+
+@pytest.mark.parametrize("budget", [0, BLOCK, 5 * BLOCK + 100, 8 * BLOCK])
+def test_a_budget_of_pinned_memory_is_shared_out_as_bounds_plans_it(monkeypatch, budget):
+    pinned, plan = pinning(monkeypatch, 2**40), Plan.of(MOVING)
+    limits = bounded(plan, replace(CARD, pinnable_bytes=budget))
+    with apply(make(), plan, budget=Budget(pinned_bytes=budget), known=KNOWN) as managed:
+        assert all(torch.equal(run(managed._pipeline), WANT) for _ in range(2))
+        assert sum(pinned.values()) == limits.pinned_bytes == budget
+        by_name = dict(managed.table().select("component", "pinned_bytes").iter_rows())
+        assert by_name["transformer"] == min(budget, 6 * BLOCK)  # its blocks move most often
+        (note,) = managed.notes
+        assert "what moves most often first; the rest is copied from pageable memory, which is slower" in note
+    assert pinned == {}
+
+
+def test_the_window_of_what_streams_from_disk_is_pinned(monkeypatch):
+    pinned, plan = pinning(monkeypatch, 2**40), Plan.of({"transformer": "disk", "vae": "swap"})
+    with apply(make(), plan, known=KNOWN) as managed:
+        assert all(torch.equal(run(managed._pipeline), WANT) for _ in range(2))
+        assert sum(pinned.values()) == bounded(plan).pinned_bytes == 5 * BLOCK
+        assert managed.notes == ()
+    assert pinned == {}
