@@ -1,0 +1,248 @@
+"""Diffusers' modular pipelines with components of a few thousand parameters, for prompts that are embedded already.
+
+    tiny("WanBlocks").parts, tiny("WanBlocks").request
+
+Widths are as small as the heads and the rotary axes allow. A model is made once, from a fixed seed, and put in eval mode.
+"""
+
+import functools
+from typing import NamedTuple
+
+import diffusers
+import diffusers.modular_pipelines
+import numpy
+import PIL.Image
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+FLOW = FlowMatchEulerDiscreteScheduler
+TEXT = 32  # width of an embedded prompt
+TOKENS = 8
+
+
+class Tiny(NamedTuple):
+    """A composition of blocks without its text encoder, what it runs on, and a request."""
+
+    blocks: object
+    parts: dict
+    request: dict
+
+
+def tiny(name):
+    """Return the blocks of a name with components and a request; blocks and schedulers are new each time."""
+    make, request = MODELS[name]
+    blocks = getattr(diffusers.modular_pipelines, name)()
+    for dropped in ("text_encoder", "image_encoder"):
+        blocks.sub_blocks.pop(dropped, None)
+    return Tiny(blocks, made(make), {**request(), "generator": torch.Generator().manual_seed(0)})
+
+
+def made(make):
+    """Return the components: models as they were made, schedulers anew."""
+    parts = dict(_made(make))
+    return {name: _again(part) for name, part in parts.items()}
+
+
+@functools.cache
+def _made(make):
+    torch.manual_seed(0)
+    parts = make()
+    for part in parts.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    return tuple(parts.items())
+
+
+def _again(part):
+    return type(part).from_config(part.config) if hasattr(part, "set_timesteps") else part
+
+
+def noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def image(width=32, height=32):
+    pixels = numpy.arange(width * height * 3, dtype=numpy.uint8).reshape(height, width, 3)
+    return PIL.Image.fromarray(pixels)
+
+
+def kl(channels, **more):
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.AutoencoderKL(
+        latent_channels=channels, block_out_channels=(4, 4), norm_num_groups=2, **kinds, **more
+    )
+
+
+def embedded(**more):
+    prompt = {"prompt_embeds": noise(1, TOKENS, TEXT)}
+    return lambda: {**prompt, "num_inference_steps": 2, "output_type": "pt", **more}
+
+
+def pictures(**more):
+    return embedded(width=32, height=32, **more)
+
+
+def frames(**more):
+    return embedded(width=32, height=32, num_frames=5, **more)
+
+
+def flux():
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=TEXT, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl(4, shift_factor=0.1), "scheduler": FLOW()}
+
+
+def flux2(**more):
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=TEXT, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), **more,
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl_flux2(), "scheduler": FLOW()}
+
+
+def klein():
+    return flux2(guidance_embeds=False)
+
+
+def kl_flux2(latent_channels=4):
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return diffusers.AutoencoderKLFlux2(
+        latent_channels=latent_channels, block_out_channels=(4, 4), norm_num_groups=2, layers_per_block=1, **kinds
+    )
+
+
+def video_vae(kind=diffusers.AutoencoderKLWan, **more):
+    return kind(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **more)
+
+
+def qwen():
+    transformer = diffusers.QwenImageTransformer2DModel(
+        in_channels=64, num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=TEXT,
+        axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": video_vae(diffusers.AutoencoderKLQwenImage), "scheduler": FLOW()}
+
+
+def stable_diffusion_3():
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=32, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=TEXT, caption_projection_dim=32, pooled_projection_dim=32,
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl(4, shift_factor=0.1), "scheduler": FLOW()}
+
+
+def stable_diffusion_xl():
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, sample_size=16, norm_num_groups=2, in_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(1, 2), cross_attention_dim=TEXT, addition_embed_type="text_time",
+        addition_time_embed_dim=8, transformer_layers_per_block=(1, 1), use_linear_projection=True,
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+    )  # fmt: skip
+    return {"unet": unet, "vae": kl(4), "scheduler": diffusers.EulerDiscreteScheduler()}
+
+
+def one_wan(kind=diffusers.WanTransformer3DModel, **more):
+    return kind(
+        num_attention_heads=2, attention_head_dim=12, text_dim=TEXT, freq_dim=16, ffn_dim=16, num_layers=2,
+        rope_max_seq_len=32, **more,
+    )  # fmt: skip
+
+
+def wan():
+    return {"transformer": one_wan(), "vae": video_vae(), "scheduler": UniPCMultistepScheduler(**FLOW_SHIFT)}
+
+
+def wan22():
+    return {**wan(), "transformer_2": one_wan()}
+
+
+def wan_image():
+    return {**wan(), "transformer": one_wan(in_channels=36, image_dim=TEXT, added_kv_proj_dim=24)}
+
+
+def wan22_image():
+    return {**wan(), "transformer": one_wan(in_channels=36), "transformer_2": one_wan(in_channels=36)}
+
+
+def wan_vace():
+    kind, more = diffusers.WanVACETransformer3DModel, {"vace_layers": [0], "vace_in_channels": 96}
+    return {**wan(), "transformer": one_wan(kind, **more), "transformer_2": one_wan(kind, **more)}
+
+
+FLOW_SHIFT = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+def z_image():
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=16, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=TEXT,
+        axes_dims=[4, 4, 8], axes_lens=[64, 64, 64],
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl(16, shift_factor=0.1), "scheduler": FLOW()}
+
+
+def ltx():
+    transformer = diffusers.LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        num_layers=1, caption_channels=TEXT,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=8, block_out_channels=(8, 8, 8, 8), decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1), decoder_layers_per_block=(1, 1, 1, 1, 1),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": vae, "scheduler": FLOW()}
+
+
+def hunyuan():
+    transformer = diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=65, out_channels=32, num_attention_heads=2, attention_head_dim=16, num_layers=1,
+        num_refiner_layers=1, text_embed_dim=TEXT, text_embed_2_dim=TEXT, image_embed_dim=TEXT,
+        rope_axes_dim=(4, 4, 8), target_size=64, task_type="t2v",
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanVideo15(
+        latent_channels=32, block_out_channels=(32, 32, 32, 32, 32), layers_per_block=1
+    )
+    return {"transformer": transformer, "vae": vae, "scheduler": FLOW()}
+
+
+def ernie():
+    transformer = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32, num_attention_heads=2, num_layers=1, ffn_hidden_size=32, in_channels=16, out_channels=16,
+        text_in_dim=TEXT, rope_axes_dim=(4, 4, 8),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl_flux2(), "scheduler": FLOW()}
+
+
+POOLED = {"pooled_prompt_embeds": noise(1, 32), "negative_pooled_prompt_embeds": noise(1, 32) / 2}
+ONES = torch.ones(1, TOKENS, dtype=torch.long)
+MASKED = {"prompt_embeds_mask": ONES, "negative_prompt_embeds_mask": ONES}
+NEGATIVE = {"negative_prompt_embeds": noise(1, TOKENS, TEXT) / 2}
+SECOND = {"prompt_embeds_2": noise(1, TOKENS, TEXT), "prompt_embeds_mask_2": ONES}
+LISTED = {"prompt_embeds": [noise(TOKENS, TEXT)], "negative_prompt_embeds": [noise(TOKENS, TEXT) / 2]}
+
+#: Components and request by the name of diffusers' blocks.
+MODELS = {
+    "FluxAutoBlocks": (flux, pictures(pooled_prompt_embeds=noise(1, 32))),
+    "FluxKontextAutoBlocks": (flux, pictures(pooled_prompt_embeds=noise(1, 32))),
+    "Flux2AutoBlocks": (flux2, pictures()),
+    "Flux2KleinAutoBlocks": (klein, pictures()),
+    "Flux2KleinBaseAutoBlocks": (klein, pictures(**NEGATIVE)),
+    "QwenImageAutoBlocks": (qwen, pictures(**MASKED, **NEGATIVE)),
+    "QwenImageEditPlusAutoBlocks": (qwen, pictures(**MASKED, **NEGATIVE, image=image())),
+    "StableDiffusion3AutoBlocks": (stable_diffusion_3, pictures(**POOLED, **NEGATIVE)),
+    "StableDiffusionXLAutoBlocks": (stable_diffusion_xl, pictures(**POOLED, **NEGATIVE)),
+    "WanBlocks": (wan, frames(**NEGATIVE)),
+    "Wan22Blocks": (wan22, frames(**NEGATIVE)),
+    "WanImage2VideoAutoBlocks": (wan_image, frames(**NEGATIVE, image=image(), image_embeds=noise(1, 4, TEXT))),
+    "Wan22Image2VideoBlocks": (wan22_image, frames(**NEGATIVE, image=image())),
+    "Wan22VaceBlocks": (wan_vace, frames(**NEGATIVE)),
+    "ZImageAutoBlocks": (z_image, pictures(**LISTED)),
+    "LTXAutoBlocks": (ltx, frames(**NEGATIVE, prompt_attention_mask=ONES, negative_prompt_attention_mask=ONES)),
+    "HunyuanVideo15AutoBlocks": (
+        hunyuan,
+        frames(**MASKED, **NEGATIVE, **SECOND, **{f"negative_{name}": value for name, value in SECOND.items()}),
+    ),
+    "ErnieImageAutoBlocks": (ernie, pictures(**LISTED)),
+}
