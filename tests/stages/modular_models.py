@@ -83,7 +83,7 @@ def pictures(**more):
 
 
 def frames(**more):
-    return embedded(width=32, height=32, num_frames=5, **more)
+    return embedded(**{"width": 32, "height": 32, "num_frames": 5, **more})
 
 
 def flux():
@@ -215,12 +215,63 @@ def ernie():
     return {"transformer": transformer, "vae": kl_flux2(), "scheduler": FLOW()}
 
 
+def krea2():
+    transformer = diffusers.Krea2Transformer2DModel(
+        in_channels=64, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=TEXT, num_text_layers=2,
+        text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=32, num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": video_vae(diffusers.AutoencoderKLQwenImage), "scheduler": FLOW()}
+
+
+def qwen21():
+    transformer = diffusers.QwenImage21Transformer2DModel(
+        num_layers=1, attention_head_dim=16, num_attention_heads=2, context_in_dim=TEXT, axes_dims_rope=(4, 4, 8)
+    )
+    vae = diffusers.AutoencoderKLQwenImage21(base_dim=4, decoder_base_dim=4, dim_mult=[1] * 5, num_res_blocks=1)
+    return {"transformer": transformer, "vae": vae, "scheduler": FLOW()}
+
+
+def helios():
+    transformer = diffusers.HeliosTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, text_dim=TEXT, freq_dim=16, ffn_dim=16, num_layers=1,
+        rope_dim=(4, 6, 6),
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": video_vae(), "scheduler": diffusers.HeliosScheduler(stages=1)}
+
+
+
+def anima():
+    transformer = diffusers.CosmosTransformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=1.0, text_embed_dim=TEXT,
+        adaln_lora_dim=4, max_size=(4, 32, 32), extra_pos_embed_type=None, concat_padding_mask=False,
+    )  # fmt: skip
+    conditioner = diffusers.AnimaTextConditioner(
+        source_dim=TEXT, target_dim=TEXT, model_dim=TEXT, num_layers=1, num_attention_heads=2, target_vocab_size=64
+    )
+    vae = video_vae(diffusers.AutoencoderKLQwenImage)
+    return {"transformer": transformer, "text_conditioner": conditioner, "vae": vae, "scheduler": FLOW()}
+
+
 POOLED = {"pooled_prompt_embeds": noise(1, 32), "negative_pooled_prompt_embeds": noise(1, 32) / 2}
 ONES = torch.ones(1, TOKENS, dtype=torch.long)
 MASKED = {"prompt_embeds_mask": ONES, "negative_prompt_embeds_mask": ONES}
+BOOLEAN = {name: mask.bool() for name, mask in MASKED.items()}
 NEGATIVE = {"negative_prompt_embeds": noise(1, TOKENS, TEXT) / 2}
 SECOND = {"prompt_embeds_2": noise(1, TOKENS, TEXT), "prompt_embeds_mask_2": ONES}
 LISTED = {"prompt_embeds": [noise(TOKENS, TEXT)], "negative_prompt_embeds": [noise(TOKENS, TEXT) / 2]}
+
+LAYERED = {"prompt_embeds": noise(1, TOKENS, 2, TEXT), "negative_prompt_embeds": noise(1, TOKENS, 2, TEXT) / 2}
+PADDED = {"image_pad_mask": ~ONES.bool(), "negative_image_pad_mask": ~ONES.bool()}
+QWEN_AND_T5 = {
+    f"{sign}{name}": value
+    for sign in ("", "negative_")
+    for name, value in {
+        "qwen_prompt_embeds": noise(1, TOKENS, TEXT), "qwen_attention_mask": ONES,
+        "t5_input_ids": torch.arange(TOKENS)[None], "t5_attention_mask": ONES,
+    }.items()
+}  # fmt: skip
 
 #: Components and request by the name of diffusers' blocks.
 MODELS = {
@@ -245,4 +296,13 @@ MODELS = {
         frames(**MASKED, **NEGATIVE, **SECOND, **{f"negative_{name}": value for name, value in SECOND.items()}),
     ),
     "ErnieImageAutoBlocks": (ernie, pictures(**LISTED)),
+    "Krea2AutoBlocks": (krea2, pictures(**BOOLEAN, **LAYERED)),
+    "Krea2TurboAutoBlocks": (
+        krea2,
+        pictures(prompt_embeds_mask=ONES.bool(), prompt_embeds=LAYERED["prompt_embeds"]),
+    ),
+    "QwenImage21AutoBlocks": (qwen21, pictures(**MASKED, **NEGATIVE, **PADDED)),
+    "QwenImage21TurboAutoBlocks": (qwen21, pictures(prompt_embeds_mask=ONES, image_pad_mask=~ONES.bool())),
+    "HeliosAutoBlocks": (helios, frames(**NEGATIVE)),
+    "AnimaAutoBlocks": (anima, lambda: {name: each for name, each in pictures(**QWEN_AND_T5)().items() if name != "prompt_embeds"}),
 }
