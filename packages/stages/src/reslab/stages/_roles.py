@@ -7,7 +7,7 @@ called in diffusers; what is known by neither is a role of its own, named for th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from reslab.stages._described import Described
@@ -83,19 +83,34 @@ def timestep_reader(component: Any) -> Callable[[tuple[Any, ...], Mapping[str, A
     return read
 
 
-def numbers(timestep: Any, *, whatever_device: bool) -> Any:
-    """Return the numbers in a timestep; None where they are unknown, too many, or reading them would hold up a device.
+def numbers(timestep: Any, *, whatever_device: bool) -> frozenset[float] | None:
+    """Return the set of numbers in a timestep, of which a batch has one many times.
+
+    None where they are unknown, too many, or reading them would hold up a device.
+
+    >>> numbers(250.0, whatever_device=False)
+    frozenset({250.0})
 
     Args:
         timestep: A number or a tensor.
         whatever_device: Read it even where that waits for an accelerator.
     """
-    if timestep is None or isinstance(timestep, (bool, int, float)):
-        return timestep
+    if timestep is None:
+        return None
+    if isinstance(timestep, (int, float)):
+        return frozenset({timestep})
     kind = getattr(getattr(timestep, "device", None), "type", "cpu")
     if (kind != "cpu" and not whatever_device) or getattr(timestep, "numel", lambda: 99)() > 64:
         return None
     try:
-        return timestep.tolist()
+        return frozenset(_flat(timestep.tolist()))
     except (RuntimeError, ValueError, NotImplementedError):  # on meta, or computed in a rehearsal
         return None
+
+
+def _flat(values: Any) -> Iterator[float]:
+    if not isinstance(values, list):
+        yield values
+        return
+    for value in values:
+        yield from _flat(value)

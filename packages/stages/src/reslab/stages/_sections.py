@@ -1,7 +1,7 @@
 """Finding the sections of a stock pipeline's call while it runs, and the steps in them, from the component calls alone.
 
 Before each outermost component call it is decided what ends and what begins; all else in the call, schedulers and
-latents among it, belongs to what is under way. The first section begins with the call.
+latents among it, belongs to what is under way. The first section begins with the first component call.
 
     called                                                        section          step
     a component of the section's role                             goes on          goes on
@@ -66,17 +66,18 @@ class Sections:
         """Find the sections of the call made within the block."""
         self._clear()
         self._stock, self._inside = stock, False
+        stock._touched = self._touch
         try:
-            first = stock.sections()[0]
-            self._begin(first.role, self._count(first.role))
             yield
+            if not self._counts:  # no component was called, so all of it is what would come first
+                self._next(stock.sections()[0].role)
         except BaseException as error:
             self._end(error)
             raise
         else:
             self._end()
         finally:
-            self._stock = None
+            self._stock = stock._touched = None
 
     def around(self, owner: Any, name: str, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """Return a component's call with what ends and begins before it."""
@@ -173,6 +174,11 @@ class Sections:
             return False
         states = [(getattr(each, "step_index", None), each.timesteps) for each in self._schedulers()]
         return any(step is not None and 0 < step < len(timesteps) for step, timesteps in states)
+
+    def _touch(self, name: str) -> None:
+        if self._section is None and not self._inside:
+            self._next(role_of(name, self._pipeline.components[name], "forward"))
+            self._note(name)
 
     def _goes_on(self, role: str) -> None:
         if self._section is None or self._section.role != role:

@@ -61,9 +61,12 @@ class StockStage(Stage):
     def __init__(self, pipe: Any) -> None:
         self.pipe = pipe
         self._prefix = ""
+        self._touched: Callable[[str], None] | None = None
         self._sections: list[Section] = []
+        last = None
         for role, used in suggested(stock_components(pipe)):
-            self.section(role, self.count(role) + 1).used = used
+            last = self.section(role, self.count(role) + 1, after=last)
+            last.used = used
 
     @property
     def stage_class(self) -> str:
@@ -91,6 +94,11 @@ class StockStage(Stage):
             self._renamed()
         return found
 
+    def touch(self, component: str) -> None:
+        """Begin the section that a component suggests, where it is used in part and no section is under way yet."""
+        if self._touched is not None:
+            self._touched(component)
+
     def begin_names_with(self, name: str) -> None:
         """Let the names of the sections begin with a name."""
         self._prefix = f"{name}."
@@ -103,7 +111,7 @@ class StockStage(Stage):
         return free_name(name, taken) if self._pipeline is not None and name in taken else name
 
     def _behind(self, after: Section | None) -> int:
-        return len(self._sections) if after is None else self._sections.index(after) + 1
+        return 0 if after is None else self._sections.index(after) + 1
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Call the pipeline."""
@@ -138,7 +146,8 @@ def suggested(components: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]
     modules = {name: component for name, component in components.items() if is_module(component)}
     roles = {name: role_of(name, component, "forward") for name, component in modules.items()}
     of_role = {role: [name for name in roles if roles[name] == role] for role in Role}
-    decoding = [name for name, component in modules.items() if callable(getattr(component, "decode", None))]
+    others = [name for name, role in roles.items() if role not in (Role.ENCODE, Role.DENOISE)]
+    decoding = [name for name in others if callable(getattr(modules[name], "decode", None))]
     sections: list[tuple[str, Sequence[str]]] = [(Role.ENCODE, of_role[Role.ENCODE])]
     sections += [(Role.DENOISE, experts) for experts in _in_turn(of_role[Role.DENOISE])]
     sections += [(Role.UPSCALE, of_role[Role.UPSCALE]), (Role.DECODE, [*decoding, *of_role[Role.DECODE]])]

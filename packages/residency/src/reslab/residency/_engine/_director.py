@@ -8,7 +8,7 @@ allows. The calls of a run are noted, and are the script of the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from reslab.residency._engine._component import WHOLE, Component
@@ -55,6 +55,8 @@ class Director:
         self.stage: str | None = None
         self._is_told = False
         self._direct: Begun | None = None
+        #: While a stock pipeline's call is under way: begins the section that a component suggests.
+        self.touch: Callable[[str], None] | None = None
         #: What was not as foreseen, as sentences.
         self.notes: list[str] = []
 
@@ -144,6 +146,10 @@ class Director:
         """
         self._mover.heal()
         unit = component.units[OUTSIDE if number == WHOLE else number]
+        if self.touch is not None and self.stage is None:
+            if number == WHOLE:
+                return  # its forward, which comes next, begins a section
+            self.touch(component.name)
         if self.stage is None:
             if unit.where in (Where.AWAY, Where.ARRIVING):
                 raise WeightsAbsent(

@@ -127,8 +127,12 @@ class Residency(View):
             elif begins:
                 self._see_run()
                 with self._guarded(own[0].registered_name, calls):
-                    self._begin_run()
-            call()
+                    self._begin_run()  # its sections are entered as they come
+            self._director.touch = stock.touch
+            try:
+                call()
+            finally:
+                self._director.touch = None
             if stages[-1] in own:
                 with self._guarded(own[-1].registered_name, calls):
                     self._end_run()

@@ -28,6 +28,7 @@ class Stand:
         self.calls: list[tuple[Any, ...]] = []
         self.component = ""
         self._stage: Stage | None = None
+        self._before: Glue | None = None
         self._within: list[tuple[str, str, int]] = []
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
@@ -36,7 +37,8 @@ class Stand:
             call()
 
     def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
-        """Make the call of a stock pipeline."""
+        """Make the call of a stock pipeline, counting what lies before its first section with that."""
+        self.phantoms.record = self._before = Glue("", "", self.liveness)
         call()
 
     def section(self, stage: Section) -> AbstractContextManager[None]:
@@ -46,8 +48,10 @@ class Stand:
     @contextmanager
     def _within_stage(self, stage: Stage) -> Iterator[None]:
         self._stage = stage
-        self.glue.append(Glue(stage.profile_name, stage.registered_name, self.liveness))
-        self.phantoms.record = self.glue[-1]
+        glue, self._before = self._before or Glue("", "", self.liveness), None
+        glue.stage, glue.registered_name = stage.profile_name, stage.registered_name
+        self.glue.append(glue)
+        self.phantoms.record = glue
         yield
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
