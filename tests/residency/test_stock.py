@@ -60,9 +60,7 @@ def ltx_upscaler():
     return pipe, {"video": [models.image(64, 64) for _ in range(9)], **size}
 
 
-PIPELINES = {
-    make.__name__: make for make in (flux, flux_from_a_picture, stable_diffusion_xl, wan, ltx, ltx_upscaler)
-}
+PIPELINES = {make.__name__: make for make in (flux, flux_from_a_picture, stable_diffusion_xl, wan, ltx, ltx_upscaler)}
 STAGES = {
     "flux": ("denoise", "decode"),
     "flux_from_a_picture": ("encode", "denoise", "decode"),
@@ -90,14 +88,14 @@ def everywhere(pipeline, placement):
     return Plan.of(dict.fromkeys(modules, placement))
 
 
-@pytest.mark.parametrize("placement", ["swap", "layerwise", "swap until each"])
+@pytest.mark.parametrize("placement", ["layerwise", "swap until each"])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_managed_stock_pipeline_has_the_same_bits_in_every_run(name, placement):
     pipeline, request = composed(name)
     want = run(pipeline, request)
-    each = residency.swap(until="each") if placement == "swap until each" else placement
+    each = residency.swap(until="each stage") if placement == "swap until each" else placement
     with apply(pipeline, everywhere(pipeline, each)) as managed:
-        for _ in range(3):  # the first run finds the calls, the second follows them, the third learned them from that
+        for _ in range(2):  # the first run finds the calls, the second follows them
             assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
         assert managed.workload.stages == STAGES[name]
     assert managed.notes == ()
@@ -108,14 +106,15 @@ def test_a_managed_stock_pipeline_has_the_same_bits_in_every_run(name, placement
 def test_a_swap_alternates_at_the_borders_of_stages(name):
     pipeline, request = composed(name)
     sizes = {}
-    with apply(pipeline, everywhere(pipeline, residency.swap(until="each"))) as managed:
+    with apply(pipeline, everywhere(pipeline, residency.swap(until="each stage"))) as managed:
         run(pipeline, request)
         for part, size in managed.workload.components.items():
             sizes[part] = size.weight_bytes
         run(pipeline, request)
         by_stage = [{call.component for call in calls} for calls in managed.workload.by_stage]
-        assert managed.peak_bytes == max(sum(sizes[part] for part in stage) for stage in by_stage)
-        assert managed.peak_bytes < sum(sizes.values())
+        largest = max(sum(sizes[part] for part in stage) for stage in by_stage)
+        # each weight begins at a multiple of 64 bytes, which is at most a twentieth of models as small as these
+        assert largest <= managed.peak_bytes <= 1.05 * largest < sum(sizes.values())
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -125,6 +124,8 @@ def test_a_rehearsal_has_the_stages_steps_and_calls_of_a_real_run(name):
         run(pipeline, request)
     profile, rehearsal = prof.profile, rehearse(pipeline, **request)
     names = tuple(rehearsal.glue["registered_name"].cast(pl.String))
+    classes = profile.spans.filter(pl.col("kind").cast(pl.String) == "stage")["stage_class"].cast(pl.String)
+    assert classes.to_list() == [stage.partition("_")[0] for stage in STAGES[name]]
     assert names == STAGES[name] == tuple(profile.stages()["stage"].cast(pl.String))[:-1]
     real = profile.spans.filter(pl.col("kind").cast(pl.String) == "component call")
     columns = ("registered_name", "component", "step", "guidance_pass")
@@ -141,12 +142,16 @@ def test_a_profile_has_a_row_a_step_of_the_scheduler(name, steps):
     assert prof.profile.steps()["step"].to_list() == list(range(steps))
 
 
+def flops(rehearsal):
+    return rehearsal.calls.join(rehearsal.traces, on="trace")["flops"].sum()
+
+
 def test_a_batch_is_one_call_of_twice_the_work():
     pipeline, request = composed("flux")
     one = rehearse(pipeline, **request)
     two = rehearse(pipeline, **request, num_images_per_prompt=2)
     assert two.calls.height == one.calls.height
-    assert two.flops == pytest.approx(2 * one.flops, rel=0.05)
+    assert flops(two) == pytest.approx(2 * flops(one), rel=0.05)
     with apply(pipeline, everywhere(pipeline, "swap")):
         (images,) = run(pipeline, request | {"num_images_per_prompt": 2})
     assert images.shape[0] == 2
@@ -188,7 +193,7 @@ def test_calls_known_from_a_rehearsal_are_followed_from_the_first_run_on():
 def test_a_placement_for_one_stage_of_a_stock_pipeline_holds_there_alone():
     pipeline, request = composed("flux_from_a_picture")
     rehearse(pipeline, **request)  # so that the stage encode is known
-    plan = Plan.of({"vae": {"encode": "layerwise", "decode": "swap"}, "transformer": "swap"})
+    plan = Plan.of({"vae@encode": "layerwise", "vae": "swap", "transformer": "swap"})
     want = run(pipeline, request)
     with apply(pipeline, plan) as managed:
         assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
@@ -202,11 +207,17 @@ class Fault:
         self.error, self.times = error, times
         self.handle = module.register_forward_hook(self)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
     def __call__(self, _module, _arguments, output):
         if self.times > 0:
             self.times -= 1
             self.kept = weakref.ref(output[0])
-            raise self.error
+            raise type(self.error)(*self.error.args)  # another one: an error keeps the frames it was raised in
         if (kept := getattr(self, "kept", None)) is not None:
             assert kept() is None, "what the failed call held is still there"
 
@@ -216,35 +227,34 @@ class Fault:
 def test_after_an_error_inside_the_call_the_next_run_has_the_same_bits(name, error):
     pipeline, request = composed(name)
     want = run(pipeline, request)
-    with apply(pipeline, everywhere(pipeline, residency.swap(until="each"))) as managed:
+    with apply(pipeline, everywhere(pipeline, residency.swap(until="each stage"))) as managed:
         run(pipeline, request)
-        fault = Fault(pipeline.components["transformer"], error)
-        with pytest.raises(type(error)):
-            run(pipeline, request)
-        assert managed.device_bytes == 0
-        assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
-        fault.handle.remove()
+        with Fault(pipeline.components["transformer"], error):
+            with pytest.raises(type(error)):
+                run(pipeline, request)
+            assert managed.device_bytes == 0
+            assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
 
 
 @pytest.mark.parametrize("runs_before", [0, 1])
 def test_out_of_memory_runs_the_whole_call_again_with_a_leaner_plan(runs_before):
     pipeline, request = composed("flux")
     want = run(pipeline, request)
-    with apply(pipeline, everywhere(pipeline, "resident"), on_oom="step-down") as managed:
+    with apply(pipeline, Plan.of(), on_oom="step-down") as managed:
         for _ in range(runs_before):
             run(pipeline, request)
-        Fault(pipeline.components["transformer"], torch.OutOfMemoryError("Tried to allocate 1.50 GiB"))
-        assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
+        with Fault(pipeline.components["transformer"], torch.OutOfMemoryError("Tried to allocate 1.50 GiB")):
+            assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
         assert "the stage 'denoise' ran out of memory" in managed.notes[0]
         assert all(torch.equal(a, b) for a, b in zip(want, run(pipeline, request), strict=True))
 
 
 def test_out_of_memory_without_a_leaner_plan_names_the_stage():
     pipeline, request = composed("flux")
-    with apply(pipeline, everywhere(pipeline, "resident")):
-        Fault(pipeline.components["vae"].decoder, torch.OutOfMemoryError("Tried to allocate 1.50 GiB"))
-        with pytest.raises(OutOfMemory, match="the stage 'decode' ran out of memory"):
-            run(pipeline, request)
+    error = torch.OutOfMemoryError("Tried to allocate 1.50 GiB")
+    fault = Fault(pipeline.components["vae"].decoder, error)
+    with apply(pipeline, Plan.of()), fault, pytest.raises(OutOfMemory, match="the stage 'decode' ran out of memory"):
+        run(pipeline, request)
 
 
 class Parts(torch.nn.Module):

@@ -2,7 +2,7 @@
 
     tiny("WanBlocks").parts, tiny("WanBlocks").request
 
-Widths are as small as the heads and the rotary axes allow. A model is made once, from a fixed seed, and put in eval mode.
+Widths are as small as heads and rotary axes allow. A model is made once, from a fixed seed, in eval mode.
 """
 
 import functools
@@ -241,7 +241,6 @@ def helios():
     return {"transformer": transformer, "vae": video_vae(), "scheduler": diffusers.HeliosScheduler(stages=1)}
 
 
-
 def anima():
     transformer = diffusers.CosmosTransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=1.0, text_embed_dim=TEXT,
@@ -304,5 +303,8 @@ MODELS = {
     "QwenImage21AutoBlocks": (qwen21, pictures(**MASKED, **NEGATIVE, **PADDED)),
     "QwenImage21TurboAutoBlocks": (qwen21, pictures(prompt_embeds_mask=ONES, image_pad_mask=~ONES.bool())),
     "HeliosAutoBlocks": (helios, frames(**NEGATIVE)),
-    "AnimaAutoBlocks": (anima, lambda: {name: each for name, each in pictures(**QWEN_AND_T5)().items() if name != "prompt_embeds"}),
+    "AnimaAutoBlocks": (
+        anima,
+        lambda: {name: each for name, each in pictures(**QWEN_AND_T5)().items() if name != "prompt_embeds"},
+    ),
 }

@@ -251,17 +251,17 @@ def stock():
     return Pipeline.from_diffusers(Tiny(torch.nn.Identity(), FlowMatchEulerDiscreteScheduler()))
 
 
-def test_stock_pipeline_runs_as_one_stage_observed_by_its_components(stock, log):
+def test_stock_pipeline_is_observed_by_its_stages_and_components(stock, log):
     with stock.observe(log):
         assert stock.run(latents=3.0) == 3.0
-    forward = "    component call unet.forward"
-    assert log.lines == ["run Tiny", "  stage Tiny 0", forward, forward]
+    forward = "      component call unet.forward"
+    assert log.lines == ["run Tiny", "  stage denoise 0", "    step step 0", forward, "    step step 1", forward]
 
 
 def test_stock_pipeline_takes_what_its_call_takes(stock, log):
     with stock.observe(log):
         stock.run(latents=3.0, num_inference_steps=1)
-    assert len(log.lines) == 3
+    assert len(log.lines) == 4
     with pytest.raises(PipelineError, match="no stage reads 'num_inference_step'; did you mean 'num_inference_steps'"):
         stock.run(latents=3.0, num_inference_step=1)
 
@@ -273,4 +273,4 @@ def test_stock_pipeline_says_what_is_missing(stock):
 
 def test_stock_pipeline_has_its_components(stock):
     assert set(stock.components) == {"unet", "scheduler"}
-    assert stock.stages[0].stage_class == "Tiny"
+    assert (stock.stages[0].stage_class, stock.stages[0].used) == ("denoise", ("unet",))

@@ -1,4 +1,4 @@
-"""Every composition of Modular Diffusers that can be made tiny gives here what it gives in diffusers, value by value."""
+"""Compositions of Modular Diffusers give here what they give in diffusers, value by value, wherever they can be tiny."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ NOT_TINY = {
     "Flux3AutoBlocks": "its prompt upsampler is a Qwen 3.5 with a processor of files",
     "Flux3DistilledAutoBlocks": "its prompt upsampler is a Qwen 3.5 with a processor of files",
     "HeliosPyramidAutoBlocks": "diffusers 0.42.1 stops on a CPU: its noise's covariance is singular in float32",
-    "HeliosPyramidDistilledAutoBlocks": "diffusers 0.42.1 stops on a CPU: its noise's covariance is singular in float32",
+    "HeliosPyramidDistilledAutoBlocks": "as HeliosPyramidAutoBlocks",
     "Ideogram4AutoBlocks": "its prompt enhancer is a Qwen 3 VL with a tokenizer of files",
     "LTX25AutoBlocks": "its diffusion decoder has no small configuration",
     "LTX2AutoBlocks": "runs in tests/residency/test_rehearse_blank.py, on the tiny LTX-2",

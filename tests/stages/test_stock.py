@@ -1,4 +1,4 @@
-"""The stages of stock pipelines: found from their component calls, on diffusers' own pipelines of a few thousand weights."""
+"""The stages of stock pipelines, found from their component calls, on tiny pipelines of diffusers' own."""
 
 from importlib import util
 from pathlib import Path
@@ -94,7 +94,9 @@ def test_observers_hear_of_stages_steps_and_passes_and_change_no_bit(name, log):
         got = pipeline.run(**seeded(request))
     assert heard(log.lines) == HEARD[name]
     assert torch.equal(torch.as_tensor(want[0]), torch.as_tensor(got[0]))
-    assert [each.registered_name for each in pipeline.stages] == [part.split(":")[0] for part in HEARD[name].split("; ")]
+    assert [each.registered_name for each in pipeline.stages] == [
+        part.split(":")[0] for part in HEARD[name].split("; ")
+    ]
 
 
 def test_the_components_suggest_stages_before_the_first_run():
@@ -237,7 +239,9 @@ def test_what_is_called_inside_an_unfinished_loop_belongs_to_it(log):
     assert stages == ["denoise", "decode"]
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), KeyboardInterrupt(), MemoryError()], ids=lambda each: type(each).__name__
+)
 def test_whatever_ends_the_call_ends_what_is_open_in_it(error, log):
     pipeline = toy("text_encoder transformer.9")
     pipeline.components["transformer"].fails = error

@@ -72,6 +72,7 @@ class Profiler(Recorder):
         )
         self._pipeline = pipeline
         self._facts: dict[str, Any] = {}
+        self._names: dict[str, StageNames] = {}
         self._requests: list[dict[str, Any]] = []
         self._origin_ns: int | None = None
         self._until_ns = 0
@@ -158,7 +159,15 @@ class Profiler(Recorder):
         if self._pipeline is None or self._pipeline.name != pipeline_name:
             return {}
         self._requests.append(request_facts(self._pipeline.request))
-        return {s.registered_name: StageNames(s.profile_name, s.stage_class) for s in self._pipeline.stages}
+        self._names = self._table(self._pipeline)
+        return self._names
+
+    def _stage_begins(self, name: str) -> None:
+        if self._pipeline is not None and name not in self._names:
+            self._names |= self._table(self._pipeline)
+
+    def _table(self, pipeline: Observable) -> dict[str, StageNames]:
+        return {s.registered_name: StageNames(s.profile_name, s.stage_class) for s in pipeline.stages}
 
     def __enter__(self) -> Self:
         return self.start()

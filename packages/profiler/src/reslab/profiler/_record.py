@@ -137,6 +137,8 @@ class Recorder:
     def _border(self, log: Log, kind: str, name: str) -> None:
         if kind == Kind.RUN:
             log += (Mark.NAMES, self._run_begins(name), 0, 0)
+        else:
+            self._stage_begins(name)
         self._sample(log, Mark.BEFORE)
 
     def _sample(self, log: Log, mark: Mark) -> None:
@@ -147,6 +149,9 @@ class Recorder:
     def _run_begins(self, pipeline_name: str) -> NameTable:
         """Return the stages' names, settled by now, of the pipeline whose run begins."""
         return {}
+
+    def _stage_begins(self, name: str) -> None:
+        """Take up the names of a stage that was not known when the run began: a stock pipeline's may be found in it."""
 
 
 class SpanBlock:

@@ -77,9 +77,7 @@ def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tel
     stock = any(isinstance(stage, StockStage) for stage in bound)
     sections = Sections(pipeline, tell, conductor) if stock else None
     names = program.component_names
-    watch = Watch(
-        tell, conductor, pipeline.components, lambda: names.get(id(pipeline.current_stage), []), sections
-    )
+    watch = Watch(tell, conductor, pipeline.components, lambda: names.get(id(pipeline.current_stage), []), sections)
     try:
         with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run(bound):
             for (stage, name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +223,9 @@ class Sections:
         acting, self._acting, self._section = self._acting, None, None
         try:
             if acting is not None:
-                acting.__exit__(type(error) if error is not None else None, error, getattr(error, "__traceback__", None))
+                acting.__exit__(
+                    type(error) if error is not None else None, error, getattr(error, "__traceback__", None)
+                )
         except BaseException as own:
             self._tell.end(own)
             raise

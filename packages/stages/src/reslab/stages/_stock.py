@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from reslab.stages._calls import METHODS, is_module
+from reslab.stages._calls import is_module
 from reslab.stages._names import free_name
 from reslab.stages._roles import Role, role_of
 from reslab.stages._stage import REQUIRED, Binding, Signature, Stage

@@ -227,6 +227,7 @@ class Residency(View):
                 raise
             raise _oom.Exhausted(told, name) from error
         self._director.stage = None
+
     def _see_run(self) -> None:
         self._managed.see(self.plan)
         self._plan_run()

@@ -49,7 +49,9 @@ class View:
         sizes = {name: component.size for name, component in self._components.items()}
         places = {stage: place for place, stage in enumerate(stages)}
         known = [call for call in self._known if call.stage in places and _is_possible(call, sizes)]
-        calls = tuple(sorted(known, key=lambda call: places[call.stage]))  # sections of a stock pipeline may swap places
+        calls = tuple(
+            sorted(known, key=lambda call: places[call.stage])
+        )  # sections of a stock pipeline may swap places
         return Workload(components=sizes, stages=stages, calls=calls, activations=self._setting.activations)
 
     @property
