@@ -1,6 +1,8 @@
 """Stock pipelines by their stages: rehearsed, bounded, profiled, and managed without changing a bit."""
 
+import doctest
 import importlib.util
+import re
 import weakref
 from pathlib import Path
 
@@ -284,3 +286,11 @@ def test_a_part_that_is_used_before_any_call_begins_the_stage_of_its_component()
         assert torch.equal(pipeline.run(x=x), want)
         assert managed.workload.stages == ("encode", "decode")
         assert [call.component for call in managed.workload.calls] == ["text_encoder", "vae"]
+
+
+def test_the_session_of_the_projects_readme_gives_what_it_shows():
+    readme = Path(__file__).parents[2] / "README.md"
+    sessions = re.findall(r"```pycon\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    test = doctest.DocTestParser().get_doctest("\n".join(sessions), {}, "README", str(readme), 0)
+    assert len(test.examples) >= 6
+    assert doctest.DocTestRunner().run(test).failed == 0

@@ -1,4 +1,4 @@
-"""Compositions of Modular Diffusers give here what they give in diffusers, value by value, wherever they can be tiny."""
+"""Compositions of Modular Diffusers give here what they give in diffusers, value by value, where they can be tiny."""
 
 import logging
 import re

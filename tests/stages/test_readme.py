@@ -1,5 +1,6 @@
 """What the package's README shows is what happens."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -13,3 +14,11 @@ def test_example_of_the_readme_gives_the_result_that_it_shows():
     names = {}
     exec("\n".join(before), names)
     assert eval(call, names) == int(shown) == 32
+
+
+def test_sessions_of_the_readme_give_what_they_show(monkeypatch):
+    monkeypatch.setenv("RESLAB_PROGRESS", "0")
+    sessions = re.findall(r"```pycon\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    test = doctest.DocTestParser().get_doctest("\n".join(sessions), {}, "README", str(README), 0)
+    assert len(test.examples) >= 8
+    assert doctest.DocTestRunner().run(test).failed == 0
