@@ -339,3 +339,15 @@ def test_a_section_says_what_it_is():
     assert (section.stage_class, section.used, section.profile_name) == ("denoise", ("transformer_2",), "denoise_2")
     with pytest.raises(TypeError, match="'denoise_2' runs inside the call of WanPipeline"):
         section.run()
+
+
+@pytest.mark.parametrize(("module", "notes"), [("diffusers.pipelines.wan", 2), ("mine", 1)])
+def test_a_package_that_diffusers_misses_is_named(module, notes):
+    """As Wan's prompts without ftfy: diffusers imports it only where it is installed, and fails by its name."""
+    exec("def clean(): return ftfy.fix_text('a')", code := {"__name__": module})
+    pipeline = Pipeline().add(stage(code["clean"]), name="encode")
+    with pytest.raises(NameError) as caught:
+        pipeline.run()
+    assert len(caught.value.__notes__) == notes
+    if notes == 2:
+        assert caught.value.__notes__[0] == "diffusers uses 'ftfy' here, a package that is not installed"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from reslab.stages import Kind, Stage
+from reslab.stages import Kind, Section, Stage, StockStage
 
 if TYPE_CHECKING:
     from reslab.profiler.toy import Toy
@@ -106,6 +106,12 @@ class Manager:
             toy.drop("text_encoder")
         if toy.synchronize:
             device.synchronize()
+
+    def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
+        call()
+
+    def section(self, stage: Section) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         return call()
