@@ -142,13 +142,13 @@ def conducted_whole(
 def note_stage(error: BaseException, pipeline: Pipeline) -> None:
     """Note on the error in which stage it was raised; its type and traceback stay its own."""
     if isinstance(error, NameError) and error.name and _raised_in(error).startswith("diffusers."):
-        # diffusers imports some packages only where they are installed (ftfy, for Wan's prompts), and fails by their name
+        # diffusers imports some packages only where they are installed, such as ftfy, and fails by their name
         error.add_note(f"diffusers uses {error.name!r} here, a package that is not installed")
     current, shown = pipeline.current_stage, pipeline.stages
     for place, stage in enumerate(shown, start=1):
         if stage is current:
             error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline.name!r}")
-    if isinstance(current, StockStage):  # unobserved, its sections are not told apart
+    if isinstance(current, StockStage):  # unobserved, its sections are not known
         error.add_note(f"in the call of {current.registered_name!r}, of {pipeline.name!r}")
 
 
