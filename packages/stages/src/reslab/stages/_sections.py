@@ -13,7 +13,7 @@ latents among it, belongs to what is under way. The first section begins with th
     a component of another role                                   the next         ends
 
 Schedulers are read, never wrapped (they are deep-copied): a step is over when one of their counters moves. A guidance
-pass is told with its first call, when it is known in which step that falls.
+pass begins with its first call, when it is known in which step that falls.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Sections:
         return bordered
 
     def entering(self, original: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a cache context whose guidance pass is told with its first call; `otherwise` serves other stages."""
+        """Return a cache context whose guidance pass begins with its first call; `otherwise` serves other stages."""
 
         @contextmanager
         def entered(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:

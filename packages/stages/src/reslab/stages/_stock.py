@@ -20,7 +20,7 @@ from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 
 class Section(Stage):
-    """One stage of a stock pipeline: a section of its call, told apart by which components are called.
+    """One stage of a stock pipeline: a section of its call, known by the components that it calls.
 
     Attributes:
         role: "encode", "denoise", "upscale" or "decode", or the name of a component of another role.

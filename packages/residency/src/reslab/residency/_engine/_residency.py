@@ -224,7 +224,7 @@ class Residency(View):
 
     @contextmanager
     def _guarded(self, name: str, calls: int) -> Iterator[None]:
-        """Let go of what does not stay, whatever happens in a stage, and say it where memory did not suffice."""
+        """Evict what does not stay, whatever happens in a stage, and say it where memory did not suffice."""
         try:
             yield
         except BaseException as error:
