@@ -113,10 +113,9 @@ def test_a_video_smaller_than_the_decoders_window_is_refused_before_anything_run
     ltx2.one_stage(blank).check(**request | {"width": 224, "num_frames": 17})
 
 
-def test_the_default_of_two_stages_doubles_that_of_one(monkeypatch):
-    monkeypatch.setattr("reslab.ltx2._rehearsal.made", lambda chosen, size, **given: (size, given["stages"]))
-    assert ltx2.rehearsal("LTX-2.5") == ((1920, 1088, 121), "two")
-    assert ltx2.rehearsal("LTX-2.5", stages="one") == ((960, 544, 121), "one")
+def test_its_default_is_rehearsed_in_two_stages_that_double_the_first_pass():
+    asked = ltx2.rehearsal("LTX-2.5").meta["request"]
+    assert (asked["width"], asked["height"], asked["num_frames"]) == (2 * 960, 2 * 544, 121)
 
 
 @pytest.mark.parametrize("in_tiles", [False, True])
