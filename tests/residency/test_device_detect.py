@@ -135,7 +135,8 @@ def test_a_card_that_the_catalogue_does_not_know_has_its_memory_and_says_what_to
     here = machine(torch_with(("NVIDIA Quadro GV100", 31 * GIB, 30 * GIB, 0)))
     spec = detect(machine=here)
     assert (spec.name, spec.memory_bytes, spec.free_bytes) == ("NVIDIA Quadro GV100", 31 * GIB, 30 * GIB)
-    assert (spec.memory_bytes_per_s, spec.matrix_flops_per_s, spec.host_memory_bytes) == (None, {}, 64 * GIB)
+    assert (spec.memory_bytes_per_s, spec.matrix_flops_per_s) == (None, {})
+    assert spec.host_memory_bytes == 48 * GIB - round(4.8 * GIB)  # what is available, less a tenth
     assert spec.missing.startswith(
         "it is not known how fast NVIDIA Quadro GV100 computes and how fast the memory of NVIDIA Quadro GV100 is; give "
         "compute='44 TFLOP/s' and bandwidth='288 GB/s' with its own figures"

@@ -120,7 +120,7 @@ class Survey(Sequence[Answer]):
     @overload
     def __getitem__(self, place: slice) -> Survey: ...
 
-    def __getitem__(self, place: int | slice) -> Answer | Survey:
+    def __getitem__(self, place: Any) -> Answer | Survey:
         if isinstance(place, str):
             raise TypeError(f"a survey is a sequence of answers; its columns are in its frame: survey.frame[{place!r}]")
         return Survey(self.answers[place]) if isinstance(place, slice) else self.answers[place]
