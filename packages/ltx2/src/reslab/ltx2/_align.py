@@ -11,12 +11,18 @@ move keeps that.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import torch
 
 CPU_BOUNDARY = 64
 DEVICE_BOUNDARY = 256
+#: From this size on, a weight on the CPU has pages of its own, which the system has back as soon as nothing uses them:
+#: a heap keeps what lies between other things, so weights that a residency moves on would stay in memory twice.
+_OWN_PAGES = 2**18
+#: Memory of this process alone; Windows knows nothing else.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 def boundary(device: torch.device | str) -> int:
@@ -34,6 +40,9 @@ def aligned_empty(like: torch.Tensor, *, device: torch.device | str, boundary: i
     >>> aligned_empty(torch.zeros(3, dtype=torch.float16), device="cpu", boundary=64).data_ptr() % 64
     0
     """
+    if torch.device(device).type == "cpu" and like.nbytes >= _OWN_PAGES and boundary <= mmap.PAGESIZE:
+        memory = mmap.mmap(-1, like.nbytes, **_PRIVATE)
+        return torch.frombuffer(memory, dtype=like.dtype).view(like.shape)
     fresh = torch.empty(like.shape, dtype=like.dtype, device=device)
     if fresh.data_ptr() % boundary == 0:  # torch's own allocators do: 64 bytes on the CPU, 512 on CUDA
         return fresh

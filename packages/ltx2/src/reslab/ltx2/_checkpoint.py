@@ -75,7 +75,8 @@ class Checkpoint:
     @property
     def left_bytes(self) -> int:
         """Return the bytes of weights that a plan left in their files."""
-        return sum(_weight_bytes(self.modules[name]) for name in self.files)
+        named = [each for name in self.files for each in self.modules[name].named_parameters()]
+        return sum(tensor.nbytes for name, tensor in named if tensor.is_meta and ".lora_" not in name)
 
     def rows(self) -> list[tuple[str, str, int, int]]:
         """List component, class, parameters and bytes, in the order of use; a tokenizer and a scheduler have none."""

@@ -9,12 +9,14 @@ the file. Only what waits in host memory is loaded to it. Buffers are small and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -28,7 +30,7 @@ from reslab.ltx2._layout import Stored, headers, read_config, weight_files
 from reslab.ltx2._lora import ADAPTER
 from reslab.ltx2._lora_file import LoraFile
 from reslab.ltx2._read import check_weights
-from reslab.residency import KeyedFile, parameters_to_meta, weightless
+from reslab.residency import KeyedFile
 
 #: safetensors' names of the types that weights are loaded in.
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -71,17 +73,33 @@ def lora_in_file(lora: LoraFile, dtype: torch.dtype) -> tuple[dict[str, torch.Te
 def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
     settings = read_config(folder)
     kind: Any = find_class(settings["architectures"][0] if name == "text_encoder" else settings["_class_name"])
-    with weightless():
+    with _parameters_on_meta():
         if name == "text_encoder":
             module = kind(kind.config_class.from_dict(settings))
         else:
             built = PERTURBED if name == "transformer" else {}
             module = kind.from_config(kind.load_config(folder, local_files_only=True), **built)
-    return converted(parameters_to_meta(module.eval()), dtype)
+    return converted(module.eval(), dtype)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Put each parameter on meta as soon as it is made; buffers keep what modules compute for them."""
+
+    def put(_module: torch.nn.Module, _name: str, parameter: torch.Tensor | None) -> torch.Tensor | None:
+        if parameter is None or parameter.is_meta:
+            return None
+        return torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _renamed(module: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
-    """Return the module's names of the weights in the files of a transformers model, which renames them on loading."""
+    """Return the module's names of the weights in a transformers model's files: they are renamed on loading."""
     with quiet_transformers():
         steps = get_model_conversion_mapping(module)
     renamings = [step for step in steps if isinstance(step, WeightRenaming)]

@@ -57,7 +57,7 @@ def load(
     two_stage: bool = True,
     progress: bool = True,
     hub: Hub | None = None,
-    plan: Plan | None = None,
+    plan: Plan | Any = None,
 ) -> Checkpoint:
     """Load a checkpoint and check that it is whole; a ValueError names what is not.
 
@@ -73,8 +73,8 @@ def load(
     precision alone. `progress` shows bars and what will be downloaded; `hub` replaces the Hub's client.
 
     With a `plan` only what waits in host memory there is loaded to it. What the plan has on disk, or keeps on the
-    device, stays in its files, which are the checkpoint's `files`; `apply(pipe, plan, files=checkpoint.files)`
-    brings it from there. So loading never needs more host memory than the plan says.
+    device, stays in its files: `residency.apply(pipe, plan, files=checkpoint.files)` brings it from there. So loading
+    never needs more host memory than the plan says.
     """
     check_arguments(
         source,
