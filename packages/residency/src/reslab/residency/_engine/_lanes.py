@@ -32,8 +32,8 @@ _END_WITHIN_S = 10.0  # a thread that copies longer than that is left to end by 
 class Copy(NamedTuple):
     """One copy to the device; several units in one piece where a component moves whole.
 
-    `name` is as `reslab.stages.Observer` has it for transfers, `nbytes` the weights' bytes. `copied` is called with each
-    part as soon as nothing reads it any more, by lanes that know when that is.
+    `name` is as `reslab.stages.Observer` has it for transfers, `nbytes` the weights' bytes. `copied` is called with
+    each part as soon as nothing reads it any more, by lanes that know when that is.
     """
 
     name: str
