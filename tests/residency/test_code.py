@@ -143,6 +143,22 @@ def test_a_preset_that_describes_diffusers_is_exactly_its_call(name, call):
     assert [line for line in made.code.splitlines() if line.startswith("pipe.")] == [call]
 
 
+@pytest.mark.parametrize(("device", "streams"), [("cuda:1", True), ("xpu", True), ("cpu", False), ("mps", False)])
+def test_streams_are_written_where_diffusers_has_them_with_what_they_pin(device, streams):
+    for plan in (preset("diffusers group offload, streamed", WORK), Plan.of({"transformer": layerwise(prefetch=2)})):
+        made = plan.as_code("diffusers", device=device)
+        assert ("use_stream=True" in made.code) == ("low_cpu_mem_usage=True" in made.code) == streams
+        ahead = [each for each in made.differences if "ahead" in each or "prefetch" in each]
+        assert streams or ahead  # what is not fetched ahead there is said
+
+
+def test_streamed_code_runs_on_a_cpu_where_diffusers_refuses_streams(pipe):
+    want = latents(pipe)
+    code = Plan.of({"transformer": layerwise(prefetch=2)}).as_code("diffusers", device="cpu").code
+    exec(code, {"pipe": pipe})
+    torch.testing.assert_close(latents(pipe), want)
+
+
 NUMERICS = {"numerics.weight_dtype": "float8", "numerics.attention": "math", "numerics.vae_tiling": "on"}
 #: What the calls reach, and how many arguments come before those that are written.
 FUNCTIONS = {

@@ -16,7 +16,7 @@ from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._residency import Residency
 from reslab.residency._engine._setting import Setting
 from reslab.residency._engine._throttle import Link
-from reslab.residency._engine._told import check_device, check_kinds
+from reslab.residency._engine._told import check_kinds, read_device
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._ratio import Ratio
 from reslab.residency._plan._workload import Workload
@@ -85,8 +85,7 @@ def apply(
     if on_oom not in ON_OOM:
         raise ResidencyError(f"on_oom is one of {', '.join(map(repr, ON_OOM))}, got {on_oom!r}")
     check_kinds(pipeline, plan, budget or Budget())
-    place = _accelerator.current() if device is None else torch.device(device)
-    check_device(place)
+    place = _accelerator.current() if device is None else read_device(device)
     if budget is None:
         budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
     if budget.pinned_bytes is None and _accelerator.pinner(place) is not None:

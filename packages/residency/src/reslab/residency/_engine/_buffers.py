@@ -127,7 +127,7 @@ def lay_out(
     end = weight_bytes = 0
     for parameter in parameters:
         like = unknown.get(id(parameter), parameter)
-        offset, elements = -(-end // boundary) * boundary, _span(like)
+        offset, elements = -(-end // boundary) * boundary, span(like)
         first = places.setdefault(memory_key(parameter), offset)
         kind = like.shape, like.stride(), like.dtype
         pieces.append(piece := Piece(parameter, offset, first, elements, *kind, like is not parameter))
@@ -138,11 +138,11 @@ def lay_out(
 
 def memory_key(parameter: torch.nn.Parameter) -> object:
     """Return what is equal for two parameters that are the same memory; only valid while both are alive."""
-    count = _span(parameter)
+    count = span(parameter)
     return (parameter.data_ptr(), count, parameter.dtype) if count else id(parameter)
 
 
-def _span(tensor: torch.Tensor) -> int:
+def span(tensor: torch.Tensor) -> int:
     """Return how many elements of its storage a strided tensor reaches over."""
     if tensor.numel() == 0:
         return 0

@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol
 import torch
 from safetensors.torch import save_file
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, copy_on_host
+from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, copy_on_host, span
 from reslab.residency._engine._checkpoint import Checkpoint, Paths, paths
 from reslab.residency._engine._errors import ResidencyError
 
@@ -83,7 +83,7 @@ class InMemory(NamedTuple):
 
     def read(self, target: torch.Tensor) -> None:
         """Copy its bytes."""
-        copy_on_host(target, self.tensor.as_strided((_span(self.tensor),), (1,)).view(torch.uint8))
+        copy_on_host(target, self.tensor.as_strided((span(self.tensor),), (1,)).view(torch.uint8))
 
     def mapped(self, piece: Piece) -> torch.Tensor:
         """Return it as it is."""
@@ -247,7 +247,3 @@ def _same(own: torch.Tensor, tensor: torch.Tensor) -> bool:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8).cpu()
-
-
-def _span(tensor: torch.Tensor) -> int:
-    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, boundary, views
+from reslab.residency._engine._buffers import HostBuffer, Layout, Part, boundary, copy_on_host, span, views
 
 
 class OnlyCopy:
@@ -63,8 +63,10 @@ class OnlyCopy:
         return self._landing.staged()
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return each weight and its place, since they do not lie in one piece yet."""
+        """Return each weight and its place, since they do not lie in one piece yet; on a CPU, all in one."""
         own = views(target, self._layout)
+        if self._landing is not None:
+            return ((target, _All(self, own)),)
         return tuple(
             (piece.within(target), _Weight(self, place, own[place]))
             for place, piece in enumerate(self._layout.pieces)
@@ -82,8 +84,7 @@ class OnlyCopy:
 
     def staged(self, place: int) -> torch.Tensor:
         """Return the bytes of one weight where it was."""
-        piece = self._layout.pieces[place]
-        return self._tensors[place].as_strided((piece.elements,), (1,)).view(torch.uint8)
+        return _flat(self._tensors[place])
 
     def on_host(self) -> OnlyCopy | HostBuffer:
         """Return where the weights wait when the unit leaves the device: brought back, if any of them had moved."""
@@ -104,6 +105,21 @@ class OnlyCopy:
         """Do nothing: there is no pin and no file."""
 
 
+class _All(NamedTuple):
+    """All weights of a unit on their way within host memory, one after the other."""
+
+    source: OnlyCopy
+    targets: tuple[torch.Tensor, ...]
+
+    def staged(self) -> torch.Tensor:
+        """Move them straight to their places, and return nothing that is left to be copied."""
+        for place, target in enumerate(self.targets):
+            if target.numel():
+                copy_on_host(_flat(target), self.source.staged(place))
+            self.source.move(place, target)
+        return torch.empty(0, dtype=torch.uint8)
+
+
 class _Weight(NamedTuple):
     """One weight on its way."""
 
@@ -120,6 +136,11 @@ def give_up(part: Part) -> None:
     """Give up a weight where it was, if it is the only copy that has been copied."""
     if isinstance(part, _Weight):
         part.source.move(part.place, part.target)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor in the order of memory, gaps of its strides included."""
+    return tensor.as_strided((span(tensor),), (1,)).view(torch.uint8)
 
 
 def _is_aligned(tensor: torch.Tensor, device: torch.device) -> bool:

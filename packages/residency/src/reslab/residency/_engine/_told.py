@@ -1,7 +1,7 @@
 """What `apply` was told, checked before anything moves: of its kind, of this machine, and of this pipeline.
 
 check_kinds(pipeline, plan, budget)              # at once
-check_device(torch.device("cuda"))
+read_device("cuda")
 check_names(components, blocks, files)            # on entering
 check_weights(components, plan)                  # before every run
 """
@@ -9,7 +9,7 @@ check_weights(components, plan)                  # before every run
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,31 @@ def check_kinds(pipeline: object, plan: object, budget: object) -> None:
             raise ResidencyError(f"{name} is a {kind.__name__}, got {type(told).__name__}; {advice}")
 
 
-def check_device(device: torch.device) -> None:
-    """Refuse a device that is not there.
+def read_device(device: Any) -> torch.device:
+    """Return the device of a name, if it is there.
 
     Raises:
-        ResidencyError: Naming those that are.
+        ResidencyError: Naming those that are there; of several devices, that one computes.
     """
+    if isinstance(device, (Mapping, Sequence, Set)) and not isinstance(device, str):
+        raise ResidencyError(
+            f"device is one device, on which everything computes, got {len(device)} in a {type(device).__name__}; a "
+            "plan cannot be laid over several: name one, such as device='cuda:0'"
+        )
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise ResidencyError(f"there is no device {device!r} here; there are: {', '.join(_devices())}") from None
+    index = f":{place.index or 0}" if place.type != "cpu" else ""
+    if f"{place.type}{index}" not in _devices():
+        raise ResidencyError(f"there is no device {str(place)!r} here; there are: {', '.join(_devices())}")
+    return place
+
+
+def _devices() -> list[str]:
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     count = torch.accelerator.device_count() if here is not None else 0
-    if device.type == "cpu" or (here is not None and device.type == here.type and (device.index or 0) < count):
-        return
-    names = ["cpu", *(f"{here}:{number}" for number in range(count))]
-    raise ResidencyError(f"there is no device {str(device)!r} here; there are: {', '.join(names)}")
+    return ["cpu", *(f"{here}:{number}" for number in range(count))]
 
 
 def check_names(components: Mapping[str, Any], blocks: Mapping[str, Any], files: Mapping[str, Paths]) -> None:

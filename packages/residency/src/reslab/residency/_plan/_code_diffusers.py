@@ -9,6 +9,9 @@ a test binds every call to the real signatures and runs it. Five traps are worke
 - groups on disk are files named by their place in the component: two components in one folder overwrite each other;
 - model offload of a whole pipeline refuses components with group offload, so it is chained by hand beside them;
 - casting of weights has to be set up before group offload takes hold of them.
+
+Streams are for CUDA and XPU alone: on another device diffusers refuses them, so nothing is fetched ahead there. With
+one all of a component's host memory is pinned beforehand, unless `low_cpu_mem_usage=True` is written too.
 """
 
 from __future__ import annotations
@@ -49,12 +52,12 @@ def write(plan: Plan, places: Mapping[str, Placement], are_all: bool, device: st
         are_all: Whether the pipeline has no other component.
         device: Where it computes.
     """
-    calls = {name: instead(placement) for name, placement in places.items() if not _is_copy(name)}
+    calls = {name: instead(placement, device) for name, placement in places.items() if not _is_copy(name)}
     lines = [*_numerics(plan, calls), *_moves(calls, are_all, device)]
     head = [line for word, line in _IMPORTS.items() if any(re.search(rf"\b{word}", each) for each in lines)]
     if any("components" in line for line in lines):
         head += ["", "components = pipe.components  # of several pipelines: {**one.components, **other.components}"]
-    return "\n".join([*head, *([""] if head else []), *lines]) + "\n", list(_differences(plan, places))
+    return "\n".join([*head, *([""] if head else []), *lines]) + "\n", list(_differences(plan, places, device))
 
 
 def _moves(calls: Mapping[str, Placement], are_all: bool, device: str) -> Iterator[str]:
@@ -63,17 +66,17 @@ def _moves(calls: Mapping[str, Placement], are_all: bool, device: str) -> Iterat
     whole = _whole(kinds[0], device) if are_all and len(kinds) == 1 else None
     if whole:
         yield f"# {', '.join(calls)}: {_says(kinds[0])}"
-        yield from _vae_trap(calls)
+        yield from _traps(calls)
         yield whole
         return
     yield from _one_by_one(calls, device)
-    yield from _vae_trap(calls)
+    yield from _traps(calls)
     if not are_all:
         yield from _rest(calls)
 
 
-def instead(placement: Placement) -> Placement:
-    """Return what diffusers does in the place of a placement, as a placement.
+def instead(placement: Placement, device: str = "cuda") -> Placement:
+    """Return what diffusers does in the place of a placement on a device, as a placement.
 
     >>> from reslab.residency import layerwise
     >>> instead(layerwise(resident=12, prefetch=3))
@@ -83,7 +86,7 @@ def instead(placement: Placement) -> Placement:
         return Placement()
     if placement.kind is Kind.SWAP:
         return Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)
-    is_streamed, is_leaf = placement.prefetch > 0, placement.granularity is Granularity.LEAF
+    is_streamed, is_leaf = placement.prefetch > 0 and _has_streams(device), placement.granularity is Granularity.LEAF
     lets_go = is_streamed or placement.kind is Kind.DISK or (is_leaf and not placement.copy_back)
     return Placement(
         kind=placement.kind,
@@ -100,7 +103,16 @@ def _is_sequential(call: Placement) -> bool:
     return leaf and call.prefetch == 0 and not call.copy_back
 
 
-def _vae_trap(calls: Mapping[str, Placement]) -> Iterator[str]:
+def _has_streams(device: str) -> bool:
+    """Tell whether group offload copies in a stream there: elsewhere it refuses `use_stream=True`."""
+    return device.partition(":")[0] in ("cuda", "xpu")
+
+
+def _traps(calls: Mapping[str, Placement]) -> Iterator[str]:
+    """Yield what to know of group offload, as comments."""
+    if any(call.streams and call.prefetch for call in calls.values()):
+        yield "# a stream pins all of a component's host memory first; where that is short, or pinning refused (WSL2),"
+        yield "# add low_cpu_mem_usage=True: memory is then pinned piece by piece, and copies are slower"
     grouped = (name for name, call in calls.items() if call.granularity is Granularity.GROUP)
     if any("vae" in name for name in grouped):
         yield '# decode() of a VAE class without _group_offload_block_modules wants offload_type="leaf_level" there'
@@ -186,8 +198,8 @@ def _denoisers(calls: Mapping[str, Placement]) -> list[str]:
     return [name for name in calls if name.startswith(("transformer", "unet"))] or ["transformer"]
 
 
-def _differences(plan: Plan, places: Mapping[str, Placement]) -> Iterator[str]:
-    yield from by_sentence(_placed(plan, places))
+def _differences(plan: Plan, places: Mapping[str, Placement], device: str) -> Iterator[str]:
+    yield from by_sentence(_placed(plan, places, device))
     if plan.lora is Lora.MERGED:
         yield (
             "lora: the plan merges the LoRA into a copy of the transformer; with diffusers load_lora_weights adds it "
@@ -203,12 +215,12 @@ def _differences(plan: Plan, places: Mapping[str, Placement]) -> Iterator[str]:
         )
 
 
-def _placed(plan: Plan, places: Mapping[str, Placement]) -> Iterator[tuple[str, str]]:
+def _placed(plan: Plan, places: Mapping[str, Placement], device: str) -> Iterator[tuple[str, str]]:
     for name, placement in places.items():
         if _is_copy(name):
             yield name, f"{placement!r} in the plan; diffusers has no such second copy"
             continue
-        for sentence in placed_otherwise(placement, instead(placement), TOOL):
+        for sentence in placed_otherwise(placement, instead(placement, device), TOOL):
             yield name, sentence
         for sentence in in_single_stages(plan, name, TOOL):
             yield name, sentence
