@@ -267,7 +267,7 @@ def test_choices_that_a_tool_does_not_have_are_told():
     plan = Plan.of({"lora": "merged", "numerics.pass_batching": "batched", **NUMERICS})
     told = {tool: [each.partition(":")[0] for each in plan.as_code(tool).differences] for tool in TOOLS}
     assert told == {
-        "diffusers": ["lora", "numerics.pass_batching"],
+        "diffusers": ["lora", "numerics.pass_batching", "numerics.weight_dtype"],
         "ltx-pipelines": ["numerics.vae_tiling", "numerics.attention"],
     }
     assert [each.partition(":")[0] for each in Plan.of().as_code("ltx-pipelines").differences] == ["lora"]

@@ -1,4 +1,4 @@
-"""Equal calls are traced once, and nothing of a rehearsal shows it: all frames are those of one that traces each call."""
+"""Equal calls are traced once, and no frame of a rehearsal shows it: all are those of one that traces each call."""
 
 import diffusers
 import pytest
@@ -283,6 +283,55 @@ def once(layer, x):
 def test_blocks_that_compute_with_other_objects_are_not_equal(given):
     model = torch.nn.Sequential(*(Processed(each) for each in given for _ in range(2)))
     assert rehearse(pipeline(model), x=torch.ones(2, 8)).total_flops == 2 * (1 + 3) * 2 * 2 * 8 * 8
+
+
+class Failing(torch.nn.Module):
+    """Fails in its last block in one of many ways."""
+
+    def __init__(self, way, width=8):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([*(Resnet(width) for _ in range(8)), Breaking(way)])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Breaking(torch.nn.Module):
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.part = way, torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.way(self.part(x))
+
+
+FAILURES = {
+    "shapes": lambda x: x @ torch.ones(3, 3),
+    "a number": lambda x: x * x.sum().item(),
+    "no cost": lambda x: torch.fft.rfft(x).abs(),
+    "an interrupt": lambda x: interrupt(),
+}
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("way", FAILURES)
+def test_after_a_rehearsal_that_fails_all_is_what_it_was(way):
+    model = Failing(FAILURES[way])
+    pipe = pipeline(model)
+    before = [(vars(each), dict(vars(each))) for each in (pipe, *model.modules())]
+    inner = [(own, dict(own)) for part in model.modules() for own in (part._parameters, part._buffers, part._modules)]
+    with pytest.raises((RuntimeError, ValueError, KeyboardInterrupt)):
+        rehearse(pipe, x=torch.ones(2, 8))
+    assert all(now == was for now, was in before)
+    assert all(now[name] is was[name] for now, was in inner for name in was)
+    model.blocks[-1].way = torch.tanh
+    assert rehearse(pipe, x=torch.ones(2, 8)).total_flops == 2 * 2 * (8 * 2 * 8 * 16 + 8 * 8)
+    assert torch.equal(pipe.run(x=torch.ones(2, 8)), model(torch.ones(2, 8)))
 
 
 class Leaf(torch.nn.Module):

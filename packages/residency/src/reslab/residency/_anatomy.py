@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from reslab.residency._eager import original, plain
+from reslab.residency._stored import elements, parts, stored_bytes
+
 _LEAST_MEMBERS, _LEAST_LIST, _LEAST_TOGETHER = 8, 0.1, 0.5
 _LORA = "lora_"
 
@@ -30,7 +33,7 @@ class Anatomy:
     """The weights of one component, and the repeated blocks among them."""
 
     def __init__(self, component: torch.nn.Module) -> None:
-        self.component = component
+        self.component = component = original(component)
         self._bytes: dict[int, Bytes] = {}
         self._counted: set[int] = set()
         self.total = self._count(component, in_lora=False)
@@ -46,7 +49,7 @@ class Anatomy:
         for weight in module._parameters.values():
             if weight is not None and id(weight) not in self._counted:
                 self._counted.add(id(weight))
-                own += weight.nbytes
+                own += stored_bytes(weight, module)
         weights, lora = (0, own) if in_lora else (own, 0)
         for name, child in module._modules.items():
             if child is not None and id(child) not in self._bytes:
@@ -66,15 +69,15 @@ class Anatomy:
         """The component's row of the frame `components`."""
         own = [weight for path, weight in self.component.named_parameters() if f".{_LORA}" not in f".{path}"]
         dtypes: Counter[str] = Counter()
-        for weight in own:
-            dtypes[str(weight.dtype).removeprefix("torch.")] += weight.nbytes
+        for part in (part for weight in own for part in parts(weight)):
+            dtypes[str(part.dtype).removeprefix("torch.")] += stored_bytes(part)
         return (
             name,
             type(self.component).__name__,
             dtypes.most_common(1)[0][0] if dtypes else "",
-            sum(weight.numel() for weight in own),
+            sum(elements(weight) for weight in own),
             self.total.weights,
-            sum(buffer.nbytes for buffer in self.component.buffers()),
+            sum(stored_bytes(buffer) for buffer in self.component.buffers()),
             self.total.lora,
             len(self.blocks),
             ", ".join(self.lists),
@@ -91,14 +94,14 @@ def _outermost(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str,
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         if isinstance(child, torch.nn.ModuleList) and _repeats(child):
-            yield path, child
+            yield plain(path), child
         else:
             yield from _outermost(child, f"{path}.")
 
 
 def _repeats(members: torch.nn.ModuleList) -> bool:
     """Whether a list holds at least eight blocks of one class, most of them of equal shapes."""
-    if len(members) < _LEAST_MEMBERS or len({type(member) for member in members}) > 1:
+    if len(members) < _LEAST_MEMBERS or len({type(original(member)) for member in members}) > 1:
         return False
     shapes = Counter(tuple(weight.shape for weight in member.parameters()) for member in members)
     return shapes.most_common(1)[0][1] > len(members) / 2

@@ -5,9 +5,9 @@
 
 With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" they are gone, and
 calls with the LoRA run on a component of its own, named with "+lora" and of the same size. With
-`weight_dtype="float8"` the blocks of the component that denoises take half the bytes, and `pass_batching="batched"`
-makes one call of a step's passes, whose activations add up. Buffers never leave the device: they count with the
-activations.
+`weight_dtype="float8"` the blocks of the component that denoises take half the bytes (the copy in two bytes of the one
+layer that computes is not counted), and `pass_batching="batched"` makes one call of a step's passes, whose activations
+add up. Buffers never leave the device: they count with the activations.
 """
 
 from __future__ import annotations

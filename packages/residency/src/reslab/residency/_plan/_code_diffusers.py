@@ -195,6 +195,12 @@ def _differences(plan: Plan, places: Mapping[str, Placement]) -> Iterator[str]:
         )
     if plan.numerics.pass_batching is PassBatching.BATCHED:
         yield "numerics.pass_batching: the plan runs guidance passes in one batch; diffusers does as the pipeline is"
+    if plan.numerics.weight_dtype is WeightDtype.FLOAT8:
+        yield (
+            "numerics.weight_dtype: the plan counts every weight of the blocks as float8 and none outside them; "
+            "enable_layerwise_casting also casts layers outside the blocks, leaves norms and bare parameters as they "
+            "are, and while a layer computes keeps a bfloat16 copy of its weight, which no bound counts"
+        )
 
 
 def _placed(plan: Plan, places: Mapping[str, Placement]) -> Iterator[tuple[str, str]]:

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency import _lora
-from reslab.residency._rehearse._errors import UnknownValueError
+from reslab.residency import _eager, _lora
+from reslab.residency._rehearse._errors import UnknownValueError, raise_unfollowed
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Segment, Trace
+from reslab.residency._stored import Unusual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,7 @@ class _Method(NamedTuple):
     parameters: inspect.Signature
     adapted: list[Any]
     switches: list[Any]
+    weights: Unusual | None
 
     @property
     def lora(self) -> frozenset[Any]:
@@ -87,15 +89,26 @@ class Calls:
         self._by_value: set[Any] = set()
         self._tracing = False
 
-    def answering(self, owner: torch.nn.Module, name: Callable[[], str], method: str) -> Callable[..., Any]:
-        """Make what stands for a component's method; its signature is kept."""
-        original, adapted = getattr(owner, method), _lora.adapted_layers(owner)
-        parameters = inspect.signature(original)
-        about = _Method(owner, method, original, parameters, adapted, _lora.representatives(adapted))
+    def answering(
+        self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
+    ) -> Callable[..., Any]:
+        """Make what stands for a component's method; its signature is kept.
+
+        Args:
+            owner: The component.
+            name: Tells under which name it is called.
+            method: The method's name.
+            weights: The component's weights that are not plain, if it has some.
+        """
+        component, original = _eager.original(owner), _eager.method(owner, method)
+        parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
+        about = _Method(component, method, original, parameters, adapted, _lora.representatives(adapted), weights)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:
                 return original(*args, **kwargs)
+            if weights is not None and not weights.followed:
+                raise_unfollowed(name(), weights)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
             self.told(Call(known.trace, known.merged_trace, known.shapes, live))
@@ -119,6 +132,10 @@ class Calls:
             if place in self._by_value:
                 raise
             self._by_value.add(place)
+        except (NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
+            if about.weights is None:
+                raise
+            raise_unfollowed(name, about.weights, f" ({type(error).__name__}: {error})")
         else:
             if same is not None and known.result is not None:
                 self._known[same] = known

@@ -32,6 +32,41 @@ _CONV = {"convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forwa
 _READ_VALUES = {"_local_scalar_dense", "equal", "is_nonzero", "is_same_size"}
 
 
+def _by_row(a: torch.Tensor, *_: Any, out_val: torch.Tensor, **__: Any) -> int:
+    """Rows of `a` times a matrix, however that is packed: two for each element of `a` and column of the result."""
+    return 2 * a.numel() * int(out_val.shape[-1])
+
+
+def _grouped(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+    """Groups of rows, each times a matrix of its own; or the groups are columns of `b`, or lie along the inner axis."""
+    columns_grouped = a.dim() == 3 and b.dim() == 2
+    return 2 * int(a.shape[-2:].numel() if columns_grouped else a.numel()) * int(b.shape[-1])
+
+
+def _of_first(a: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 2 * a.numel()
+
+
+def _of_second(_self: torch.Tensor, a: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 2 * a.numel()
+
+
+def _added(_self: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+    return 2 * a.numel() * (int(b.shape[-1]) if b.dim() > 1 else b.numel())
+
+
+#: FLOPs of products that torch's registry lacks: operation → function of (arguments, result).
+_PRODUCTS: dict[str, Callable[..., int]] = {
+    **dict.fromkeys(("mv", "dot", "vdot"), _of_first),
+    "addmv": _of_second,
+    **dict.fromkeys(("addr", "addbmm", "_addmm_activation"), _added),
+    **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2"), _grouped),
+    **dict.fromkeys(("_int_mm", "_scaled_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"), _by_row),
+    **dict.fromkeys(("_weight_int4pack_mm_for_cpu", "_dyn_quant_matmul_4bit", "_mixed_dtypes_linear"), _by_row),
+    "qbytes_mm": _by_row,  # quanto's
+}
+
+
 class Op(NamedTuple):
     """What a rehearsal has to know of an operation."""
 
@@ -42,6 +77,7 @@ class Op(NamedTuple):
     mutable: bool  # writes into an argument
     reads_values: bool  # what it returns are numbers, not a tensor
     elementwise: bool  # its result's shape does not depend on the values of scalars
+    composite: bool  # made of others, and met only where a subclass of tensors computes
 
 
 @cache
@@ -52,7 +88,7 @@ def describe(func: Any) -> Op:
     ('matmul', 'elementwise', True)
     """
     name = func._schema.name.split("::")[1]
-    flop = flop_registry.get(func.overloadpacket)
+    flop = _flop(name, func)
     return Op(
         name=name,
         kind=_kind(name, func, flop),
@@ -61,7 +97,17 @@ def describe(func: Any) -> Op:
         mutable=func._schema.is_mutable,
         reads_values=name in _READ_VALUES or torch.Tag.data_dependent_output in func.tags,
         elementwise=torch.Tag.pointwise in func.tags,
+        composite=torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"),
     )
+
+
+def _flop(name: str, func: Any) -> Any:
+    """The formula of an operation; one that works in place has that of the operation that does not."""
+    known = flop_registry.get(func.overloadpacket) or _PRODUCTS.get(name)
+    if known is not None or not name.endswith("_"):
+        return known
+    same = getattr(getattr(torch.ops, func.namespace), name[:-1], None)
+    return flop_registry.get(same) or _PRODUCTS.get(name[:-1])
 
 
 def _kind(name: str, func: Any, flop: Any) -> str:

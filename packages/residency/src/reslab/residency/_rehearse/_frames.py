@@ -12,10 +12,11 @@ import polars as pl
 from reslab.residency._anatomy import Anatomy
 from reslab.residency._rehearse._calls import Traced
 from reslab.residency._rehearse._costs import UNKNOWN
-from reslab.residency._rehearse._errors import raise_uncosted
+from reslab.residency._rehearse._errors import raise_uncosted, raise_unfollowed
 from reslab.residency._rehearse._phantom import Row
 from reslab.residency._rehearse._schema import frame
 from reslab.residency._rehearse._stand import Stand
+from reslab.residency._stored import unusual
 
 
 def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> dict[str, pl.DataFrame]:
@@ -81,8 +82,12 @@ def _sums(rows: Sequence[Row]) -> Counter[str]:
     return sums
 
 
-def check_costs(traced: Sequence[Traced], stand: Stand) -> None:
-    """Raise `RehearsalError` listing the operations that nobody can cost."""
+def check_costs(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> None:
+    """Raise `RehearsalError` listing the operations that nobody can cost, or the weights that ask for them."""
+    for each in traced:
+        ops = {row.op for segment in each.segments for row in segment.rows if row.kind == UNKNOWN}
+        if ops and each.component in named and (weights := unusual(named[each.component].component)):
+            raise_unfollowed(each.component, weights, f", used by {', '.join(sorted(ops))}")
     rows = [row for each in traced for segment in each.segments for row in segment.rows]
     rows += [row for glue in stand.glue for row in glue.unknown]
     unknown = [row for row in rows if row.kind == UNKNOWN]

@@ -6,6 +6,7 @@ An operation that is neither here, nor tagged, nor in torch's registry of FLOPs 
 from __future__ import annotations
 
 _KINDS = {
+    "elementwise": "polar complex",
     "norm": """
         native_layer_norm native_group_norm native_batch_norm _native_batch_norm_legit_no_training
         _fused_rms_norm _native_batch_norm_legit batch_norm_elemt

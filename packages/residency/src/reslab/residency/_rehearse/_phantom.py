@@ -27,6 +27,7 @@ from reslab.residency._rehearse._costs import Op
 from reslab.residency._rehearse._errors import Answers, Costs, raise_unknown, where
 
 META = torch.device("meta")
+_PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 #: Bytes up to which a tensor keeps its numbers.
 SMALL = 2**20
 
@@ -117,7 +118,12 @@ class Phantoms(TorchDispatchMode):
         kwargs = kwargs or {}
         if self._paused:
             return func(*args, **kwargs)
+        if types and any(kind.__torch_dispatch__ is not _PLAIN_DISPATCH for kind in types):
+            return NotImplemented  # a subclass says by itself what it computes, in operations on what it is made of
         op = _costs.describe(func)
+        if op.composite:
+            with self:
+                return func.decompose(*args, **kwargs)
         given = _costs.flat(args, kwargs)
         for tensor in given:
             if self.is_phantom(tensor):
@@ -163,10 +169,7 @@ class Phantoms(TorchDispatchMode):
         return out
 
     def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Result:
-        """Ask torch's meta kernel for the geometry of a result.
-
-        It is given phantoms of its own: at its first use a kernel may keep what it was given in a cycle of references.
-        """
+        """Ask torch's meta kernel for the geometry of a result."""
         bare = {name: META if name == "device" else None if name == "generator" else v for name, v in kwargs.items()}
         out = func(*_to_meta(args), **_to_meta(bare))
         sequence = type(out) if isinstance(out, (list, tuple)) else None
@@ -260,7 +263,7 @@ def _key(value: Any, elementwise: bool) -> Any:
 def _to_meta(value: Any) -> Any:
     """The same arguments, their tensors on meta."""
     if isinstance(value, torch.Tensor):
-        return phantom_like(value)
+        return value if value.is_meta else phantom_like(value)
     if isinstance(value, (list, tuple)):
         return type(value)([_to_meta(each) for each in value])
     if isinstance(value, dict):

@@ -10,7 +10,7 @@ pipeline is afterwards what it was.
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -18,17 +18,19 @@ from typing import Any
 import torch
 
 from reslab.residency._anatomy import Anatomy
+from reslab.residency._eager import uncompiled
 from reslab.residency._rehearse import _frames
 from reslab.residency._rehearse._calls import Calls
 from reslab.residency._rehearse._errors import Answers, Costs
 from reslab.residency._rehearse._functions import Functions
 from reslab.residency._rehearse._liveness import Liveness
-from reslab.residency._rehearse._phantom import Phantoms
+from reslab.residency._rehearse._phantom import META, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._repeat import shadowed
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._stand import Stand
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
+from reslab.residency._stored import unusual
 from reslab.stages import Pipeline
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
@@ -58,16 +60,27 @@ def rehearse(
         UnknownValueError: Code reads a number that depends on weights or computed tensors.
         RehearsalError: Nobody can cost an operation; each is listed with its share.
     """
+    _load_meta_kernels()
     liveness = Liveness()
     phantoms = Phantoms(Unrecorded(), answers=answers, costs=costs)
     stand = Stand(phantoms, liveness)
     calls = Calls(phantoms, liveness, share=share_blocks, told=stand.told)
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     anatomies = {id(module): Anatomy(module) for module in modules.values()}
-    with _prepared(pipeline, anatomies.values(), calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
+    with _prepared(pipeline, modules, anatomies, calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
         pipeline.run(**request | _results_as_tensors(pipeline, request))
-    _frames.check_costs(calls.traced, stand)
-    return Rehearsal(**_frames.frames(_named(modules, anatomies), calls.traced, stand), meta=_meta(pipeline, request))
+    named = _named(modules, anatomies)
+    _frames.check_costs(named, calls.traced, stand)
+    return Rehearsal(**_frames.frames(named, calls.traced, stand), meta=_meta(pipeline, request))
+
+
+def _load_meta_kernels() -> None:
+    """Use torch's meta kernels once.
+
+    The first use imports them, and what is imported keeps the frames that were under way, with all their tensors, in a
+    cycle of references: the first rehearsal of a process would count as alive what is long gone.
+    """
+    torch.empty(1, device=META).mul(1)
 
 
 @contextmanager
@@ -87,9 +100,16 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _prepared(pipeline: Pipeline, anatomies: Collection[Anatomy], calls: Calls, stand: Stand) -> Iterator[None]:
+def _prepared(
+    pipeline: Pipeline,
+    modules: Mapping[str, torch.nn.Module],
+    anatomies: Mapping[int, Anatomy],
+    calls: Calls,
+    stand: Stand,
+) -> Iterator[None]:
     """Let the components answer with phantoms; afterwards everything is what it was."""
-    progress = pipeline.progress
+    progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
+    weights = {key: unusual(anatomies[key].component) for key in distinct}
     with ExitStack() as stack:
         stack.enter_context(uncollected())
         stack.callback(setattr, pipeline, "progress", progress)
@@ -99,13 +119,16 @@ def _prepared(pipeline: Pipeline, anatomies: Collection[Anatomy], calls: Calls, 
                 stack.callback(_restore, component, _attributes(component))
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
-        stack.enter_context(without_weights([each.component for each in anatomies]))
-        for anatomy in anatomies:
-            module, blocks = anatomy.component, {path: index for index, path in enumerate(anatomy.blocks)}
-            stack.enter_context(calls.repeats.watching(module, blocks))
+        stack.enter_context(uncompiled(distinct.values()))
+        for weight in stack.enter_context(without_weights(distinct.values())):
+            calls.liveness.hold(weight)
+        for module in distinct.values():
+            anatomy = anatomies[id(module)]
+            blocks = {path: index for index, path in enumerate(anatomy.blocks)}
+            stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
-                    answer = calls.answering(module, lambda: stand.component, method)
+                    answer = calls.answering(module, lambda: stand.component, method, weights[id(module)])
                     stack.enter_context(shadowed(module, method, answer))
         yield
 

@@ -23,9 +23,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from reslab.residency._eager import method, original, plain
 from reslab.residency._rehearse._phantom import Phantoms
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
+from reslab.residency._stored import is_plain, parts
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"
@@ -56,7 +58,7 @@ class Watched(NamedTuple):
     """A method that may be called again and again."""
 
     owner: torch.nn.Module
-    original: Callable[..., Any]
+    written: Callable[..., Any]  # the method as it is without torch.compile
     function: Any  # what equal modules have in common of it
     path: str
     prefix: str  # before the paths of what is inside
@@ -112,11 +114,11 @@ class Repeats:
             yield
 
     def _watching(self, watched: Watched) -> Any:
-        @functools.wraps(watched.original)
+        @functools.wraps(watched.written)
         def call(*args: Any, **kwargs: Any) -> Any:
             trace = self.trace
             if trace is None:
-                return watched.original(*args, **kwargs)
+                return watched.written(*args, **kwargs)
             if not watched.ends:
                 return self._shared(trace, watched, args, kwargs)
             trace.begin()
@@ -130,7 +132,7 @@ class Repeats:
     def _shared(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
         same = self._same(trace, watched, args, kwargs)
         if same is None:
-            return watched.original(*args, **kwargs)
+            return watched.written(*args, **kwargs)
         if same in self._memories:
             return self._replay(trace, watched, self._memories[same], (args, kwargs))
         return self._remember(trace, same, watched, args, kwargs)
@@ -139,22 +141,16 @@ class Repeats:
         """What equal calls have in common; None if no other is known to be equal."""
         if not self.share or any(self._hooks_inside(watched.owner)):
             return None
-        kind = self._kind(watched.owner)
+        kind, given = self._kind(watched.owner), (args, kwargs)
         if kind in self._changing:
             return None
         segments = () if trace.is_open else watched.inside
         with self.phantoms.paused():
             try:
-                return (
-                    watched.function,
-                    kind,
-                    segments,
-                    self._state,
-                    key((args, kwargs), self.phantoms),
-                    sharing((args, kwargs)),
-                )
+                about = key(given, self.phantoms), sharing(given)
             except Unshareable:
                 return None
+        return watched.function, kind, segments, self._state, about
 
     def _replay(self, trace: Trace, watched: Watched, memory: Memory, arguments: Any) -> Any:
         *ended, last = memory.segments
@@ -178,17 +174,15 @@ class Repeats:
             before = Arguments(args, kwargs, self.phantoms)
         live.peak = trace.workspace_peak = start
         try:
-            result = watched.original(*args, **kwargs)
+            result = watched.written(*args, **kwargs)
         finally:
             above, work = live.peak - start, trace.workspace_peak - start
             live.peak, trace.workspace_peak = max(peak, live.peak), max(workspace, trace.workspace_peak)
         with self.phantoms.paused():
             made = self._made(watched, before, result, live.now - start)
-        segments = trace.since(mark, shared=shared)
-        if made is not None and all(
-            segment.path.startswith(watched.prefix) for segment in segments[:-1] if segment.path
-        ):
-            inside = [each._replace(path=each.path.removeprefix(watched.prefix)) for each in segments]
+        segments, prefix = trace.since(mark, shared=shared), watched.prefix
+        if made is not None and all(segment.path.startswith(prefix) for segment in segments if segment.path):
+            inside = [segment._replace(path=segment.path.removeprefix(prefix)) for segment in segments]
             self._memories[same] = Memory(inside, above, work, *made)
         return result
 
@@ -269,9 +263,9 @@ def _containers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
 
 
 def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> Watched:
-    original = getattr(owner, name)
+    written = method(owner, name)
     inside = tuple([each.removeprefix(prefix) for each in blocks if each.startswith(prefix)])
-    return Watched(owner, original, getattr(original, "__func__", original), path, prefix, blocks, inside, ends)
+    return Watched(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
 
 
 def _again(trace: Trace, watched: Watched, segment: Segment) -> None:
@@ -292,12 +286,12 @@ def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Modul
     inside = list(component.named_modules())
     for _path, module in inside:
         if isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)):
-            kinds = Counter(type(member) for member in module)
-            members |= {id(member): kinds[type(member)] for member in module}
+            kinds = Counter(type(original(member)) for member in module)
+            members |= {id(member): kinds[type(original(member))] for member in module}
     for path, module in inside:
         repeated = members.get(id(module), 0) > 1 or id(module) in children
         if path and repeated and any(True for _ in module.children()) and _has_forward(module):
-            yield path, module
+            yield plain(path), module
 
 
 def _has_forward(module: torch.nn.Module) -> bool:
@@ -311,7 +305,15 @@ def signature(parts: Sequence[tuple[str, torch.nn.Module]]) -> Any:
 
 def _shapes(module: torch.nn.Module) -> Any:
     tensors = {**module._parameters, **module._buffers}
-    return tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors.items() if tensor is not None)
+    return tuple(
+        (name, type(tensor), tensor.shape, tensor.dtype, () if is_plain(tensor) else _inner(tensor))
+        for name, tensor in tensors.items()
+        if tensor is not None
+    )
+
+
+def _inner(tensor: torch.Tensor) -> Any:
+    return tuple((part.shape, part.dtype) for part in parts(tensor))
 
 
 def settings(module: torch.nn.Module, *, private: bool = True) -> Any:

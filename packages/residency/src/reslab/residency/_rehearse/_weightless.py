@@ -18,6 +18,7 @@ import torch
 
 from reslab.residency._rehearse._functions import Functions
 from reslab.residency._rehearse._phantom import Phantoms, Row, phantom_like
+from reslab.residency._stored import followed, parts, rebuilt
 
 
 class Unrecorded:
@@ -79,17 +80,38 @@ def _blank(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 
 
 @contextmanager
-def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Exchange the parameters of models for phantoms within the block; afterwards each is the object it was."""
-    made: dict[int, torch.nn.Parameter] = {}
-    changed: list[tuple[dict[str, Any], str, torch.nn.Parameter]] = []
+def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Exchange the parameters of models for phantoms within the block; afterwards each is the object it was.
+
+    Buffers stay, and so do weights whose arithmetic no rehearsal can follow; they too are afterwards what they were.
+
+    Yields:
+        The plain tensors that the weights and buffers now consist of.
+    """
+    made: dict[int, torch.Tensor] = {}
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     try:
         for part in (part for module in modules for part in module.modules()):
+            for own in (part._parameters, part._buffers):
+                if own:
+                    before.append((own, dict(own)))
             for name, parameter in part._parameters.items():
-                if parameter is not None and not parameter.is_meta:
-                    changed.append((part._parameters, name, parameter))
-                    part._parameters[name] = made.setdefault(id(parameter), _blank(parameter))
-        yield
+                if parameter is not None and id(parameter) not in made:
+                    made[id(parameter)] = _phantom(parameter)
+                if parameter is not None:
+                    part._parameters[name] = made[id(parameter)]  # type: ignore[assignment]
+        buffers = [each for own, _ in before for each in own.values() if each is not None]
+        yield [each for weight in buffers for each in parts(weight)]
     finally:
-        for parameters, name, parameter in changed:
-            parameters[name] = parameter
+        for own, tensors in before:
+            own.clear()
+            own.update(tensors)
+
+
+def _phantom(parameter: torch.nn.Parameter) -> torch.Tensor:
+    if not followed(parameter):
+        return parameter
+    made = rebuilt(parameter, phantom_like)
+    if isinstance(made, torch.nn.Parameter):
+        return made
+    return torch.nn.Parameter(made, requires_grad=parameter.requires_grad)
