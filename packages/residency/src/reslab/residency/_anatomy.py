@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from reslab.residency._eager import original, plain
-from reslab.residency._stored import elements, parts, stored_bytes
+from reslab.residency._stored import USUAL, elements, parts, stored_bytes
 
 _LEAST_MEMBERS, _LEAST_LIST, _LEAST_TOGETHER = 8, 0.1, 0.5
 _LORA = "lora_"
@@ -69,13 +69,13 @@ class Anatomy:
         """The component's row of the frame `components`."""
         own = [weight for path, weight in self.component.named_parameters() if f".{_LORA}" not in f".{path}"]
         dtypes: Counter[str] = Counter()
-        for part in (part for weight in own for part in parts(weight)):
-            dtypes[str(part.dtype).removeprefix("torch.")] += stored_bytes(part)
+        for part in (part for weight in own for part in ((weight,) if type(weight) in USUAL else parts(weight))):
+            dtypes[str(part.dtype).removeprefix("torch.")] += part.nbytes
         return (
             name,
             type(self.component).__name__,
             dtypes.most_common(1)[0][0] if dtypes else "",
-            sum(elements(weight) for weight in own),
+            sum(weight.numel() if type(weight) in USUAL else elements(weight) for weight in own),
             self.total.weights,
             sum(stored_bytes(buffer) for buffer in self.component.buffers()),
             self.total.lora,

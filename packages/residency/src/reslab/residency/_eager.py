@@ -43,29 +43,25 @@ def method(module: torch.nn.Module, name: str) -> Callable[..., Any]:
     # a wrapper that was made of a compiled function has its marks, but for the right number
     while getattr(found, "_torchdynamo_wrapper_id", None) == id(found):
         found = found._torchdynamo_orig_callable
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager
-def uncompiled(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Let modules compute as they were written within the block; afterwards they are compiled as before."""
-    compiled = {id(part): part for module in modules for part in module.modules() if vars(part).get(_CALL) is not None}
-    before = [(vars(part), vars(part)[_CALL]) for part in compiled.values()]
+def uncompiled(parts: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Let modules and functions compute as they were written within the block; then they are compiled as before.
+
+    Args:
+        parts: All modules inside the models.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled yet
+        yield
+        return
+    before = [(attributes, call) for each in parts if (call := (attributes := vars(each)).get(_CALL)) is not None]
     try:
         for attributes, _call in before:
             attributes[_CALL] = None
-        with _stance():
+        with torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for attributes, call in before:
             attributes[_CALL] = call
-
-
-@contextmanager
-def _stance() -> Iterator[None]:
-    """Let what `torch.compile` returned run without compiling; where nothing was compiled, there is nothing to do."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

@@ -10,11 +10,12 @@ their bytes are counted with what they keep in attributes of the weight and of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+USUAL = frozenset((torch.nn.Parameter, torch.nn.Buffer, torch.Tensor))
 #: What a subclass of Parameter may define and still be a plain one.
 _HARMLESS = frozenset(
     ("__new__", "__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__dict__", "__weakref__")
@@ -29,7 +30,7 @@ def is_plain(weight: torch.Tensor) -> bool:
     """Whether a weight is stored as its own elements and computed with by torch's own kernels."""
     if weight.is_quantized or weight.layout is not torch.strided:
         return False
-    if type(weight) in (torch.nn.Parameter, torch.nn.Buffer, torch.Tensor):
+    if type(weight) in USUAL:
         return True
     own = (vars(kind) for kind in type(weight).__mro__ if kind not in torch.nn.Parameter.__mro__)
     changed = set().union(*own) - _HARMLESS
@@ -105,13 +106,21 @@ def elements(weight: torch.Tensor) -> int:
 
 
 class Unusual(NamedTuple):
-    """The weights of a component that are not plain: the first one's path and kind, how many there are, all bytes."""
+    """The weights of a component that are not plain: path and kind of the first, and how many there are.
+
+    `nbytes` are those of all weights of the component.
+    """
 
     path: str
     kind: str
-    count: int
+    total: int
     nbytes: int
     followed: bool  # whether a rehearsal can try to follow all of them
+
+
+def all_plain(modules: Iterable[torch.nn.Module]) -> bool:
+    """Whether all weights that these modules have themselves are plain."""
+    return all(is_plain(each) for module in modules for each in module._parameters.values() if each is not None)
 
 
 def unusual(component: torch.nn.Module) -> Unusual | None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
-
-if TYPE_CHECKING:
-    from reslab.residency._stored import Unusual
+from typing import NoReturn
 
 #: Frames of these packages are ours or torch's: the line that asked lies above them.
 _INNER = ("/torch/", "/reslab/residency/_rehearse/")
@@ -49,16 +46,6 @@ def raise_uncosted(calls: Mapping[str, int], nbytes: Mapping[str, int], total_by
         f"nobody can cost {len(calls)} of the operations: {listed}. Give rehearse a formula for their FLOPs, or 0 "
         'where their bytes say it all: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
     )
-
-
-def raise_unfollowed(component: str, weights: Unusual, why: str = "") -> NoReturn:
-    """Raise because a component computes with weights of a kind that a rehearsal cannot follow."""
-    others = f" and {weights.count - 1} more of its weights are" if weights.count > 1 else " is"
-    raise RehearsalError(
-        f"{component!r} cannot be rehearsed as it is quantised: {weights.path} ({weights.kind}){others} no plain "
-        f"tensors{why}. Rehearse the same model without quantisation, such as its blank (residency.blank, ltx2.blank); "
-        f"stored are {weights.nbytes:,} bytes."
-    ) from None
 
 
 #: What `answers` holds: "file.py:function" → (value, reason).

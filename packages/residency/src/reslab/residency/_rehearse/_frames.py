@@ -12,10 +12,11 @@ import polars as pl
 from reslab.residency._anatomy import Anatomy
 from reslab.residency._rehearse._calls import Traced
 from reslab.residency._rehearse._costs import UNKNOWN
-from reslab.residency._rehearse._errors import raise_uncosted, raise_unfollowed
+from reslab.residency._rehearse._errors import raise_uncosted
 from reslab.residency._rehearse._phantom import Row
 from reslab.residency._rehearse._schema import frame
 from reslab.residency._rehearse._stand import Stand
+from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.residency._stored import unusual
 
 

@@ -30,7 +30,7 @@ from reslab.residency._rehearse._repeat import shadowed
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._stand import Stand
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
-from reslab.residency._stored import unusual
+from reslab.residency._stored import all_plain, unusual
 from reslab.stages import Pipeline
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
@@ -109,7 +109,8 @@ def _prepared(
 ) -> Iterator[None]:
     """Let the components answer with phantoms; afterwards everything is what it was."""
     progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
-    weights = {key: unusual(anatomies[key].component) for key in distinct}
+    parts = [part for module in distinct.values() for part in module.modules()]
+    weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(parts) else {}
     with ExitStack() as stack:
         stack.enter_context(uncollected())
         stack.callback(setattr, pipeline, "progress", progress)
@@ -119,8 +120,8 @@ def _prepared(
                 stack.callback(_restore, component, _attributes(component))
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
-        stack.enter_context(uncompiled(distinct.values()))
-        for weight in stack.enter_context(without_weights(distinct.values())):
+        stack.enter_context(uncompiled(parts))
+        for weight in stack.enter_context(without_weights(parts)):
             calls.liveness.hold(weight)
         for module in distinct.values():
             anatomy = anatomies[id(module)]
@@ -128,7 +129,7 @@ def _prepared(
             stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
-                    answer = calls.answering(module, lambda: stand.component, method, weights[id(module)])
+                    answer = calls.answering(module, lambda: stand.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from reslab.residency._eager import method, original, plain
 from reslab.residency._rehearse._phantom import Phantoms
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
-from reslab.residency._stored import is_plain, parts
+from reslab.residency._stored import USUAL, parts
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"
@@ -82,6 +82,7 @@ class Repeats:
         self._kinds: dict[Any, int] = {}
         self._state: Any = None
         self._kind_of: dict[int, int] = {}
+        self._settings_of: dict[int, Any] = {}
         self._hooks: dict[int, list[Any]] = {}
         self._inside: dict[int, list[tuple[str, torch.nn.Module]]] = {}
 
@@ -193,8 +194,9 @@ class Repeats:
             numbers = before.numbers(result)
         except Unshareable:
             return None
-        if kept_bytes != template.own_bytes or self._kind_now(watched.owner) != self._kind(watched.owner):
-            self._changing.add(self._kind(watched.owner))
+        kind = self._kind(watched.owner)
+        if kept_bytes != template.own_bytes or not self._is_as_before(kind, watched.owner):
+            self._changing.add(kind)
             return None
         return template, numbers
 
@@ -216,11 +218,22 @@ class Repeats:
     def _kind(self, owner: torch.nn.Module) -> int:
         """A number that equal modules have in common."""
         if id(owner) not in self._kind_of:
-            self._kind_of[id(owner)] = self._kind_now(owner)
+            settled, shapes = self._settings(owner), tuple([_shapes(part) for _path, part in self._parts(owner)])
+            known = len(self._kinds)
+            kind = self._kind_of[id(owner)] = self._kinds.setdefault((settled, shapes), known)
+            if kind == known:
+                self._settings_of[kind] = settled
         return self._kind_of[id(owner)]
 
-    def _kind_now(self, owner: torch.nn.Module) -> int:
-        return self._kinds.setdefault(signature(self._parts(owner)), len(self._kinds))
+    def _is_as_before(self, kind: int, owner: torch.nn.Module) -> bool:
+        """Whether a call left the settings of a module as they were; looked at for the first call of each kind."""
+        if kind in self._settings_of:
+            return self._settings_of.pop(kind) == self._settings(owner)
+        return True
+
+    def _settings(self, owner: torch.nn.Module) -> Any:
+        """Classes and settings of all that is inside a module."""
+        return tuple([(path, type(part), settings(part)) for path, part in self._parts(owner)])
 
 
 class Arguments:
@@ -298,15 +311,10 @@ def _has_forward(module: torch.nn.Module) -> bool:
     return not isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.ParameterList))
 
 
-def signature(parts: Sequence[tuple[str, torch.nn.Module]]) -> Any:
-    """What equal modules have in common: classes, parameter shapes and settings of all that is inside."""
-    return tuple((path, type(part), settings(part), _shapes(part)) for path, part in parts)
-
-
 def _shapes(module: torch.nn.Module) -> Any:
     tensors = {**module._parameters, **module._buffers}
     return tuple(
-        (name, type(tensor), tensor.shape, tensor.dtype, () if is_plain(tensor) else _inner(tensor))
+        (name, type(tensor), tensor.shape, tensor.dtype, () if type(tensor) in USUAL else _inner(tensor))
         for name, tensor in tensors.items()
         if tensor is not None
     )
@@ -337,7 +345,7 @@ def _setting(value: Any) -> Any:
         return value
     if isinstance(value, torch.Tensor):
         return value.shape, value.dtype
-    return type(value), tuple(_own(value))
+    return (type(value), tuple(_own(value))) if callable(value) else type(value)
 
 
 def _own(value: Any) -> Iterator[tuple[str, Any]]:

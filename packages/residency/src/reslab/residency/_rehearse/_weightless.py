@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from reslab.residency._rehearse._errors import RehearsalError
 from reslab.residency._rehearse._functions import Functions
 from reslab.residency._rehearse._phantom import Phantoms, Row, phantom_like
-from reslab.residency._stored import followed, parts, rebuilt
+from reslab.residency._stored import USUAL, Unusual, followed, is_plain, parts, rebuilt
 
 
 class Unrecorded:
@@ -81,37 +82,55 @@ def _blank(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 
 @contextmanager
 def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Exchange the parameters of models for phantoms within the block; afterwards each is the object it was.
+    """Exchange parameters for phantoms within the block; afterwards each is the object it was, of the type it had.
 
     Buffers stay, and so do weights whose arithmetic no rehearsal can follow; they too are afterwards what they were.
+
+    Args:
+        modules: All modules inside the models.
 
     Yields:
         The plain tensors that the weights and buffers now consist of.
     """
     made: dict[int, torch.Tensor] = {}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    blank: list[tuple[torch.nn.Parameter, torch.dtype]] = []
     try:
-        for part in (part for module in modules for part in module.modules()):
-            for own in (part._parameters, part._buffers):
-                if own:
-                    before.append((own, dict(own)))
-            for name, parameter in part._parameters.items():
-                if parameter is not None and id(parameter) not in made:
-                    made[id(parameter)] = _phantom(parameter)
-                if parameter is not None:
-                    part._parameters[name] = made[id(parameter)]  # type: ignore[assignment]
-        buffers = [each for own, _ in before for each in own.values() if each is not None]
-        yield [each for weight in buffers for each in parts(weight)]
+        for own in (own for module in modules for own in (module._parameters, module._buffers) if own):
+            before.append((own, dict(own)))
+            for name, weight in own.items():
+                if isinstance(weight, torch.nn.Parameter):
+                    if type(weight) is torch.nn.Parameter and weight.is_meta:
+                        blank.append((weight, weight.dtype))
+                    else:
+                        own[name] = made.setdefault(id(weight), _phantom(weight))
+        weights = [each for own, _ in before for each in own.values() if each is not None]
+        yield [part for each in weights for part in ((each,) if type(each) in USUAL else parts(each))]
     finally:
         for own, tensors in before:
             own.clear()
             own.update(tensors)
+        for parameter, dtype in blank:
+            if parameter.dtype is not dtype:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _phantom(parameter: torch.nn.Parameter) -> torch.Tensor:
+    if is_plain(parameter):
+        return torch.nn.Parameter(phantom_like(parameter), requires_grad=parameter.requires_grad)
     if not followed(parameter):
         return parameter
     made = rebuilt(parameter, phantom_like)
     if isinstance(made, torch.nn.Parameter):
         return made
     return torch.nn.Parameter(made, requires_grad=parameter.requires_grad)
+
+
+def raise_unfollowed(component: str, weights: Unusual, why: str = "") -> NoReturn:
+    """Raise because a component computes with weights of a kind that a rehearsal cannot follow."""
+    others = f" and {weights.total - 1} more of its weights are" if weights.total > 1 else " is"
+    raise RehearsalError(
+        f"{component!r} cannot be rehearsed as it is quantised: {weights.path} ({weights.kind}){others} no plain "
+        f"tensors{why}. Rehearse the same model without quantisation, such as its blank (residency.blank, ltx2.blank); "
+        f"stored are {weights.nbytes:,} bytes."
+    ) from None
