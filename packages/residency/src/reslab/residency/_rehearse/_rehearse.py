@@ -49,7 +49,8 @@ def rehearse(
     """Run a pipeline without weights, results or device, and say what it computes, moves and keeps alive.
 
     Args:
-        pipeline: Any pipeline; its components may be on meta (`blank`) or hold weights, which are not touched.
+        pipeline: Any pipeline; its components may be on meta (`blank`) or hold weights, which are not touched. A
+            compiled component is rehearsed by its original.
         share_blocks: Trace equal blocks and tiles once. Without, the same totals take far longer.
         answers: Values that code may read although no rehearsal knows them: "file.py:function" → (value, reason).
         costs: FLOPs of operations that torch's registry lacks: name → function of (arguments, result).
@@ -58,7 +59,8 @@ def rehearse(
     Raises:
         PipelineError: The request cannot run, or the pipeline has a conductor.
         UnknownValueError: Code reads a number that depends on weights or computed tensors.
-        RehearsalError: Nobody can cost an operation; each is listed with its share.
+        RehearsalError: An operation has no cost, and each is listed with its share; or a component that is called has
+            quantised weights whose arithmetic cannot be followed, and one is named with its kind and all stored bytes.
     """
     _load_meta_kernels()
     liveness = Liveness()
