@@ -103,7 +103,7 @@ def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[list[torch.T
                     if type(weight) is torch.nn.Parameter and weight.is_meta:
                         blank.append((weight, weight.dtype))
                     else:
-                        own[name] = made.setdefault(id(weight), _phantom(weight))
+                        own[name] = made.setdefault(id(weight), _phantom(weight))  # type: ignore[assignment]
         weights = [each for own, _ in before for each in own.values() if each is not None]
         yield [part for each in weights for part in ((each,) if type(each) in USUAL else parts(each))]
     finally:
