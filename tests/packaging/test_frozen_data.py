@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab import ltx2, profiler, residency, stages
-from reslab.ltx2 import _download, _fetch, _layout, _mode_rules, _read, _rules, _settings, _sizes
+from reslab.ltx2 import _download, _fetch, _layout, _limits, _mode_rules, _read, _settings, _sizes
 from reslab.ltx2 import _variants as ltx2_variants
 from reslab.profiler import _vega, teaching
 from reslab.residency._device import _host
@@ -42,6 +42,7 @@ LIVE = {
     "ltx2.Checkpoint": "holds models, which are compared by identity and copied by their own rules",
     "ltx2.Blank": "as a checkpoint",
     "ltx2.Trial": "holds a checkpoint",
+    "ltx2.LoraFile": "holds a state dictionary on the meta device",
 }
 
 
@@ -72,6 +73,10 @@ def plan():
 
 def limits():
     return residency.bounds(rehearsal(), residency.Plan.of(), residency.device("RTX 4090"))
+
+
+def answers():
+    return residency.survey(rehearsal(), "RTX 4090")
 
 
 def figure():
@@ -114,8 +119,14 @@ EXAMPLES = {
     profiler.Profile: profile,
     profiler.Figure: figure,
     _vega.Look: lambda: _vega.Look(ink="#000", background="white", font_px=11),
+    teaching.Asked: lambda: teaching.Asked(unit="GiB", to=0.1, rounded=(204.0,)),
+    teaching.Hints: lambda: teaching.Hints(traps={33: "one pass a step?"}, section="section 4"),
     teaching.Verdict: lambda: teaching.Verdict(right=True, says="123.", figure=figure()),
     residency.Bounds: limits,
+    residency.Answer: lambda: answers()[0],
+    residency.Survey: lambda: answers(),
+    residency.Advice: lambda: residency.Advice(frame=pl.DataFrame({"change": ["link ×2"]}), says="Link ×2 helps."),
+    residency.KeyedFile: lambda: residency.KeyedFile("a.safetensors", {"key": "name"}),
     residency.Memory: lambda: limits().memory,
     residency.StageBounds: lambda: limits().rows[0],
     residency.DeviceSpec: lambda: residency.device("RTX 4090"),
@@ -128,7 +139,7 @@ EXAMPLES = {
     residency.Budget: lambda: _fit.Budget(device_bytes=1),
     _code.Code: lambda: plan().as_code("diffusers", components=["transformer"]),
     residency.Decision: lambda: next(iter(plan().decisions.values())),
-    _footprint.HostBytes: lambda: next(iter(_footprint.host_bytes(plan(), workload()).values())),
+    _footprint.HostBytes: lambda: _footprint.host_bytes(plan(), workload()),
     residency.Schedule: lambda: residency.schedule(plan(), workload()),
     residency.Numerics: lambda: residency.Numerics(),
     residency.Placement: lambda: residency.layerwise(resident=3),
@@ -161,13 +172,15 @@ EXAMPLES = {
         progress=False,
     ),
     ltx2.ReferenceDecision: lambda: ltx2.reference_decision("LTX-2.3", residency.device("H100")),
-    _rules.Limits: lambda: _rules.Limits(
+    _limits.Limits: lambda: _limits.Limits(
         variant=ltx2_variants.variant("LTX-2.3"),
-        multiple=32,
+        stages="two",
         registers=128,
+        positions=4096,
         depth=48,
+        least=_limits.Least(64, 64, 1, "one latent"),
+        upsampler_channels=32,
         stg_blocks=(28,),
-        least=(1, 2, 3),
     ),
     _settings.Settings: lambda: _settings.Settings(
         variant="LTX-2.3",

@@ -91,7 +91,7 @@ def _parameters_on_meta() -> Iterator[None]:
             return None
         return torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(put)
+    handle = register_module_parameter_registration_hook(put)  # type: ignore[arg-type]  # its type lacks what is returned
     try:
         yield
     finally:

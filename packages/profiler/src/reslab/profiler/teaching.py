@@ -24,6 +24,7 @@ from typing import Any
 
 from reslab.profiler._answers import FAMILIES, AnswerError, as_number, as_word
 from reslab.profiler._vega import PALETTE, Figure
+from reslab.stages import freeze
 
 __all__ = ["Asked", "Hints", "Verdict", "check_choice", "check_number"]
 
@@ -85,7 +86,7 @@ class Asked:
 
     unit: str = ""
     to: float = 0
-    rounded: Sequence[float] = ()
+    rounded: tuple[float, ...] = ()
 
     @property
     def digits(self) -> int:
@@ -112,6 +113,9 @@ class Hints:
     traps: Mapping[Any, str] = field(default_factory=dict)
     section: str = ""
     beside: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
 
 def check_number(

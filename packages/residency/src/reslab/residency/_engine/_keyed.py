@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reslab.stages import freeze
+
 
 @dataclass(frozen=True, slots=True)
 class KeyedFile(os.PathLike[str]):
@@ -25,6 +27,9 @@ class KeyedFile(os.PathLike[str]):
 
     path: str | os.PathLike[str]
     names: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
 from reslab.residency._plan._workload import ComponentSize, Workload, check_plan
+from reslab.stages import freeze
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
 #: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
@@ -149,6 +150,9 @@ class HostBytes:
     window_bytes: int
     pinned: Mapping[str, int]
     pinned_window_bytes: int
+
+    def __post_init__(self) -> None:
+        freeze(self)
 
     @property
     def nbytes(self) -> int:

@@ -22,6 +22,7 @@ from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._report._answer import Answer
 from reslab.residency._report._survey import survey
+from reslab.stages import Compared
 
 AS_IT_IS = "as it is"
 ADVICE: Mapping[str, Any] = {
@@ -45,8 +46,8 @@ _DOUBLED = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Advice(Compared):
     """What helps one video on one card.
 
     Attributes:
