@@ -70,6 +70,10 @@ def load(
     device, stays in its files: `residency.apply(pipe, plan, files=checkpoint.files)` brings it from there. So loading
     never needs more host memory than the plan says.
     """
+    if plan is not None:
+        check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
+        if device is not None:
+            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
     wanted = Wanted(
         variant=variant,
         dtype=dtype,
@@ -80,10 +84,6 @@ def load(
         progress=progress,
         plan=plan,
     )
-    if plan is not None:
-        check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
-        if device is not None:
-            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
     if source in SIZES:
         return _small(str(source), wanted, revision)
     if Path(source).is_dir():
