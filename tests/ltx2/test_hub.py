@@ -10,11 +10,14 @@ import torch
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
-from reslab.ltx2 import _fetch
+from reslab import ltx2
+from reslab.ltx2 import _fetch, _load
+from reslab.ltx2._compose import two_stage
 from reslab.ltx2._download import DownloadPlan, FetchedFile
 from reslab.ltx2._hub import HuggingFaceHub, Listing
 from reslab.ltx2._load import load
 from reslab.ltx2._write import write
+from reslab.residency import Plan, apply, device, rehearse, survey
 
 REPO = "someone/LTX-2.3-tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -94,7 +97,7 @@ def test_the_plan_is_printed_before_weights_are_fetched(hub, capsys):
         ("free_disk_bytes", r"The disk does not suffice: 0.01 GiB to fetch, 0.00 GiB free. Nothing was fetched"),
         (
             "free_host_bytes",
-            r"Host memory does not suffice: 0.00 GiB after loading, 0.00 GiB free. Nothing was fetched",
+            r"Host memory does not suffice: 0.0\d GiB after loading, 0.00 GiB free; .* Nothing was fetched",
         ),
     ],
 )
@@ -109,12 +112,63 @@ def test_host_memory_is_that_of_the_loaded_weights(hub, monkeypatch):
     plans = []
     monkeypatch.setattr(_fetch, "_announce", lambda plan, progress: plans.append(plan))
     loaded = load(REPO, hub=hub, dtype=torch.float16, progress=False)
-    assert plans[0].host_memory_bytes == sum(
+    weights = sum(
         p.nbytes
         for module in loaded.modules.values()
-        for p in module.parameters()
-        if module is not loaded.components["latent_upsampler"]
+        for name, p in module.named_parameters()
+        if ".lora_" not in name and module is not loaded.components["latent_upsampler"]
     )
+    files = [hub.repos[REPO] / "latent_upsampler", hub.repos[REPO]]  # the upsampler and the LoRA, as they are stored
+    beside = sum(file.stat().st_size for folder in files for file in folder.glob("*[rs]*.safetensors") if _loaded(file))
+    assert plans[0].host_memory_bytes == weights + beside
+
+
+def _loaded(file):
+    return not file.name.endswith("-dev.safetensors")
+
+
+PLAN = {"text_encoder": "disk", "connectors": "disk", "transformer": "layerwise", "vae": "swap"}
+
+
+def test_with_a_plan_only_what_waits_in_host_memory_is_asked_of_it(hub, monkeypatch):
+    """The answer for 24 GiB and 64: what the plan leaves on disk or on the card needs no host memory."""
+    plans = []
+    monkeypatch.setattr(_fetch, "_announce", lambda plan, progress: plans.append(plan))
+    loaded = load(REPO, hub=hub, dtype=torch.float32, plan=Plan.of(PLAN), progress=False)
+    held = [loaded.components["transformer"], loaded.components["vae"]]
+    lora = (hub.repos[REPO] / "ltx-2.3-22b-distilled-lora-384.safetensors").stat().st_size
+    assert plans[0].host_memory_bytes == lora + sum(p.nbytes for module in held for p in module.parameters())
+    assert set(loaded.files) == {"text_encoder", "connectors", "audio_vae", "vocoder", "latent_upsampler"}
+
+
+def test_what_does_not_fit_whole_is_fetched_and_enters_apply_by_a_plan(hub, monkeypatch):
+    monkeypatch.setattr(_fetch, "free_host_bytes", lambda: 3 * 2**20)  # of 5.6 MiB; the plan's are 2.3
+    with pytest.raises(ValueError, match=r"after loading, 0\.00 GiB free; leave weights on disk by a plan: load\("):
+        load(REPO, hub=hub, dtype=torch.float32, progress=False)
+    checkpoint = load(REPO, hub=hub, dtype=torch.float32, plan=Plan.of(PLAN), progress=False)
+    with apply(two_stage(checkpoint), Plan.of(PLAN), files=checkpoint.files):
+        pass
+    monkeypatch.setattr(_fetch, "free_host_bytes", lambda: 1000)
+    with pytest.raises(ValueError, match=r"0\.00 GiB free; let the plan have more on disk"):
+        load(REPO, hub=hub, dtype=torch.float32, plan=Plan.of(PLAN), progress=False)
+
+
+def test_the_lines_that_an_answer_shows_lead_from_the_hub_to_a_video(hub, monkeypatch, tmp_path):
+    """What notebook 00 says fits on 24 GiB and 64 loads, enters apply, and runs; here a tiny model is published."""
+    found = ltx2.rehearsal("LTX-2.3", width=768, height=512, num_frames=121)
+    card = device("RTX 4090", host_memory="64 GiB")
+    answer = survey(found, card)
+    assert answer.fits
+    monkeypatch.setattr(_load, "HuggingFaceHub", lambda: hub)
+    hub.repos["diffusers/LTX-2.3-Diffusers"] = hub.repos[REPO]
+    small = {"width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2}
+    tiny = rehearse(two_stage(load(REPO, hub=hub, progress=False)), prompt="a heron", **small)
+    monkeypatch.setattr(ltx2, "rehearsal", lambda *args, **kwargs: tiny)
+    code = answer.code().replace("width=768, height=512, num_frames=121).save", f"**{small!r}).save")
+    code = code.replace("'resident': 18", "'resident': 1")  # of four blocks, not of 48
+    code = code.replace("plan=plan)", "plan=plan, dtype=torch.float32)").replace("video.mp4", str(tmp_path / "v.mp4"))
+    exec(code, {"torch": torch})
+    assert (tmp_path / "v.mp4").stat().st_size > 1000
 
 
 def test_the_upsampler_of_the_variant_is_fetched_where_the_repository_has_none(hub, tmp_path):
@@ -199,7 +253,10 @@ def test_the_plan_adds_up():
     given = {"source": REPO, "commit": COMMIT, "variant": "LTX-2.3", "files": files}
     plan = DownloadPlan(**given, free_disk_bytes=8 * 2**30, host_memory_bytes=66 * 2**30, free_host_bytes=64 * 2**30)
     assert (plan.fetch_bytes, plan.cached_bytes) == (7 * 2**30, 7 * 2**30)
-    assert plan.problems() == ["Host memory does not suffice: 66.00 GiB after loading, 64.00 GiB free."]
+    assert plan.problems() == [
+        "Host memory does not suffice: 66.00 GiB after loading, 64.00 GiB free; leave weights on disk by a plan: "
+        "load(..., plan=residency.survey(rehearsal, card).plan)."
+    ]
     assert "<td>free host memory</td><td>64.00 GiB</td>" in plan._repr_html_()
 
 

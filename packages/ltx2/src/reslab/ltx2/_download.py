@@ -63,7 +63,7 @@ class DownloadPlan:
             less = (
                 "let the plan have more on disk"
                 if self.by_plan
-                else "load by a plan with weights on disk: load(..., plan=residency.survey(rehearsal, card).plan)"
+                else "leave weights on disk by a plan: load(..., plan=residency.survey(rehearsal, card).plan)"
             )
             found.append(f"Host memory does not suffice: {need} after loading, {free} free; {less}.")
         return found

@@ -125,12 +125,13 @@ def _tied(module: torch.nn.Module) -> set[str]:
 
 def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) -> None:
     """Refuse files of another type than the weights shall have: what stays in files is read as it is."""
-    wrong = {stored[key].dtype for key, each in module.named_parameters() if key in stored and each.is_floating_point()}
+    own = [key for key, each in module.named_parameters() if key in stored and each.is_floating_point()]
+    wrong = {stored[key].dtype for key in own}
     if wrong - {_stored_name(dtype)}:
         kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
         raise ValueError(
             f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; "
-            f"write it once as {asked}, with load(..., dtype={dtype}) and write, or place {name} in host memory"
+            f"place {name} in host memory, or write the checkpoint once as {asked}: load(..., dtype={dtype}), then write"
         )
 
 

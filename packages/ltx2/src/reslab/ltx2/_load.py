@@ -86,6 +86,10 @@ def load(
         lora=lora,
         two_stage=two_stage,
     )
+    if plan is not None:
+        check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
+        if device is not None:
+            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
     wanted = Wanted(
         variant=variant,
         dtype=dtype,
@@ -96,10 +100,6 @@ def load(
         progress=progress,
         plan=plan,
     )
-    if plan is not None:
-        check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
-        if device is not None:
-            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
     if source in SIZES:
         return _small(str(source), wanted, revision)
     if Path(source).is_dir():

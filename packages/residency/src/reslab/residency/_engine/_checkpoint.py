@@ -149,9 +149,11 @@ class Checkpoint:
         with torch.inference_mode(False):
             if not entry.nbytes:
                 return torch.empty(entry.shape, dtype=entry.dtype)
-            whole = mmap.mmap(self._file(entry.path).fileno(), 0, access=mmap.ACCESS_COPY)
+            apart = entry.offset % mmap.ALLOCATIONGRANULARITY  # its own pages alone: a map of all would count as memory
+            pages = {"length": entry.nbytes + apart, "offset": entry.offset - apart}
+            own = mmap.mmap(self._file(entry.path).fileno(), access=mmap.ACCESS_COPY, **pages)
             count = entry.nbytes // entry.dtype.itemsize
-            return torch.frombuffer(whole, dtype=entry.dtype, count=count, offset=entry.offset).reshape(entry.shape)
+            return torch.frombuffer(own, dtype=entry.dtype, count=count, offset=apart).reshape(entry.shape)
 
     def close(self) -> None:
         """Close the files."""
@@ -213,7 +215,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
         ResidencyError: If it is none, or damaged.
     """
     try:
-        with safe_open(path, framework="np"):  # header and length agree; for torch it would map it all, writable
+        with safe_open(path, framework="np"):  # checks that header and length agree; for torch it would map all of it
             pass
     except SafetensorError as error:
         raise ResidencyError(
