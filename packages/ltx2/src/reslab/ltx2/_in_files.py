@@ -103,7 +103,7 @@ def _parameters_on_meta() -> Iterator[None]:
             return None
         return torch.nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(put)
+    handle = register_module_parameter_registration_hook(put)  # type: ignore[arg-type]  # it may return a parameter
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored
         kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
         raise ValueError(
             f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; "
-            f"place {name} in host memory, or write the checkpoint once as {asked}: load(..., dtype={dtype}), then write"
+            f"place {name} in host memory, or write the checkpoint once as {asked} (load(..., dtype={dtype}), write)"
         )
 
 

@@ -65,7 +65,7 @@ def rehearsal(
             found = Rehearsal.load(path)
     else:
         found = made(chosen, size, stages=stages, image=image, num_inference_steps=num_inference_steps, **settings)
-    asked = {"stages": stages} if stages != "two" else {}
+    asked: dict[str, Any] = {"stages": stages} if stages != "two" else {}
     asked |= {"image": True} if image else {}
     asked |= {"num_inference_steps": num_inference_steps} if num_inference_steps is not None else {}
     return replace(found, meta={**found.meta, CODE: loading_code(chosen, size, asked, settings)})

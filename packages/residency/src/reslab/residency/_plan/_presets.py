@@ -224,4 +224,4 @@ _TILED = {
     )
     for name in SURVEYED
 }
-_PRESETS: Mapping[str, Preset] = _OWN | _TILED
+_PRESETS: Mapping[str, Preset] = {**_OWN, **_TILED}

@@ -120,10 +120,12 @@ class Survey(Sequence[Answer]):
     @overload
     def __getitem__(self, place: slice) -> Survey: ...
 
-    def __getitem__(self, place: int | slice) -> Answer | Survey:
-        if isinstance(place, str):
+    def __getitem__(self, place: Any) -> Answer | Survey:
+        if isinstance(place, slice):
+            return Survey(self.answers[place])
+        if not isinstance(place, int):
             raise TypeError(f"a survey is a sequence of answers; its columns are in its frame: survey.frame[{place!r}]")
-        return Survey(self.answers[place]) if isinstance(place, slice) else self.answers[place]
+        return self.answers[place]
 
     def __len__(self) -> int:
         return len(self.answers)
