@@ -4,7 +4,9 @@
 
 A mid-size LTX-2.3 (427 MiB of random weights) is written to a folder, surveyed for a card and a host that cannot hold
 it, loaded by the answer's plan and run, on the CPU, where device memory is host memory too. Measured is anonymous
-memory beyond that of a process that has done the same with a tiny model. Beside it: the same, loaded whole.
+memory beyond that of a process that has done the same with a tiny model. Beside it: the same, loaded whole. On two
+cores, 2026-11-30: the plan says 176 MiB of host and 131 of the device; by it 121 MiB are loaded and 298 are held at
+most, whole 425 and 545.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ MIB = 2**20
 
 
 def main() -> None:
+    """Survey, then load and run by the plan and whole, each in a process of its own."""
     from reslab import ltx2, residency
 
     with tempfile.TemporaryDirectory() as place:
@@ -53,11 +56,13 @@ def _child(*arguments: str) -> tuple[int, int]:
 
 
 def anonymous() -> int:
+    """Return the bytes of this process that are no file's."""
     with open("/proc/self/smaps_rollup") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def child(way: str, folder: str, place: str) -> None:
+    """Load and run, and print what that took."""
     from reslab import ltx2, residency
 
     def run(checkpoint, plan, **known):

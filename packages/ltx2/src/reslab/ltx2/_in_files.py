@@ -131,7 +131,7 @@ def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored
         kind, asked = next(iter(wrong - {_stored_name(dtype)})), str(dtype).removeprefix("torch.")
         raise ValueError(
             f"{name} is stored as {kind}, and what a plan leaves on disk keeps its type, so it cannot be {asked}; "
-            f"place {name} in host memory, or write the checkpoint once as {asked}: load(..., dtype={dtype}), then write"
+            f"place {name} in host memory, or write it once as {asked}: load(..., dtype={dtype}), then write"
         )
 
 
