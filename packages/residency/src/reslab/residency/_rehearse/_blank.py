@@ -12,7 +12,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,21 @@ def _find(name: str) -> Any:
 def _class(library: str, name: str, *default: Any) -> Any:
     """A class of diffusers or transformers, or of a pipeline's own folder in diffusers, such as "ltx2"."""
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
-    return getattr(import_module(module), name, *default)
+    with _quiet_transformers():
+        return getattr(import_module(module), name, *default)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hide that transformers 5.23 misses torchvision when diffusers imports image processors; nothing here needs it."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _composed(pipe: Any, name: str) -> Pipeline:
