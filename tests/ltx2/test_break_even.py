@@ -48,7 +48,7 @@ def test_the_faster_the_card_for_its_link_the_larger_its_break_even(table):
 
 def test_every_card_has_a_plan_that_fits_at_every_size(runs):
     cards = [device(name) for name in ("RTX 3060 12GB", "RTX 4090", "H100", "H200", "B200")]
-    rows = survey(runs, cards)
+    rows = survey(runs, cards).frame
     assert rows["fits"].all()
     assert rows.filter(device="B200")["plan"].unique().to_list() == ["all resident"]
     assert (rows["floor_s"] <= rows["ceiling_s"]).all()

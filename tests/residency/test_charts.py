@@ -64,7 +64,7 @@ def test_moved_bytes_tell_the_lora_apart_and_count_both_directions(runs):
 
 def test_a_survey_is_drawn_cell_by_cell_also_where_nothing_fits(runs):
     tiny = residency.device("tiny", like="RTX 4090", memory="4 GiB")
-    rows = residency.survey(runs, [*CARDS, tiny])
+    rows = residency.survey(runs, [*CARDS, tiny]).frame
     figure = residency.survey_chart(rows)
     cells = figure.spec["data"]["values"]
     assert [cell["plan"] == "does not fit" for cell in cells] == [not fits for fits in rows["fits"]]
