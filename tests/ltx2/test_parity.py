@@ -244,7 +244,7 @@ def fresh_noise(monkeypatch, pipe):
 
 def no_upsampler(monkeypatch, pipe):
     twice = torch.nn.Upsample(scale_factor=(1, 2, 2))
-    twice.dtype = torch.float32
+    twice.dtype, twice.config = torch.float32, pipe.components["latent_upsampler"].config
     swap(pipe, "latent_upsampler", twice)
 
 

@@ -132,7 +132,7 @@ def test_a_card_of_8_gib_has_a_plan_that_decodes_in_tiles(distilled):
 
 
 def test_where_nothing_fits_what_the_hint_says_suffices(distilled):
-    small = residency.device("6 GB", like="RTX 4060 Ti 16GB", free="6 GiB", host_memory="8 GiB")
+    small = residency.device("6 GB", like="RTX 4060 Ti 16GB", free="6 GiB", host_memory="4 GiB")
     answer = residency.survey(distilled, small)
     assert not answer.fits
     lacking = answer.bounds.memory
