@@ -1,7 +1,7 @@
 # Each target is a word of lab.py; ARGS is passed on: make test ARGS="-k names"
 PYTHON ?= python3
 
-.PHONY: setup demo lab test test-gpu check notebooks rehearsals bench site
+.PHONY: setup demo lab test test-gpu check notebooks rehearsals bench site release
 setup:     ; @$(PYTHON) lab.py setup
 demo:      ; @$(PYTHON) lab.py demo
 lab:       ; @$(PYTHON) lab.py lab $(ARGS)
@@ -12,3 +12,4 @@ notebooks: ; @$(PYTHON) lab.py notebooks $(ARGS)
 rehearsals: ; @$(PYTHON) lab.py rehearsals $(ARGS)
 bench:     ; @$(PYTHON) lab.py bench $(ARGS)
 site:      ; @$(PYTHON) lab.py site $(ARGS)
+release:   ; @$(PYTHON) lab.py release $(ARGS)

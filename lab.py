@@ -6,9 +6,11 @@ this file, is kept: the new `.venv` sees it where it lies, and pip is told to wa
 """
 
 import argparse
+import datetime
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -191,6 +193,60 @@ def rehearsals(*options):
     run(PYTHON, "-m", "reslab.ltx2._rehearsal", *options)
 
 
+def release(package="", version=""):
+    """Release a package: its version, a dated section of its CHANGELOG, the ranges of its siblings, a commit, a tag."""
+    folder, name = ROOT / "packages" / package, f"reslab-{package}"
+    if folder not in PACKAGES or not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        sys.exit("release wants a package and a version: lab.py release residency 0.2.0")
+    if git("status", "--porcelain"):
+        sys.exit("release commits what it writes, so commit or drop your own changes first")
+    source = folder / "src" / "reslab" / package / "__init__.py"
+    before = re.search(r'^__version__ = "(.+)"$', source.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    if numbers(version) <= numbers(before):
+        sys.exit(f"{name} is at {before}, and a release goes up: {version} does not")
+    changes = folder / "CHANGELOG.md"
+    if not re.search(r"^## \[Unreleased\]\n+###", changes.read_text(encoding="utf-8"), re.MULTILINE):
+        sys.exit(f"nothing is unreleased in {changes.relative_to(ROOT)}")
+    replace(source, f'__version__ = "{before}"', f'__version__ = "{version}"')
+    replace(changes, "## [Unreleased]\n", f"## [Unreleased]\n\n## [{version}] - {datetime.date.today()}\n")
+    for sibling in PACKAGES:
+        move_range(sibling, name, numbers(version))
+    git("commit", "--all", "--quiet", "--message", f"Release {name} {version}")
+    git("tag", "--annotate", f"{name}-{version}", "--message", f"{name} {version}")
+    say(f"{name} {version} is committed and tagged {name}-{version}")
+
+
+def move_range(sibling, name, version):
+    """Have a package ask for the minor version that is released, where its range does not admit it."""
+    project, (major, minor, _) = sibling / "pyproject.toml", version
+    found = re.search(rf'"{name}>=(\d+\.\d+),<(\d+\.\d+)"', project.read_text(encoding="utf-8"))
+    if not found or numbers(found[1]) <= (major, minor) < numbers(found[2]):
+        return
+    replace(project, found[0], f'"{name}>={major}.{minor},<{major}.{minor + 1}"')
+    changes, line = sibling / "CHANGELOG.md", f"### Changed\n\n- Stands on {name} {major}.{minor}.\n"
+    unreleased = changes.read_text(encoding="utf-8").split("\n## [")[1]
+    head = "### Changed\n\n" if "### Changed\n" in unreleased else "## [Unreleased]\n\n"
+    replace(changes, head, line if head.startswith("###") else f"{head}{line}\n")
+
+
+def numbers(version):
+    """Return a version as numbers, which compare."""
+    return tuple(map(int, version.split(".")))
+
+
+def replace(path, old, new):
+    """Replace the first place where a file has a text."""
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+
+
+def git(*words):
+    """Return what git prints, in this checkout; stop with its error."""
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout.strip()
+
+
 def site(*paths):
     """Write the notebooks, all or the named ones, as web pages to site/."""
     run(PYTHON, RENDER, "pages", *paths)
@@ -218,7 +274,7 @@ def say(line):
 
 def main():
     """Run the command named first; what follows its name is passed on to it."""
-    functions = (setup, demo, lab, test, test_gpu, check, notebooks, rehearsals, bench, site)
+    functions = (setup, demo, lab, test, test_gpu, check, notebooks, rehearsals, bench, site, release)
     commands = {function.__name__.replace("_", "-"): function for function in functions}
     told = "\n".join(f"  {name:<10} {function.__doc__}" for name, function in commands.items())
     shape = argparse.RawDescriptionHelpFormatter
@@ -227,7 +283,7 @@ def main():
     name = parser.parse_args(sys.argv[1:2]).command
     if not (3, 11) <= sys.version_info[:2] <= (3, 14):
         sys.exit(f"Residency Lab wants Python 3.11 to 3.14, and this is {sys.version.split()[0]}: {sys.executable}")
-    if name != "setup":
+    if name not in ("setup", "release"):
         setup()
     commands[name](*sys.argv[2:])
 

@@ -1,10 +1,12 @@
 """The four packages, as the packaging tests see them: by their files, not by importing them."""
 
 import ast
+import importlib.util
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -58,3 +60,12 @@ def packages() -> list[Package]:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture
+def lab_module() -> ModuleType:
+    """lab.py as a module."""
+    spec = importlib.util.spec_from_file_location("lab", ROOT / "lab.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,6 +1,5 @@
 """lab.py keeps what is yours: the torch that you have, the notebooks that you changed."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -14,11 +13,9 @@ TORCH_METADATA = "Metadata-Version: 2.1\nName: torch\nVersion: 2.9.1+yours\n"
 
 
 @pytest.fixture
-def lab(root, tmp_path, monkeypatch):
+def lab(lab_module, tmp_path, monkeypatch):
     """lab.py as a module which takes a temporary folder for the checkout."""
-    spec = importlib.util.spec_from_file_location("lab", root / "lab.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = lab_module
     inside = {"ROOT": tmp_path, "MY": tmp_path / "my", "VENV": tmp_path / ".venv"}
     inside["PYTHON"] = inside["VENV"] / module.PYTHON.relative_to(module.VENV)
     for name, value in inside.items():
@@ -42,20 +39,26 @@ def python_with_torch(lab, tmp_path):
     return str(python)
 
 
-def test_a_new_environment_sees_the_torch_that_is_there(lab, python_with_torch, monkeypatch, capsys):
+@pytest.fixture
+def no_pip(lab, monkeypatch):
+    """Environments without pip, which would take most of the time: they are asked what they see, and get nothing."""
+    monkeypatch.setattr(lab, "step", lambda title, *command: venv.create(lab.VENV, with_pip=False))
+
+
+def test_a_new_environment_sees_the_torch_that_is_there(lab, python_with_torch, no_pip, monkeypatch, capsys):
     monkeypatch.setattr(lab.sys, "executable", python_with_torch)
     lab.create_venv()
     assert "keep torch 2.9.1+yours" in capsys.readouterr().out
     assert lab.ask(lab.PYTHON, "import torch; print(torch.mine)") == "True"
 
 
-def test_a_new_environment_sees_no_neighbour_of_that_torch(lab, python_with_torch, monkeypatch):
+def test_a_new_environment_sees_no_neighbour_of_that_torch(lab, python_with_torch, no_pip, monkeypatch):
     monkeypatch.setattr(lab.sys, "executable", python_with_torch)
     lab.create_venv()
     assert lab.ask(lab.PYTHON, "import neighbour; print(neighbour.stranger)") == ""
 
 
-def test_where_links_are_not_allowed_torch_is_installed_anew(lab, python_with_torch, monkeypatch, capsys):
+def test_where_links_are_not_allowed_torch_is_installed_anew(lab, python_with_torch, no_pip, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise OSError(1314, "A required privilege is not held by the client")
 
