@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from reslab.residency._plan._footprint import device_bytes, host_bytes, pool_slack
+from reslab.residency._plan._keep import check_plan
 from reslab.residency._plan._placement import Granularity, PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call, Workload, check_plan
+from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._units import size_text
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._keep import OUTSIDE, Units, all_units, check_plan, keeps, moves_outside, stays, unit_bytes
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
-from reslab.residency._plan._workload import ComponentSize, Workload, check_plan
+from reslab.residency._plan._workload import ComponentSize, Workload
 from reslab.stages import freeze
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in

@@ -14,13 +14,11 @@ registered names, which also key the placements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from reslab.residency._plan._placement import PlanError
-from reslab.residency._plan._plan import Plan
-from reslab.residency._units import nearest
 from reslab.stages import freeze
 
 
@@ -125,25 +123,3 @@ def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str
     call = Call(stage="denoise", component=component, blocks=tuple(range(count)))
     size = ComponentSize(outside_bytes=0, block_bytes=(nbytes,) * count)
     return Workload(components={component: size}, stages=(call.stage,), calls=(call,) * passes)
-
-
-def check_plan(plan: Plan, workload: Workload) -> None:
-    """Raise one PlanError that names everything in a plan which the workload does not have."""
-    if problems := list(_problems(plan, workload)):
-        raise PlanError(problems[0] if len(problems) == 1 else "\n- ".join(["this plan cannot be used:", *problems]))
-
-
-def _problems(plan: Plan, workload: Workload) -> Iterator[str]:
-    for (component, stage), placement in plan.placements.items():
-        size = workload.components.get(component)
-        if size is None:
-            yield f"the plan places {component!r}, which is not there; {nearest(component, workload.components)}"
-        elif placement.streams and placement.resident > len(size.block_bytes):
-            yield (
-                f"{component}.resident={placement.resident}, but {component} has {len(size.block_bytes)} blocks; "
-                "write 'resident' to keep all of it"
-            )
-        if stage is not None and stage not in workload.stages:
-            yield f"the plan places {component!r} in a stage {stage!r}, which is not there; " + nearest(
-                stage, workload.stages
-            )
