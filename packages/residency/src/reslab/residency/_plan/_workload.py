@@ -41,12 +41,27 @@ class ComponentSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a component's method: in which stage, and which blocks it runs, in their order."""
+    """One call of a component's method.
+
+    A rehearsed call says which one it is: its times are those of its traces. One made by hand, or seen in a run, does not.
+
+    Attributes:
+        stage: The stage's registered name.
+        component: The component's name.
+        method: What is called of it.
+        blocks: The blocks that it runs, in their order.
+        traces: Numbers of the rehearsal's traces that it runs: one, or one a guidance pass where passes are batched.
+        step: The denoising step from 0; None outside.
+        guidance_pass: The guidance pass; None outside, and where one call makes all of a step's passes.
+    """
 
     stage: str
     component: str
     method: str = "forward"
     blocks: tuple[int, ...] = ()
+    traces: tuple[int, ...] = ()
+    step: int | None = None
+    guidance_pass: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,15 +126,16 @@ class Workload:
 def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
     """Return the workload of a model of equal blocks which a stage `denoise` calls some times: enough to think with.
 
-    >>> equal_blocks(3, passes=2).calls[1].blocks
-    (0, 1, 2)
+    >>> [(call.step, call.blocks) for call in equal_blocks(3, passes=2).calls]
+    [(0, (0, 1, 2)), (1, (0, 1, 2))]
 
     Args:
         count: Blocks of the model; nothing lies outside of them.
-        passes: Times that it is called.
+        passes: Times that it is called, each in a step of its own.
         nbytes: Bytes of a block.
         component: What the model is called.
     """
-    call = Call(stage="denoise", component=component, blocks=tuple(range(count)))
+    stage, blocks = "denoise", tuple(range(count))
+    calls = tuple(Call(stage=stage, component=component, blocks=blocks, step=step) for step in range(passes))
     size = ComponentSize(outside_bytes=0, block_bytes=(nbytes,) * count)
-    return Workload(components={component: size}, stages=(call.stage,), calls=(call,) * passes)
+    return Workload(components={component: size}, stages=(stage,), calls=calls)
