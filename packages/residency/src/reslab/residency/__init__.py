@@ -34,6 +34,8 @@ from reslab.residency._plan._footprint import (
     POOL_SLACK_BYTES,
     POOL_SLACK_SHARE,
     ComponentBytes,
+    Footprint,
+    HostBytes,
     device_bytes,
     footprint,
 )
@@ -115,7 +117,9 @@ __all__ = [
     "DeviceError",
     "DeviceSpec",
     "Evidence",
+    "Footprint",
     "Holder",
+    "HostBytes",
     "LinkSpeed",
     "Lora",
     "Machine",

@@ -146,11 +146,8 @@ def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
-    placed = footprint(plan, work)
-    need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
-    by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}
-    for row in placed:
-        by_stage[row.stage].append(row)
+    account = footprint(plan, work)
+    need, by_stage = memory(account, work, device, pool_slack_bytes=pool_slack_bytes), account.by_stage
     rows = (_stage(compute[stage], by_stage[stage], work, device, need) for stage in work.stages)
     return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
 

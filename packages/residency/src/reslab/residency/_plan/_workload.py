@@ -43,8 +43,8 @@ class ComponentSize:
 class Call:
     """One call of a component's method.
 
-    A rehearsed call says which one it is: its times are those of its traces. A call made by hand, or seen in a run, does
-    not.
+    A rehearsed call says which one it is: its times are those of its traces. A call that was made by hand, or seen in a
+    run, does not.
 
     Attributes:
         stage: The stage's registered name.
