@@ -19,6 +19,7 @@ from reslab.residency._bounds._like import like
 from reslab.residency._bounds._memory import Memory
 from reslab.residency._bounds._named import bounds
 from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._roomy import most_resident
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._catalogue import device, devices
@@ -156,6 +157,7 @@ __all__ = [
     "layerwise",
     "leaner",
     "like",
+    "most_resident",
     "moved_bytes",
     "moved_chart",
     "offloading_chart",
