@@ -21,7 +21,7 @@ from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
 from reslab.residency._plan._workload import ComponentSize, Workload
-from reslab.residency._units import gib
+from reslab.residency._units import size_text
 from reslab.stages import freeze
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
@@ -143,6 +143,8 @@ class Footprint:
     >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
     >>> [footprint(Plan.of({"transformer": place}), work).host().nbytes for place in ("resident", "swap", "disk")]
     [0, 35, 10]
+    >>> footprint(Plan.of({"transformer": "layerwise"}), work)
+    Footprint(25 B on the device at most, 35 B on the host, 35 B fetched)
 
     Attributes:
         rows: One a stage and component, in the order of stages.
@@ -211,8 +213,8 @@ class Footprint:
     def __repr__(self) -> str:
         peak, host = max(self.device_bytes.values(), default=0), self.host().nbytes
         return (
-            f"Footprint({len(self.activations)} stages: {gib(peak)} on the device at most, {gib(self.fetched_bytes)} "
-            f"fetched, {gib(host)} on the host)"
+            f"Footprint({size_text(peak)} on the device at most, {size_text(host)} on the host, "
+            f"{size_text(self.fetched_bytes)} fetched)"
         )
 
 
