@@ -99,10 +99,11 @@ def execute(path: Path) -> NotebookNode:
 def run_cells(notebook: NotebookNode, path: Path) -> NotebookNode:
     """Run every cell of a notebook that is at hand."""
     resources = {"metadata": {"path": str(path.parent)}}
-    os.environ["RESLAB_PROGRESS"] = "0"  # a bar is for the one who waits; written down it stands at 0 % for ever
+    # a bar is for the one who waits; written down it stands at 0 % for ever
+    environment = os.environ | {"RESLAB_PROGRESS": "0"}
     client = NotebookClient(notebook, config=CLIENT, resources=resources)
     try:
-        return client.execute()
+        return client.execute(env=environment)
     except CellExecutionError as error:
         sys.exit(f"{path.name}: {error}")
 

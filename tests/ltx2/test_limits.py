@@ -234,6 +234,26 @@ def test_the_stride_moves_only_where_the_last_tile_would_be_too_narrow(vaes, nam
     assert strides == (moved if name == "LTX-2" else 448, 448)
 
 
+class Refusing:
+    """A decoder whose stride cannot be set."""
+
+    use_tiling, tile_sample_min_width, tile_sample_min_height = False, 512, 512
+    config = type("Config", (dict,), {"spatial_compression_ratio": 32, "latent_channels": 4})(
+        decoder_spatial_padding_mode="reflect"
+    )
+    tile_sample_stride_width = tile_sample_stride_height = property(lambda self: 448)
+
+
+def test_a_decoder_that_refuses_a_stride_is_left_as_it_was():
+    decoder = Refusing()
+    with (
+        pytest.raises(AttributeError, match="tile_sample_stride"),
+        tiled(decoder, True, width=29 * 32, height=512),
+    ):
+        pass
+    assert not decoder.use_tiling
+
+
 def test_tiles_that_no_stride_makes_wide_enough_are_refused(tiny_ltx2):
     vae, pipe = tiny_ltx2.components["vae"], ltx2.one_stage(tiny_ltx2)
     before = dict(vars(vae))

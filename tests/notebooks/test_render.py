@@ -1,5 +1,6 @@
 """The render script executes, drops what is not for publishing, and writes the same bytes each time."""
 
+import os
 from html.parser import HTMLParser
 
 import nbformat
@@ -140,3 +141,11 @@ def test_the_readmes_picture_says_what_the_first_picture_of_notebook_00_shows(re
     described = png.split(b"iTXtDescription", 1)[1].lstrip(b"\0")
     first = next(cell for cell in nbformat.read(render.PICTURED, as_version=4).cells if cell.cell_type == "code")
     assert described.startswith(first.outputs[0].metadata["image/png"]["alt"].encode())
+
+
+def test_cells_run_without_bars_and_this_process_keeps_its_own(write, render, capsys, monkeypatch):
+    monkeypatch.setenv("RESLAB_PROGRESS", "1")
+    path = write(new_code_cell("import os\nos.environ['RESLAB_PROGRESS']"))
+    render.commit([path])
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].data == {"text/plain": "'0'"}
+    assert os.environ["RESLAB_PROGRESS"] == "1"

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reslab.residency import (
     POOL_SLACK_BYTES,
@@ -17,6 +19,7 @@ from reslab.residency import (
     device,
     layerwise,
     like,
+    most_resident,
     preset,
     presets,
     schedule,
@@ -397,3 +400,15 @@ def test_where_only_slack_is_in_the_way_the_hint_says_so(card):
     tight = survey(run(), replace(card, free_bytes=290 * MB))
     assert "pool_slack_bytes=5000000 plans for that" in tight.hint
     assert survey(run(), replace(card, free_bytes=290 * MB), pool_slack_bytes=5 * MB).fits
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_as_many_blocks_stay_as_fit_and_few_are_tried(blocks, room):
+    tried = []
+
+    def fits(kept):
+        tried.append(kept)
+        return kept <= room
+
+    assert most_resident(blocks, fits) == min(blocks, room)
+    assert len(tried) <= blocks.bit_length()

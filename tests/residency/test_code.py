@@ -4,6 +4,7 @@ import ast
 import inspect
 import random
 import shlex
+from dataclasses import replace
 
 import accelerate
 import pytest
@@ -306,3 +307,14 @@ def test_code_reads_well_printed_and_in_a_notebook():
     assert "<li>&lt;vae&gt;: " in page
     assert "<vae>" not in page
     assert "Exactly the plan." in Plan.of().as_code("diffusers")._repr_html_()
+
+
+def test_a_plan_of_a_presets_name_is_no_preset():
+    code = Plan.of({"transformer": swap()}, name="swap").as_code("diffusers").code
+    assert 'components.keys() - ["transformer"]' in code
+
+
+def test_a_preset_places_all_whatever_it_is_called():
+    plan = preset("diffusers model offload", WORK)
+    renamed = Plan.from_json(replace(plan, name="mine").to_json())
+    assert renamed.as_code("diffusers") == plan.as_code("diffusers")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab import ltx2
@@ -28,6 +28,7 @@ from reslab.residency import (
 )
 from reslab.residency._bounds._memory import memory
 from reslab.residency._engine import _accelerator
+from reslab.residency._engine._fit import check_fits
 from reslab.residency._engine._setting import Setting
 from reslab.stages import Pipeline, stage
 
@@ -90,37 +91,66 @@ PLACES = (
     "resident",
     swap(),
     swap(until="each stage"),
+    swap(prefetch_stages=1),
     layerwise(),
     layerwise(resident=1, prefetch=0, until="run"),
     layerwise(resident=2, until="each stage"),
     disk(resident=1),
     disk(prefetch=2),
 )
-SCOPES = ("encoder", "transformer", "vae", "unused", "encoder@decode", "transformer@denoise")
+SCOPES = ("encoder", "transformer", "vae", "unused", "encoder@decode", "transformer@denoise", "vae@encode")
+PLANS = st.dictionaries(st.sampled_from(SCOPES), st.sampled_from(PLACES)).map(Plan.of)
 
 
 def bounded(plan, card=CARD):
     """The part of `bounds` that is about memory, over the blocks that the engine finds in a model as small as this."""
-    return memory(plan, KNOWN, footprint(plan, KNOWN), card, pool_slack_bytes=None)
+    return memory(footprint(plan, KNOWN), KNOWN, card, pool_slack_bytes=None)
 
 
 def host(limits):
     return limits.pinned_bytes + limits.pageable_bytes
 
 
-@given(st.dictionaries(st.sampled_from(SCOPES), st.sampled_from(PLACES)), st.integers(0, 2**30))
-def test_what_bounds_says_fits_apply_takes_and_the_other_way_round(places, seed):
-    plan, chance = Plan.of(places), random.Random(seed)
+def is_taken(plan, **budget):
+    """Whether `apply` takes a plan: what does not fit is refused before anything moves."""
+    managed = apply(make(), plan, budget=Budget(**budget), known=KNOWN)
+    try:
+        with managed:
+            return True
+    except PlanError:
+        return False
+
+
+@settings(max_examples=400)
+@given(PLANS, st.integers(0, 2**30))
+def test_what_bounds_says_fits_apply_takes_and_the_other_way_round(plan, seed):
+    chance = random.Random(seed)
     needs = bounded(plan).peak_bytes, host(bounded(plan))
     free, left = (max(size + chance.choice((-1, 0, 1, 999, -999)), 0) for size in needs)
     fits = bounded(plan, replace(CARD, free_bytes=free, host_memory_bytes=left)).fits
-    managed = apply(make(), plan, budget=Budget(device_bytes=free, host_bytes=left), known=KNOWN)
+    assert is_taken(plan, device_bytes=free, host_bytes=left) == fits
+
+
+@pytest.mark.parametrize("place", PLACES, ids=repr)
+def test_a_plan_is_taken_with_the_bytes_that_bounds_says_and_refused_with_one_less(place):
+    limits = bounded(Plan.of(dict.fromkeys(SIZES, place)))
+    budget = {"device_bytes": limits.peak_bytes, "host_bytes": host(limits)}
+    plan = Plan.of(dict.fromkeys(SIZES, place))
+    assert is_taken(plan, **budget)
+    assert not any(is_taken(plan, **budget | {which: size - 1}) for which, size in budget.items() if size)
+
+
+@settings(max_examples=400)
+@given(PLANS, st.none() | st.integers(0, 10**6), st.integers(-1, 1))
+def test_the_allocators_slack_is_one_too(plan, slack, beside):
+    limits = memory(footprint(plan, KNOWN), KNOWN, replace(CARD, kind="cuda"), pool_slack_bytes=slack)
+    budget = Budget(device_bytes=limits.peak_bytes + limits.slack_bytes + beside, slack_bytes=slack)
     try:
-        with managed:
-            taken = True
+        check_fits(plan, KNOWN, budget, kind="cuda")
     except PlanError:
-        taken = False
-    assert taken == fits
+        assert beside < 0
+    else:
+        assert beside >= 0
 
 
 @pytest.mark.parametrize("place", PLACES, ids=repr)

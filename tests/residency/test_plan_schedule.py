@@ -173,6 +173,31 @@ def test_the_footprint_is_the_sum_of_the_moves(case):
 
 
 @given(cases())
+def test_what_moves_in_a_run_waits_and_what_is_fetched_before_and_stays_does_not(case):
+    plan, workload = case
+    account, moved = footprint(plan, workload), {name: set() for name in workload.components}
+    for move in schedule(plan, workload).moves:
+        if move.act is Act.EVICT or (move.act is Act.FETCH and move.stage is not None):
+            moved[move.component] |= Replay(workload).units(move)
+    for name, size in workload.components.items() if workload.calls else ():
+        sizes = [size.outside_bytes if unit == -1 else size.block_bytes[unit] for unit in moved[name]]
+        waiting = account.waiting[name]
+        assert (waiting.nbytes, waiting.largest_bytes) == (sum(sizes), max(sizes, default=0))
+
+
+@given(cases())
+def test_where_no_call_is_known_all_that_does_not_stay_waits(case):
+    plan, workload = case
+    account = footprint(plan, replace(workload, calls=()))
+    for name, size in workload.components.items():
+        placed = [plan.placement(name, stage) for stage in workload.stages]
+        if all(each == Placement() for each in placed):
+            assert account.waiting[name].nbytes == 0
+        elif not any(each.kind == "resident" or each.until == "run" for each in placed):
+            assert account.waiting[name].nbytes == size.weight_bytes
+
+
+@given(cases())
 def test_a_stage_never_holds_more_than_the_footprint_says(case):
     plan, workload = case
     replay = Replay(workload).run(schedule(plan, workload).moves)

@@ -314,3 +314,18 @@ def test_collecting_garbage_is_left_as_it_was_also_when_a_rehearsal_fails():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     {"check_peaks": check_peaks, "check_products": check_products}[sys.argv[1]](sys.argv[2])
+
+
+class Tiling(torch.nn.Module):
+    use_tiling = False
+
+    def decode(self, x):
+        return {"video": x.sum(0) if self.use_tiling else x.sum(1)}
+
+
+def test_a_switch_for_tiles_that_a_class_has_is_its_own_again_after_a_rehearsal():
+    vae = Tiling()
+    pipeline = Pipeline({"vae": vae}).add(stage(lambda vae, x: vae.decode(x)), name="decode")
+    rehearsal = rehearse(pipeline, x=torch.ones(3, 5))
+    assert rehearsal.calls["tiled_trace"].null_count() == 0
+    assert "use_tiling" not in vars(vae)

@@ -105,3 +105,14 @@ def test_weightless_modules_keep_the_small_tables_that_they_compute():
     assert rotary.layer.weight.is_meta
     assert rotary.frequencies.tolist() == pytest.approx([1, 0.1, 0.01, 0.001])
     assert torch.get_default_dtype() is torch.float32
+
+
+def test_operations_are_recorded_again_after_a_pause_that_an_error_ended():
+    trace = Trace(Liveness())
+    phantoms = Phantoms(trace)
+    with torch.no_grad(), phantoms:
+        with pytest.raises(RuntimeError, match="ends"), phantoms.paused(), phantoms.paused():
+            raise RuntimeError("an error ends it")
+        assert (meta(2) + meta(2)).is_meta
+    trace.close()
+    assert [row.op for segment in trace.segments for row in segment.rows] == ["add"]

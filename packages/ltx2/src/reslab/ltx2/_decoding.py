@@ -63,8 +63,8 @@ def tiled(decoder: Any, due: bool, *, width: int = 0, height: int = 0) -> Iterat
     """
     wanted = {"use_tiling": decoder.use_tiling or due, **_strides(decoder, width=width, height=height)}
     before = {name: getattr(decoder, name) for name in wanted}
-    _set(decoder, wanted)
     try:
+        _set(decoder, wanted)
         yield
     finally:
         _set(decoder, before)

@@ -134,8 +134,8 @@ class ModeExplorer:
     def run(self) -> None:
         """Make the video as chosen and show what came of it; what goes wrong is said, and all stays usable."""
         self._button.disabled, self._bar.layout.display = True, "flex"
-        self._say("running: once to find out the calls, once to measure", "grey")
         try:
+            self._say("running: once to find out the calls, once to measure", "grey")
             with self._pipe.observe(Progress(self._bar)):
                 self._run()
         except Exception as error:  # whoever presses a button sees no traceback

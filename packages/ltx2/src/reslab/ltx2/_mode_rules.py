@@ -23,6 +23,7 @@ from reslab.residency import (
     bounds,
     disk,
     layerwise,
+    most_resident,
     resident,
     swap,
     workload,
@@ -98,12 +99,12 @@ def _transformers(case: Case, plan: Plan, names: list[str], whole: Placement, wh
     attempt = decide(plan, dict.fromkeys(names, whole), why)
     if not on_disk and case.limits(attempt).memory.fits_device:
         return attempt
-    fewest, most = 0, len(case.work(plan).components[TRANSFORMER].block_bytes)
-    while fewest < most:
-        middle = (fewest + most + 1) // 2
-        fits = case.limits(_streaming(plan, names, middle, on_disk=on_disk)).memory.fits_device
-        fewest, most = (middle, most) if fits else (fewest, middle - 1)
-    return _streaming(plan, names, fewest, on_disk=on_disk)
+
+    def fits(kept: int) -> bool:
+        return case.limits(_streaming(plan, names, kept, on_disk=on_disk)).memory.fits_device
+
+    kept = most_resident(len(case.work(plan).components[TRANSFORMER].block_bytes), fits)
+    return _streaming(plan, names, kept, on_disk=on_disk)
 
 
 def _streaming(plan: Plan, names: list[str], kept: int, *, on_disk: bool) -> Plan:

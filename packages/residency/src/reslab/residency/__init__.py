@@ -19,21 +19,28 @@ from reslab.residency._bounds._like import like
 from reslab.residency._bounds._memory import Memory
 from reslab.residency._bounds._named import bounds
 from reslab.residency._bounds._preset import preset
+from reslab.residency._bounds._roomy import most_resident
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
+from reslab.residency._device._evidence import Confidence, Evidence, Holder
 from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
-from reslab.residency._device._spec import Confidence, DeviceError, DeviceSpec, Evidence, Holder
+from reslab.residency._device._spec import DeviceError, DeviceSpec
+from reslab.residency._plan import _code_diffusers as _code_diffusers  # enters itself in `TOOLS`
+from reslab.residency._plan import _code_ltx as _code_ltx
 from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._footprint import (
     POOL_SLACK_BYTES,
     POOL_SLACK_SHARE,
     ComponentBytes,
+    Footprint,
+    HostBytes,
     device_bytes,
     footprint,
 )
+from reslab.residency._plan._keep import check_plan
 from reslab.residency._plan._leaner import leaner
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._numerics import MERGED, Lora, Numerics
@@ -42,10 +49,10 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets
 from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._settings import Settings, user_settings
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, check_plan, equal_blocks
+from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
 from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._report._answer import Answer
+from reslab.residency._report._answer import SURVEY, Answer
 from reslab.residency._report._beside import beside, kept_row
 from reslab.residency._report._beside_chart import beside_chart
 from reslab.residency._report._bounds_chart import bounds_chart
@@ -55,7 +62,7 @@ from reslab.residency._report._moved import moved_bytes, moved_chart
 from reslab.residency._report._offloading_chart import offloading_chart
 from reslab.residency._report._slots import pass_time, slot_times
 from reslab.residency._report._slots_chart import slots_chart
-from reslab.residency._report._survey import SURVEY, Survey, survey
+from reslab.residency._report._survey import Survey, survey
 from reslab.residency._report._survey_chart import survey_chart
 from reslab.residency._report._ways_chart import ways_chart
 from reslab.residency._report._what_helps import Advice, what_helps
@@ -111,7 +118,9 @@ __all__ = [
     "DeviceError",
     "DeviceSpec",
     "Evidence",
+    "Footprint",
     "Holder",
+    "HostBytes",
     "LinkSpeed",
     "Lora",
     "Machine",
@@ -148,6 +157,7 @@ __all__ = [
     "layerwise",
     "leaner",
     "like",
+    "most_resident",
     "moved_bytes",
     "moved_chart",
     "offloading_chart",

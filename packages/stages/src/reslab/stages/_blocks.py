@@ -88,8 +88,8 @@ class BlockStage(Stage):
             loop.set_progress_bar_config(desc=self.registered_name, disable=not bind.pipeline.progress)
 
         def call(values: Any) -> None:
-            _FRAMEWORK_LOGGER.addFilter(_quiet)
             given = dict(bind.given)
+            _FRAMEWORK_LOGGER.addFilter(_quiet)
             try:
                 for block, state in states:
                     block(view, state(values, given))

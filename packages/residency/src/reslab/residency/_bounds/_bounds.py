@@ -36,7 +36,7 @@ from reslab.residency._units import gib
 from reslab.stages import Compared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -123,7 +123,22 @@ class Bounds(Compared):
     def _repr_html_(self) -> str:
         from reslab.residency._bounds._tables import bounds_html
 
-        return bounds_html(self)
+        title = f"{self.plan.name} on {self.device.name}"
+        return bounds_html(self.rows, title=title, why=self.why, notes=self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what there is to say of the whole run: what it takes and moves, and what is not in the times."""
+        moved = f"{gib(self.moved_bytes)} moved to the device and {gib(self.copied_back_bytes)} back"
+        if self.unknown:
+            yield f"{moved}. No times: {self.unknown}."
+        else:
+            times = f"{self.floor_ns / 1e9:.3g} to {self.ceiling_ns / 1e9:.3g} s"
+            yield f"In all {times}, {moved}. Bounds, not predictions."
+        for row in self.uncosted.cast({"op": pl.String, "dtype": pl.String}).rows(named=True):
+            yield (
+                f"Not in these times: the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all "
+                f"FLOPs, since {self.device.name}'s throughput for it is not known."
+            )
 
 
 def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
@@ -131,11 +146,8 @@ def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
-    placed = footprint(plan, work)
-    need = memory(plan, work, placed, device, pool_slack_bytes=pool_slack_bytes)
-    by_stage: dict[str, list[ComponentBytes]] = {stage: [] for stage in work.stages}
-    for row in placed:
-        by_stage[row.stage].append(row)
+    account = footprint(plan, work)
+    need, by_stage = memory(account, work, device, pool_slack_bytes=pool_slack_bytes), account.by_stage
     rows = (_stage(compute[stage], by_stage[stage], work, device, need) for stage in work.stages)
     return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
 

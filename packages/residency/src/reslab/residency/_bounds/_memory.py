@@ -1,25 +1,22 @@
 """What a plan needs of each memory: the device's, pinned and pageable host memory, and whether that is there.
 
-What the host needs is `host_bytes`' account, which `apply` keeps to: copies of what comes and goes, and a window for
-what streams from disk, pinned as far as memory can be pinned; the rest is pageable, and slower to copy. Where host and
-device share one memory nothing moves, and a weight takes its place once.
+What the host needs is in the account of `footprint`, which `apply` keeps to: copies of what comes and goes, and a
+window for what streams from disk, pinned as far as memory can be pinned; the rest is pageable, and slower to copy.
+Where host and device share one memory nothing moves, and a weight takes its place once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import (
     NOTHING,
-    ComponentBytes,
+    Footprint,
     HostBytes,
-    comes_from_disk,
-    host_bytes,
     pool_slack,
 )
-from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import gib
 from reslab.stages import freeze
@@ -94,19 +91,12 @@ class Memory:
         return f"It does not fit: {' and '.join(missing)}."
 
 
-def memory(
-    plan: Plan,
-    workload: Workload,
-    placed: Sequence[ComponentBytes],
-    device: DeviceSpec,
-    *,
-    pool_slack_bytes: int | None,
-) -> Memory:
-    """Return what a plan needs of each memory of a device and its host."""
-    weights = _on_device(workload, placed, device)
-    peaks = {stage: nbytes + workload.activations.get(stage, 0) for stage, nbytes in weights.items()}
+def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, pool_slack_bytes: int | None) -> Memory:
+    """Return what a plan needs of each memory of a device and its host, from the account of its bytes."""
+    weights = _on_device(account, workload, device)
+    peaks = {stage: nbytes + account.activations[stage] for stage, nbytes in weights.items()}
     stage = max(peaks, key=peaks.__getitem__)
-    host = NOTHING if device.unified else host_bytes(plan, workload, pinnable_bytes=device.pinnable_bytes)
+    host = NOTHING if device.unified else account.host(pinnable_bytes=device.pinnable_bytes)
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
@@ -116,20 +106,21 @@ def memory(
         pinned_bytes=host.pinned_bytes,
         pageable_bytes=host.nbytes - host.pinned_bytes,
         host_bytes=device.host_memory_bytes,
-        ns_per_byte={name: _ns_per_byte(name, host, plan, workload, device) for name in workload.components},
+        ns_per_byte={
+            name: _ns_per_byte(name, host, device, from_disk=each.from_disk) for name, each in account.waiting.items()
+        },
     )
 
 
-def _on_device(workload: Workload, placed: Sequence[ComponentBytes], device: DeviceSpec) -> dict[str, int]:
+def _on_device(account: Footprint, workload: Workload, device: DeviceSpec) -> dict[str, int]:
     weights = dict.fromkeys(workload.stages, 0)
-    for row in placed:
+    for row in account:
         shared = device.unified and not row.from_disk
         weights[row.stage] += workload.components[row.component].weight_bytes if shared else row.device_bytes
     return weights
 
 
-def _ns_per_byte(name: str, host: HostBytes, plan: Plan, workload: Workload, device: DeviceSpec) -> float:
-    from_disk = comes_from_disk(plan, workload, name)
+def _ns_per_byte(name: str, host: HostBytes, device: DeviceSpec, *, from_disk: bool) -> float:
     if from_disk:
         share = 1.0 if host.pinned_window_bytes else 0.0
     else:

@@ -1,13 +1,13 @@
 """As many blocks on the device as it has room for: how a preset is fitted to a card.
 
-    roomy("streaming", rehearsal, device("RTX 4090"))      # bounds of the plan that keeps most of the transformer
-
-More blocks never make a peak lower, so the most that fit are found by bisection.
+roomy("streaming", rehearsal, device("RTX 4090"))      # bounds of the plan that keeps most of the transformer
+most_resident(48, fits)                                # the search, for any plan
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reslab.residency._bounds._bounds import Bounds, bounded
@@ -18,6 +18,21 @@ from reslab.residency._plan._presets import keeps_blocks, main_component, preset
 from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
+
+
+def most_resident(blocks: int, fits: Callable[[int], bool]) -> int:
+    """Return how many of a component's blocks can stay on the device: the most that fit, 0 where not even one does.
+
+    More blocks never make a peak lower, so they are found by bisection.
+
+    >>> most_resident(48, lambda kept: kept * 773_000_000 <= 24_000_000_000)
+    31
+
+    Args:
+        blocks: How many there are.
+        fits: Tells whether as many have room.
+    """
+    return bisect_left(range(1, blocks + 1), True, key=lambda kept: not fits(kept))
 
 
 def placed(rehearsal: Rehearsal, name: str, settings: Settings | Mapping[str, Any] | None) -> Workload:
@@ -53,9 +68,5 @@ def roomy(
     main = main_component(work, component)
     if main is None or not keeps_blocks(name):
         return limits(None)
-    fewest, most = 0, len(work.components[main].block_bytes)
-    while fewest < most:
-        middle = (fewest + most + 1) // 2
-        fits = limits(middle).memory.fits_device
-        fewest, most = (middle, most) if fits else (fewest, middle - 1)
-    return limits(fewest)
+    blocks = len(work.components[main].block_bytes)
+    return limits(most_resident(blocks, lambda kept: limits(kept).memory.fits_device))

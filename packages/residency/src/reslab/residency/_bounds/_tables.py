@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from typing import Any
 
 import polars as pl
 
-from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._plan._tables import table
 from reslab.residency._units import gib
@@ -27,13 +26,19 @@ def stages(rows: Sequence[StageBounds]) -> pl.DataFrame:
     return pl.DataFrame(cells, schema=dict(STAGES), orient="row")
 
 
-def bounds_html(limits: Bounds) -> str:
-    """Return whether it fits, and a row a stage with what it takes at least, and if nothing overlaps."""
-    shown = [row for row in limits.rows if row.unknown or row.ceiling_ns]
+def bounds_html(rows: Iterable[StageBounds], *, title: str, why: str, notes: Iterable[str]) -> str:
+    """Return whether it fits, and a row a stage with what it takes at least, and if nothing overlaps.
+
+    Args:
+        rows: The stages in order; one that neither computes nor copies is left out.
+        title: Which plan and device.
+        why: Whether it fits, in a sentence.
+        notes: Sentences for below the table.
+    """
+    shown = [row for row in rows if row.unknown or row.ceiling_ns]
     head = ("stage", "at least", "if nothing overlaps", "limited by", "moved", "weights", "activations", "peak")
-    title = f"{escape(limits.plan.name)} on {escape(limits.device.name)}"
-    notes = "".join(f"<p>{escape(note)}</p>" for note in _notes(limits))
-    return f"<p><b>{title}</b>: {escape(limits.why)}</p>{table(head, map(_row, shown))}{notes}"
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f"<p><b>{escape(title)}</b>: {escape(why)}</p>{table(head, map(_row, shown))}{below}"
 
 
 def _row(row: StageBounds) -> Iterator[str]:
@@ -46,17 +51,3 @@ def _row(row: StageBounds) -> Iterator[str]:
         yield row.limited_by
     for nbytes in (row.moved_bytes, row.weight_bytes, row.activation_bytes, row.peak_bytes):
         yield gib(nbytes)
-
-
-def _notes(limits: Bounds) -> Iterator[str]:
-    moved = f"{gib(limits.moved_bytes)} moved to the device and {gib(limits.copied_back_bytes)} back"
-    if limits.unknown:
-        yield f"{moved}. No times: {limits.unknown}."
-    else:
-        times = f"{limits.floor_ns / 1e9:.3g} to {limits.ceiling_ns / 1e9:.3g} s"
-        yield f"In all {times}, {moved}. Bounds, not predictions."
-    for row in limits.uncosted.cast({"op": pl.String, "dtype": pl.String}).rows(named=True):
-        yield (
-            f"Not in these times: the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all FLOPs, "
-            f"since {limits.device.name}'s throughput for it is not known."
-        )

@@ -63,7 +63,7 @@ class _Reading:
         return Workload(
             components=self.components,
             stages=stages,
-            calls=tuple(self.call(group[0]) for group in grouped),
+            calls=tuple(map(self.call, grouped)),
             activations=dict(self.activations(stages, grouped)),
         )
 
@@ -94,9 +94,18 @@ class _Reading:
         together = self.batched and row["step"] is not None
         return (row["registered_name"], self.name(row), row["step"], None if together else row["call"])
 
-    def call(self, row: dict[str, Any]) -> Call:
-        blocks = self.blocks[row["trace"]]
-        return Call(stage=row["registered_name"], component=self.name(row), method=row["method"], blocks=blocks)
+    def call(self, rows: list[dict[str, Any]]) -> Call:
+        """The call that runs what lies in these rows: one, or all passes of a step."""
+        first = rows[0]
+        return Call(
+            stage=first["registered_name"],
+            component=self.name(first),
+            method=first["method"],
+            blocks=self.blocks[first["trace"]],
+            traces=tuple(row["trace"] for row in rows),
+            step=first["step"],
+            guidance_pass=first["guidance_pass"] if len(rows) == 1 else None,
+        )
 
     @cached_property
     def blocks(self) -> dict[int, tuple[int, ...]]:

@@ -17,7 +17,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from reslab.residency._device._spec import Confidence, Evidence
+from reslab.residency._device._evidence import Confidence, Evidence
 
 #: Words of drivers' names that say nothing that the rest does not.
 _EMPTY = {"nvidia", "geforce", "tesla", "blackwell", "amd", "radeon", "instinct", "intel", "r", "tm", "apple"}

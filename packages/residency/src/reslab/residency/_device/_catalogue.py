@@ -17,6 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from reslab.residency._device._cards import UNIFIED, Figure, cards, catalogue, folded
+from reslab.residency._device._evidence import NOWHERE, Confidence, Evidence
 from reslab.residency._device._given import (
     GIVEN,
     Compute,
@@ -33,7 +34,7 @@ from reslab.residency._device._given import (
 )
 from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._names import find, unknown
-from reslab.residency._device._spec import CONTEXT_BYTES, Confidence, DeviceError, DeviceSpec, Evidence
+from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec
 from reslab.residency._units import nearest
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Devices(tuple[str, ...]):
         """Return a row a device: family, device, memory_gib, bandwidth_gb_s, bfloat16_tflops, confidence (of that)."""
         from reslab.residency._device._tables import overview
 
-        return overview(map(device, self), {name: cards()[name].family for name in self})
+        return overview(map(_line, self))
 
     def _repr_html_(self) -> str:
         from reslab.residency._device._tables import overview_html
@@ -252,6 +253,15 @@ def _unknown(figures: Mapping[str, Any]) -> dict[str, Evidence]:
         if dtype not in figures["matrix_flops_per_s"]:
             found[f"matrix_flops_per_s.{dtype}"] = evidence
     return found
+
+
+def _line(name: str) -> tuple[str | float | None, ...]:
+    """Return what people choose a device by: family, name, memory, bandwidth, throughput, and how far that is known."""
+    spec = build(name)
+    bandwidth, rate = spec.memory_bytes_per_s, spec.matrix_flops_per_s.get("bfloat16")
+    by = spec.evidence.get("matrix_flops_per_s.bfloat16", NOWHERE).confidence
+    rates = (bandwidth and bandwidth / _GB, rate and rate / _TERA)
+    return (cards()[name].family, name, spec.memory_bytes / _GIB, *rates, str(by))
 
 
 def _rates(figures: Mapping[str, Figure], kind: str) -> dict[str, int]:

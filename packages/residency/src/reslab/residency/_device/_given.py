@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from reslab.residency._device._spec import CONTEXT_BYTES, Confidence, DeviceError, DeviceSpec, Evidence
+from reslab.residency._device._evidence import Confidence, Evidence
+from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec
 from reslab.residency._units import parse_bytes, parse_rate
 
 GIVEN = Evidence(confidence=Confidence.GIVEN, source="you")

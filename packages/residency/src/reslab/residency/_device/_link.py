@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reslab.residency._device._spec import Confidence, Evidence
+from reslab.residency._device._evidence import Confidence, Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

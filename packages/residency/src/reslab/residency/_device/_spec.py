@@ -13,10 +13,11 @@ the driver takes its share.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
-from reslab.stages import Described, FrozenDict, freeze
+from reslab.residency._device._evidence import Evidence, Holder
+from reslab.stages import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,40 +40,6 @@ def not_known(lacking: Mapping[str, str]) -> str:
 
 class DeviceError(ValueError):
     """A device that is asked for does not exist, or cannot be described."""
-
-
-class Confidence(Described):
-    """How far a figure can be trusted.
-
-    >>> Confidence("derived").doc
-    'Computed from units, clock and operations a clock: a peak, which sustained rates stay below.'
-    """
-
-    MEASURED = "measured", "Measured on this device and published."
-    VENDOR = "vendor", "The vendor's datasheet or whitepaper says so."
-    PUBLISHED = "published", "A public table says so; the vendor's own sheet was not at hand."
-    DERIVED = "derived", "Computed from units, clock and operations a clock: a peak, which sustained rates stay below."
-    ASSUMED = "assumed", "Neither measured nor promised for this device: taken from another, as the row says."
-    DETECTED = "detected", "Read from this machine."
-    TIMED = "timed", "Timed on this machine."
-    GIVEN = "given", "You said so."
-    UNKNOWN = "unknown", "No source has it: give it, or name a device that this one is like."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Where a figure comes from."""
-
-    confidence: Confidence
-    source: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who holds memory of a device, as far as the driver tells."""
-
-    who: str
-    nbytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +116,7 @@ the card that it is like
         """Return a row a figure: figure, value (for reading), confidence, source."""
         from reslab.residency._device._tables import figures
 
-        return figures(self)
+        return figures({each.name: getattr(self, each.name) for each in fields(self)}, self.evidence)
 
     def __repr__(self) -> str:
         taken = f", {self.free_bytes / 2**30:.1f} free" if self.holders else ""
@@ -159,4 +126,7 @@ the card that it is like
     def _repr_html_(self) -> str:
         from reslab.residency._device._tables import spec_html
 
-        return spec_html(self)
+        notes = [f"{each.who} holds {each.nbytes / 2**30:.2f} GiB of it." for each in self.holders]
+        notes += ["Host and device share one memory: there is nothing to move."] if self.unified else []
+        notes += [f"{self.missing[0].upper()}{self.missing[1:]}."] if self.missing else []
+        return spec_html(self.name, self.table(), notes)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import polars as pl
 
-from reslab.residency._device._spec import Confidence, DeviceSpec, Evidence
+from reslab.residency._device._evidence import NOWHERE, Evidence
 
-FIGURES = {"figure": pl.String, "value": pl.String, "confidence": pl.Categorical, "source": pl.String}
 OVERVIEW = {
     "family": pl.String,
     "device": pl.String,
@@ -18,8 +18,7 @@ OVERVIEW = {
     "bfloat16_tflops": pl.Float64,
     "confidence": pl.Categorical,  # of the throughput
 }
-_NOWHERE = Evidence(confidence=Confidence.UNKNOWN, source="")
-
+FIGURES = {"figure": pl.String, "value": pl.String, "confidence": pl.Categorical, "source": pl.String}
 _READABLE = {
     "memory_bytes": ("memory", 2**30, "GiB"),
     "free_bytes": ("free memory", 2**30, "GiB"),
@@ -34,27 +33,30 @@ _READABLE = {
 }
 
 
-def figures(spec: DeviceSpec) -> pl.DataFrame:
-    """Return a row a figure: figure, value, confidence, source."""
-    return pl.DataFrame(list(_rows(spec)), schema=dict(FIGURES), orient="row")
+def figures(values: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> pl.DataFrame:
+    """Return a row a figure: figure, value, confidence, source.
+
+    Args:
+        values: The fields of a device, by name.
+        evidence: Confidence and source of each figure, by its name.
+    """
+    return pl.DataFrame(list(_rows(values, evidence)), schema=dict(FIGURES), orient="row")
 
 
-def spec_html(spec: DeviceSpec) -> str:
-    """Return the table of a device as HTML, every text escaped."""
-    head = "".join(f'<th style="text-align:left">{name}</th>' for name in FIGURES)
+def spec_html(name: str, table: pl.DataFrame, notes: Iterable[str]) -> str:
+    """Return the figures of a device as HTML, with sentences below; every text is escaped."""
+    head = "".join(f'<th style="text-align:left">{column}</th>' for column in FIGURES)
     body = "".join(
         "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in figures(spec).cast(pl.String).rows()
+        for row in table.cast(pl.String).rows()
     )
-    held = "".join(f"<p>{escape(each.who)} holds {each.nbytes / 2**30:.2f} GiB of it.</p>" for each in spec.holders)
-    lacks = f"<p>{escape(spec.missing[0].upper() + spec.missing[1:])}.</p>" if spec.missing else ""
-    moves = "<p>Host and device share one memory: there is nothing to move.</p>" if spec.unified else ""
-    return f"<p><b>{escape(spec.name)}</b></p><table><tr>{head}</tr>{body}</table>{held}{moves}{lacks}"
+    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return f"<p><b>{escape(name)}</b></p><table><tr>{head}</tr>{body}</table>{below}"
 
 
-def overview(specs: Iterable[DeviceSpec], families: Mapping[str, str]) -> pl.DataFrame:
-    """Return a row a device: what people choose by."""
-    return pl.DataFrame([_overview(spec, families[spec.name]) for spec in specs], schema=dict(OVERVIEW), orient="row")
+def overview(rows: Iterable[Sequence[str | float | None]]) -> pl.DataFrame:
+    """Return a row a device, with what people choose by: the columns of `OVERVIEW`."""
+    return pl.DataFrame(list(rows), schema=dict(OVERVIEW), orient="row")
 
 
 def overview_html(table: pl.DataFrame) -> str:
@@ -69,24 +71,16 @@ def overview_html(table: pl.DataFrame) -> str:
     return f"<p><b>{table.height} devices</b>, with the GiB that they have</p><table>{body}</table>"
 
 
-def _overview(spec: DeviceSpec, family: str) -> tuple[str | float | None, ...]:
-    bandwidth, rate = spec.memory_bytes_per_s, spec.matrix_flops_per_s.get("bfloat16")
-    by = spec.evidence.get("matrix_flops_per_s.bfloat16", _NOWHERE).confidence
-    rates = (bandwidth and bandwidth / 1e9, rate and rate / 1e12)
-    return (family, spec.name, spec.memory_bytes / 2**30, *rates, str(by))
-
-
-def _rows(spec: DeviceSpec) -> Iterator[tuple[str, str, str, str]]:
+def _rows(values: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, str, str, str]]:
     for name, (label, unit, suffix) in _READABLE.items():
-        value = getattr(spec, name)
-        yield _row(label, value and value / unit, suffix, spec.evidence.get(name, _NOWHERE))
+        value = values[name]
+        yield _row(label, value and value / unit, suffix, evidence.get(name, NOWHERE))
     for kind, what in (("matrix", "matrix products"), ("attention", "attention")):
-        rates, prefix = getattr(spec, f"{kind}_flops_per_s"), f"{kind}_flops_per_s."
-        known = [key.removeprefix(prefix) for key in spec.evidence if key.startswith(prefix)]
+        rates, prefix = values[f"{kind}_flops_per_s"], f"{kind}_flops_per_s."
+        known = [key.removeprefix(prefix) for key in evidence if key.startswith(prefix)]
         for dtype in dict.fromkeys([*rates, *known]):
             rate = rates.get(dtype)
-            evidence = spec.evidence.get(prefix + dtype, _NOWHERE)
-            yield _row(f"{what}, {dtype}", rate and rate / 1e12, "TFLOP/s", evidence)
+            yield _row(f"{what}, {dtype}", rate and rate / 1e12, "TFLOP/s", evidence.get(prefix + dtype, NOWHERE))
 
 
 def _row(label: str, value: float | None, unit: str, evidence: Evidence) -> tuple[str, str, str, str]:

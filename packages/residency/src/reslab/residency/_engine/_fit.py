@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from reslab.residency._plan._footprint import device_bytes, host_bytes, pool_slack
+from reslab.residency._plan._footprint import Footprint, footprint, pool_slack
+from reslab.residency._plan._keep import check_plan
 from reslab.residency._plan._placement import Granularity, PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Call, Workload, check_plan
+from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._units import size_text
 
 
@@ -68,17 +69,18 @@ def check_fits(plan: Plan, workload: Workload, budget: Budget, *, kind: str) -> 
 
 
 def _needs(plan: Plan, workload: Workload, budget: Budget, kind: str) -> Iterator[tuple[str, int, int]]:
+    account = footprint(plan, workload)
     if budget.device_bytes is not None:
-        for what, need in _device_needs(plan, workload):
+        for what, need in _device_needs(plan, workload, account):
             slack = pool_slack(need, kind) if budget.slack_bytes is None else budget.slack_bytes
             beside = f" with {size_text(slack)} of the allocator's slack" if slack else ""
             yield f"{what} on the device{beside}", need + slack, budget.device_bytes
     if budget.host_bytes is not None:
-        yield "host memory", host_bytes(plan, workload).nbytes, budget.host_bytes
+        yield "host memory", account.host().nbytes, budget.host_bytes
 
 
-def _device_needs(plan: Plan, workload: Workload) -> Iterator[tuple[str, int]]:
-    for stage, need in device_bytes(plan, workload).items():
+def _device_needs(plan: Plan, workload: Workload, account: Footprint) -> Iterator[tuple[str, int]]:
+    for stage, need in account.device_bytes.items():
         yield f"the stage {stage!r}", need
     if not workload.calls:
         for name in workload.components:
@@ -89,7 +91,7 @@ def _alone(plan: Plan, workload: Workload, name: str) -> int:
     """Return what is on the device at least when a component runs, wherever that is: of a run that nobody knows yet."""
     blocks = tuple(range(len(workload.components[name].block_bytes)))
     calls = [Call(stage=stage, component=name, blocks=blocks) for stage in workload.stages]
-    return min(device_bytes(plan, replace(workload, calls=(call,)))[call.stage] for call in calls)
+    return min(footprint(plan, replace(workload, calls=(call,))).device_bytes[call.stage] for call in calls)
 
 
 def check_executable(plan: Plan, workload: Workload) -> None:

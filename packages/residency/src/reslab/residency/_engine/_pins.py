@@ -1,9 +1,9 @@
-"""Pinning: how much of what moves is pinned, as `host_bytes` plans it, and what happens where the system refuses.
+"""Pinning: how much of what moves is pinned, as `footprint` accounts for it, and what happens where the system refuses.
 
 What is pinned is copied to an accelerator at the full speed of the link. A system may let a process pin less than that,
 or nothing: under WSL2, under a limit of locked memory. What is left waits in pageable memory, and a note says so.
 
-    pins.share(plan, workload, units)
+    pins.share(footprint(plan, workload), units)
     HostBuffer(layout, pin=pins.of(unit))
 """
 
@@ -18,9 +18,7 @@ import torch
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._buffers import Pin
 from reslab.residency._engine._unit import Unit
-from reslab.residency._plan._footprint import HostBytes, host_bytes
-from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Workload
+from reslab.residency._plan._footprint import Footprint, HostBytes
 from reslab.residency._units import size_text
 
 if TYPE_CHECKING:
@@ -43,11 +41,11 @@ class Pins:
         self._window_bytes = self._pinned_bytes = 0
         self._is_refused = self._is_noted = False
 
-    def share(self, plan: Plan, workload: Workload, units: Sequence[Unit]) -> None:
+    def share(self, account: Footprint, units: Sequence[Unit]) -> None:
         """Share out what may be pinned among what moves, less what is pinned already."""
         if not self._setting.pins:
             return
-        host = host_bytes(plan, workload, pinnable_bytes=self._setting.budget.pinned_bytes)
+        host = account.host(pinnable_bytes=self._setting.budget.pinned_bytes)
         sources = {id(unit.shared.source): unit for unit in units if unit.shared.source is not None}
         self._left = dict(host.pinned)
         for unit in sources.values():

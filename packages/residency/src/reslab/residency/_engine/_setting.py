@@ -19,7 +19,7 @@ from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._engine._pins import Pins
 from reslab.residency._engine._throttle import Link
 from reslab.residency._engine._unit import Unit
-from reslab.residency._plan._footprint import comes_from_disk, settled
+from reslab.residency._plan._footprint import footprint
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
@@ -89,12 +89,12 @@ class Sources:
 
     def lay(self, plan: Plan, workload: Workload, units: Sequence[Unit]) -> None:
         """Take a plan as it is laid over a run: what waits where, and how much of it is pinned."""
-        names = workload.components
-        self._from_disk = {name for name in names if comes_from_disk(plan, workload, name)}
-        self._settled = {name: settled(plan, workload, name) for name in names}
+        account = footprint(plan, workload)
+        self._from_disk = {name for name, each in account.waiting.items() if each.from_disk}
+        self._settled = {name: each.settled for name, each in account.waiting.items()}
         from_disk = [unit for unit in units if unit.component in self._from_disk or unit.has_unknown]
         self._window_bytes = max((unit.layout.nbytes for unit in from_disk), default=0)
-        self._pins.share(plan, workload, units)
+        self._pins.share(account, units)
         self.disk.window.pin = self._pins.window
 
     def renew(self, unit: Unit) -> None:

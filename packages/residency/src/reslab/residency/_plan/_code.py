@@ -5,26 +5,49 @@
     plan.as_code("diffusers").differences    # sentences; none where the tool does exactly what the plan says
 
 Each tool has a module: it names the call that comes nearest to each placement, and describes, as a placement again,
-what that call does. What differs between the two placements are the differences, so that none is left out.
+what that call does. What differs between the two placements are the differences, so that none is left out. It reads
+what a plan wants, `Wanted`, and knows no plan. On import it enters itself in `TOOLS`; the facade imports all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-from reslab.residency._plan import _code_diffusers, _code_ltx
+from reslab.residency._plan._numerics import Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError
-from reslab.residency._plan._presets import presets
+from reslab.stages import freeze
 
-if TYPE_CHECKING:
-    from reslab.residency._plan._plan import Plan
 
-#: Writes code and differences from a plan, the placement of each component, whether those are all, and the device.
-Writer = Callable[["Plan", Mapping[str, Placement], bool, str], tuple[str, list[str]]]
-TOOLS: Mapping[str, Writer] = {"diffusers": _code_diffusers.write, "ltx-pipelines": _code_ltx.write}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a plan wants of another tool.
+
+    Args:
+        places: Where each component lives.
+        alone: Where it lives in one stage alone, by component and stage, if that is another place.
+        lora: How the LoRA reaches the transformer.
+        numerics: The other choices that change bits.
+        are_all: Whether the pipeline has no other component.
+        device: Where it computes, as torch calls it.
+    """
+
+    places: Mapping[str, Placement]
+    alone: Mapping[tuple[str, str | None], Placement]
+    lora: Lora
+    numerics: Numerics
+    are_all: bool
+    device: str
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+
+#: Writes what is wanted as code, and returns with it the differences, in sentences.
+Writer = Callable[[Wanted], tuple[str, list[str]]]
+#: By the tool's name; the module of each enters it.
+TOOLS: dict[str, Writer] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +76,13 @@ class Code:
         return f"<p><b>{escape(self.tool)}</b></p><pre>{escape(self.code)}</pre>{told}"
 
 
-def as_code(plan: Plan, tool: str, *, components: Iterable[str] | None, device: str) -> Code:
-    """Return a plan as the nearest settings of a tool; see `Plan.as_code`."""
+def code_for(tool: str, wanted: Wanted) -> Code:
+    """Return what is wanted as the nearest settings of a tool.
+
+    Raises:
+        PlanError: There is no such tool.
+    """
     if tool not in TOOLS:
-        raise PlanError(f"there is no code for {tool!r}, only for {' and '.join(map(repr, TOOLS))}")
-    placed = dict.fromkeys(component for component, _stage in plan.placements)
-    names = list(placed if components is None else dict.fromkeys((*components, *placed)))
-    are_all = components is not None or plan.name in presets()
-    code, differences = TOOLS[tool](plan, {name: plan.placement(name) for name in names}, are_all, device)
+        raise PlanError(f"there is no code for {tool!r}, only for {' and '.join(map(repr, sorted(TOOLS)))}")
+    code, differences = TOOLS[tool](wanted)
     return Code(tool=tool, code=code, differences=tuple(differences))

@@ -18,14 +18,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._differences import by_sentence, in_single_stages, placed_otherwise
-from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
+from reslab.residency._plan._numerics import Attention, Lora, Numerics, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
-
-if TYPE_CHECKING:
-    from reslab.residency._plan._plan import Plan
 
 TOOL = "diffusers"
 #: How our attention kernels are called there.
@@ -43,21 +40,18 @@ _IMPORTS = {
 }
 
 
-def write(plan: Plan, places: Mapping[str, Placement], are_all: bool, device: str) -> tuple[str, list[str]]:
-    """Return the code, and in what it differs.
-
-    Args:
-        plan: Says what else is set.
-        places: Where each component lives.
-        are_all: Whether the pipeline has no other component.
-        device: Where it computes.
-    """
-    calls = {name: instead(placement, device) for name, placement in places.items() if not _is_copy(name)}
-    lines = [*_numerics(plan, calls), *_moves(calls, are_all, device)]
+def write(wanted: Wanted) -> tuple[str, list[str]]:
+    """Return the code, and in what it differs."""
+    placed = {name: placement for name, placement in wanted.places.items() if not _is_copy(name)}
+    calls = {name: instead(placement, wanted.device) for name, placement in placed.items()}
+    lines = [*_numerics(wanted.numerics, calls), *_moves(calls, wanted.are_all, wanted.device)]
     head = [line for word, line in _IMPORTS.items() if any(re.search(rf"\b{word}", each) for each in lines)]
     if any("components" in line for line in lines):
         head += ["", "components = pipe.components  # of several pipelines: {**one.components, **other.components}"]
-    return "\n".join([*head, *([""] if head else []), *lines]) + "\n", list(_differences(plan, places, device))
+    return "\n".join([*head, *([""] if head else []), *lines]) + "\n", list(_differences(wanted))
+
+
+TOOLS[TOOL] = write
 
 
 def _moves(calls: Mapping[str, Placement], are_all: bool, device: str) -> Iterator[str]:
@@ -181,8 +175,7 @@ def _says(call: Placement) -> str:
     return piece + (", one ahead" if call.prefetch else "") + (", from disk" if call.kind is Kind.DISK else "")
 
 
-def _numerics(plan: Plan, calls: Mapping[str, Placement]) -> Iterator[str]:
-    chosen = plan.numerics
+def _numerics(chosen: Numerics, calls: Mapping[str, Placement]) -> Iterator[str]:
     for name in _denoisers(calls):
         if chosen.weight_dtype is WeightDtype.FLOAT8:
             types = "storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16"
@@ -198,16 +191,16 @@ def _denoisers(calls: Mapping[str, Placement]) -> list[str]:
     return [name for name in calls if name.startswith(("transformer", "unet"))] or ["transformer"]
 
 
-def _differences(plan: Plan, places: Mapping[str, Placement], device: str) -> Iterator[str]:
-    yield from by_sentence(_placed(plan, places, device))
-    if plan.lora is Lora.MERGED:
+def _differences(wanted: Wanted) -> Iterator[str]:
+    yield from by_sentence(_placed(wanted))
+    if wanted.lora is Lora.MERGED:
         yield (
             "lora: the plan merges the LoRA into a copy of the transformer; with diffusers load_lora_weights adds it "
             "on the fly, and fuse_lora writes it into the weights themselves"
         )
-    if plan.numerics.pass_batching is PassBatching.BATCHED:
+    if wanted.numerics.pass_batching is PassBatching.BATCHED:
         yield "numerics.pass_batching: the plan runs guidance passes in one batch; diffusers does as the pipeline is"
-    if plan.numerics.weight_dtype is WeightDtype.FLOAT8:
+    if wanted.numerics.weight_dtype is WeightDtype.FLOAT8:
         yield (
             "numerics.weight_dtype: the plan counts every weight of the blocks as float8 and none outside them; "
             "enable_layerwise_casting also casts layers outside the blocks, leaves norms and bare parameters as they "
@@ -215,14 +208,14 @@ def _differences(plan: Plan, places: Mapping[str, Placement], device: str) -> It
         )
 
 
-def _placed(plan: Plan, places: Mapping[str, Placement], device: str) -> Iterator[tuple[str, str]]:
-    for name, placement in places.items():
+def _placed(wanted: Wanted) -> Iterator[tuple[str, str]]:
+    for name, placement in wanted.places.items():
         if _is_copy(name):
             yield name, f"{placement!r} in the plan; diffusers has no such second copy"
             continue
-        for sentence in placed_otherwise(placement, instead(placement, device), TOOL):
+        for sentence in placed_otherwise(placement, instead(placement, wanted.device), TOOL):
             yield name, sentence
-        for sentence in in_single_stages(plan, name, TOOL):
+        for sentence in in_single_stages(wanted, name, TOOL):
             yield name, sentence
         if placement.kind is Kind.DISK:
             yield name, "diffusers first writes the weights to a folder of its own, and reads them from there"

@@ -10,31 +10,32 @@ read on 2026-11-23; the paths that the command needs have changed between its ve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._differences import by_sentence, in_single_stages, placed_otherwise
 from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._placement import Kind, Placement, Until, layerwise, swap
-from reslab.residency._plan._presets import LIGHTRICKS_STREAMS
-
-if TYPE_CHECKING:
-    from reslab.residency._plan._plan import Plan
 
 TOOL = "ltx-pipelines"
+#: Models whose blocks it streams; every other one is loaded whole for its stage.
+STREAMED = ("text_encoder", "transformer")
 _OFFLOAD = {Kind.RESIDENT: "none", Kind.SWAP: "none", Kind.LAYERWISE: "cpu", Kind.DISK: "disk"}
 _RUN = ("python -m ltx_pipelines.ti2vid_two_stages", '"$@"')
 
 
-def write(plan: Plan, places: Mapping[str, Placement], _are_all: bool, _device: str) -> tuple[str, list[str]]:
+def write(wanted: Wanted) -> tuple[str, list[str]]:
     """Return the command line, and in what it differs; what it is told of models and request comes as "$@"."""
-    offload = _offload(places)
+    offload = _offload(wanted.places)
     options = [f"--offload {offload}"]
-    if plan.numerics.weight_dtype is WeightDtype.FLOAT8:
+    if wanted.numerics.weight_dtype is WeightDtype.FLOAT8:
         options.append("--quantization fp8-cast")
-    if plan.numerics.pass_batching is PassBatching.BATCHED:
+    if wanted.numerics.pass_batching is PassBatching.BATCHED:
         options.append("--max-batch-size 4")
-    lines = [f"# {', '.join(names)}: {says}" for says, names in _groups(places, offload).items()]
-    return "\n".join([*lines, " \\\n    ".join((*_RUN, *options))]) + "\n", list(_differences(plan, places, offload))
+    lines = [f"# {', '.join(names)}: {says}" for says, names in _groups(wanted.places, offload).items()]
+    return "\n".join([*lines, " \\\n    ".join((*_RUN, *options))]) + "\n", list(_differences(wanted, offload))
+
+
+TOOLS[TOOL] = write
 
 
 def instead(name: str, offload: str) -> Placement:
@@ -43,7 +44,7 @@ def instead(name: str, offload: str) -> Placement:
     >>> instead("transformer", "cpu"), instead("vae", "cpu")
     (layerwise(until='each stage'), swap(until='each stage'))
     """
-    if offload == "none" or not name.startswith(LIGHTRICKS_STREAMS):
+    if offload == "none" or not name.startswith(STREAMED):
         return swap(until=Until.EACH)
     return layerwise(until=Until.EACH) if offload == "cpu" else Placement(kind=Kind.DISK, until=Until.EACH)
 
@@ -65,19 +66,20 @@ def _groups(places: Mapping[str, Placement], offload: str) -> dict[str, list[str
     return groups
 
 
-def _differences(plan: Plan, places: Mapping[str, Placement], offload: str) -> Iterator[str]:
-    yield from by_sentence(_placed(plan, places, offload))
-    if plan.lora is Lora.DYNAMIC:
+def _differences(wanted: Wanted, offload: str) -> Iterator[str]:
+    numerics = wanted.numerics
+    yield from by_sentence(_placed(wanted, offload))
+    if wanted.lora is Lora.DYNAMIC:
         yield "lora: the plan adds the LoRA on the fly; ltx-pipelines merges it when it loads the refining stage"
-    if plan.numerics.vae_tiling is not VaeTiling.PIPELINE:
-        yield f"numerics.vae_tiling: {str(plan.numerics.vae_tiling)!r} in the plan; ltx-pipelines decides by itself"
-    if plan.numerics.attention is not Attention.PIPELINE:
-        yield f"numerics.attention: {str(plan.numerics.attention)!r} in the plan; ltx-pipelines decides by itself"
+    if numerics.vae_tiling is not VaeTiling.PIPELINE:
+        yield f"numerics.vae_tiling: {str(numerics.vae_tiling)!r} in the plan; ltx-pipelines decides by itself"
+    if numerics.attention is not Attention.PIPELINE:
+        yield f"numerics.attention: {str(numerics.attention)!r} in the plan; ltx-pipelines decides by itself"
 
 
-def _placed(plan: Plan, places: Mapping[str, Placement], offload: str) -> Iterator[tuple[str, str]]:
-    for name, placement in places.items():
+def _placed(wanted: Wanted, offload: str) -> Iterator[tuple[str, str]]:
+    for name, placement in wanted.places.items():
         for sentence in placed_otherwise(placement, instead(name, offload), TOOL):
             yield name, sentence
-        for sentence in in_single_stages(plan, name, TOOL):
+        for sentence in in_single_stages(wanted, name, TOOL):
             yield name, sentence

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from reslab.residency._plan._code import Wanted
 from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
-
-if TYPE_CHECKING:
-    from reslab.residency._plan._plan import Plan
 
 _DOES = {
     Kind.RESIDENT: "stays on the device",
@@ -64,10 +61,10 @@ def _copied_back(wanted: Placement, tool: str) -> str:
     return f"the plan lets weights go by re-pointing, {tool} copies them back to the host"
 
 
-def in_single_stages(plan: Plan, name: str, tool: str) -> Iterator[str]:
+def in_single_stages(wanted: Wanted, name: str, tool: str) -> Iterator[str]:
     """Yield what a plan wants for one stage alone, since the tools have one place for a component."""
-    for (component, stage), placement in plan.placements.items():
-        if component == name and stage is not None and placement != plan.placement(name):
+    for (component, stage), placement in wanted.alone.items():
+        if component == name:
             yield f"{placement!r} in {stage} alone; {tool} has one place for a component in all stages"
 
 

@@ -1,21 +1,27 @@
-"""What a plan costs in bytes, stage by stage, without making the moves: on the device, over the link, on the host.
+"""What a plan costs in bytes, without making the moves: the one account of device, link and host.
 
-    footprint(plan, workload)[3].device_bytes        # weights on the device in the fourth stage, slots included
+    account = footprint(plan, workload)
+    account.rows[3].device_bytes           # a component's weights on the device in a stage, slots included
+    account.device_bytes["denoise"]        # all of them, and activations
+    account.fetched_bytes                  # over the link, in the whole run
+    account.host().nbytes                  # copies in host memory, and the window of what comes from disk
 
-These are the sums of what `schedule` does, in closed form and a thousand times faster; a test holds them equal.
+These are the sums of what `schedule` does, in closed form and a thousand times faster; a test holds them equal. Bounds,
+`apply`, the leaner plans and the charts read this account and derive no bytes of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._keep import OUTSIDE, Units, all_units, check_plan, keeps, moves_outside, stays, unit_bytes
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
-from reslab.residency._plan._workload import ComponentSize, Workload, check_plan
+from reslab.residency._plan._workload import ComponentSize, Workload
+from reslab.residency._units import size_text
 from reslab.stages import freeze
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
@@ -68,67 +74,25 @@ class ComponentBytes(NamedTuple):
         return self.kept_bytes + self.slot_bytes
 
 
-def footprint(plan: Plan, workload: Workload) -> tuple[ComponentBytes, ...]:
-    """Return what each component costs in each stage, in the order of stages.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What of one component comes to the device in a run, or leaves it: it waits in host memory or on disk.
 
-    Raises:
-        PlanError: If the plan places what the workload does not have.
+    Where no calls are known, this is all that does not stay.
+
+    Attributes:
+        nbytes: Of all that waits.
+        largest_bytes: Of its largest unit: a block, or what lies outside the blocks.
+        from_disk: Whether it waits on disk. A component that does so for one stage does for all.
+        settled: Units that are fetched before the run and stay, so that they need no second copy.
+        often: Larger for what moves more often in a run; by its placement where that is equal.
     """
-    check_plan(plan, workload)
-    columns = [tuple(_component(plan, workload, name)) for name in workload.components]
-    return tuple(row for stage in zip(*columns, strict=True) for row in stage)
 
-
-def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
-    """Return the highest bytes on the device in each stage, activations included."""
-    totals = {stage: workload.activations.get(stage, 0) for stage in workload.stages}
-    for row in footprint(plan, workload):
-        totals[row.stage] += row.device_bytes
-    return totals
-
-
-def _component(plan: Plan, workload: Workload, name: str) -> Iterator[ComponentBytes]:
-    size, kept = workload.components[name], keeps(plan, workload, name)
-    placements = [plan.placement(name, stage) for stage in workload.stages]
-    before = kept[0] if stays(placements[0]) else frozenset()
-    former = placements[0]
-    for place, (stage, placement) in enumerate(zip(workload.stages, placements, strict=True)):
-        slot_bytes, through = _streamed(workload, name, place, placement, kept[place])
-        back = _sum(size, before - kept[place]) * former.copy_back + through * placement.copy_back
-        if place + 1 == len(placements) and not stays(placement):
-            back += _sum(size, kept[place]) * placement.copy_back
-        yield ComponentBytes(
-            component=name,
-            stage=stage,
-            kept_bytes=_sum(size, kept[place]),
-            slot_bytes=slot_bytes,
-            fetched_bytes=_sum(size, kept[place] - before) + through,
-            copied_back_bytes=back,
-            from_disk=placement.kind is Kind.DISK,
-        )
-        before, former = kept[place], placement
-
-
-def _streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> tuple[int, int]:
-    """Return the bytes that the slots of a component take in one stage, and the bytes that go through them."""
-    calls = workload.calls_of.get((name, place))
-    if calls is None or not placement.streams:
-        return 0, 0
-    size = workload.components[name]
-    outside = size.outside_bytes if moves_outside(placement) else 0
-    kinds = workload.blocks_of[name, place]
-    known = {blocks: [block for block in blocks if block not in kept] for blocks in kinds}
-    distinct = {block for blocks in known.values() for block in blocks}
-    slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
-    streams = [known[call.blocks] for call in calls]
-    through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
-    return outside + slots, len(calls) * outside + through
-
-
-def _sum(size: ComponentSize, units: Units) -> int:
-    if len(units) == len(size.block_bytes) + 1:
-        return size.weight_bytes
-    return sum(unit_bytes(size, unit) for unit in units)
+    nbytes: int
+    largest_bytes: int
+    from_disk: bool
+    settled: Units
+    often: tuple[float, bool, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,91 +133,187 @@ class HostBytes:
 NOTHING = HostBytes(copies={}, window_bytes=0, pinned={}, pinned_window_bytes=0)
 
 
-def host_bytes(plan: Plan, workload: Workload, *, pinnable_bytes: int | None = None) -> HostBytes:
-    """Return what a plan needs of the host.
-
-    Where the calls are not known, all that does not stay on the device counts as moved.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """The bytes of a plan, from one walk over stages and components; iterate over it for its rows.
 
     >>> from reslab.residency import Call, ComponentSize
     >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
     >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
     >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
-    >>> [host_bytes(Plan.of({"transformer": place}), work).nbytes for place in ("resident", "swap", "disk")]
+    >>> [footprint(Plan.of({"transformer": place}), work).host().nbytes for place in ("resident", "swap", "disk")]
     [0, 35, 10]
+    >>> footprint(Plan.of({"transformer": "layerwise"}), work)
+    Footprint(25 B on the device at most, 35 B on the host, 35 B fetched)
 
-    Args:
-        plan: The plan.
-        workload: Sizes and calls.
-        pinnable_bytes: What may be pinned; None for all.
+    Attributes:
+        rows: One a stage and component, in the order of stages.
+        activations: Highest bytes alive besides weights, by stage.
+        waiting: What of each component comes and goes.
     """
-    units = {name: waits(plan, workload, name) for name in workload.components}
-    from_disk = {name for name in units if comes_from_disk(plan, workload, name)}
-    window = max((unit_bytes(workload.components[name], unit) for name in from_disk for unit in units[name]), default=0)
-    copies = {name: _sum(workload.components[name], units[name]) for name in units if name not in from_disk}
-    often = _often(plan, workload)
-    ordered = sorted(filter(copies.__getitem__, copies), key=lambda name: often[name], reverse=True)
-    left = pinnable_bytes if pinnable_bytes is not None else sum(copies.values()) + window
-    pinned_window = window if window <= left else 0
-    left -= pinned_window
-    pinned: dict[str, int] = {}
-    for name in ordered:
-        pinned[name] = min(copies[name], left)
-        left -= pinned[name]
-    return HostBytes(
-        copies={name: copies[name] for name in ordered},
-        window_bytes=window,
-        pinned=pinned,
-        pinned_window_bytes=pinned_window,
-    )
 
+    rows: tuple[ComponentBytes, ...]
+    activations: Mapping[str, int]
+    waiting: Mapping[str, Waiting]
 
-def waits(plan: Plan, workload: Workload, name: str) -> Units:
-    """Return the units of a component that come to the device in a run, or leave it: they wait on the host or on disk.
+    def __post_init__(self) -> None:
+        freeze(self)
 
-    Where no call is known these are all but what stays.
-    """
-    if not workload.calls:
-        return all_units(workload.components[name]) - settled(plan, workload, name)
-    kept = keeps(plan, workload, name)
-    streamed = (
-        _streaming(workload, plan.placement(name, stage), name, place, kept[place])
-        for place, stage in enumerate(workload.stages)
-    )
-    return frozenset[int]().union(*kept, *streamed) - settled(plan, workload, name)
+    def __iter__(self) -> Iterator[ComponentBytes]:
+        return iter(self.rows)
 
+    def __len__(self) -> int:
+        return len(self.rows)
 
-def settled(plan: Plan, workload: Workload, name: str) -> Units:
-    """Return the units of a component that come to the device before the run and stay: they need no second copy."""
-    if not stays(plan.placement(name, workload.stages[0])):
-        return frozenset()
-    return frozenset.intersection(*keeps(plan, workload, name))
+    @property
+    def by_stage(self) -> dict[str, list[ComponentBytes]]:
+        """Return the rows of each stage."""
+        found: dict[str, list[ComponentBytes]] = {stage: [] for stage in self.activations}
+        for row in self.rows:
+            found[row.stage].append(row)
+        return found
 
+    @property
+    def device_bytes(self) -> dict[str, int]:
+        """Return the highest bytes on the device in each stage, activations included."""
+        totals = dict(self.activations)
+        for row in self.rows:
+            totals[row.stage] += row.device_bytes
+        return totals
 
-def comes_from_disk(plan: Plan, workload: Workload, name: str) -> bool:
-    """Tell whether a component waits on disk: where it does so for one stage, it does for all."""
-    return any(plan.placement(name, stage).kind is Kind.DISK for stage in workload.stages)
+    @property
+    def fetched_bytes(self) -> int:
+        """Return the bytes copied to the device in a run."""
+        return sum(row.fetched_bytes for row in self.rows)
 
+    @property
+    def copied_back_bytes(self) -> int:
+        """Return the bytes copied to the host in a run."""
+        return sum(row.copied_back_bytes for row in self.rows)
 
-def _often(plan: Plan, workload: Workload) -> dict[str, tuple[float, bool, bool]]:
-    """Return how often the bytes of each component move in a run; by its placement where no calls are known."""
-    fetched = dict.fromkeys(workload.components, 0)
-    for row in footprint(plan, workload):
-        fetched[row.component] += row.fetched_bytes
-    places = {name: [plan.placement(name, stage) for stage in workload.stages] for name in fetched}
-    return {
-        name: (
-            fetched[name] / max(workload.components[name].weight_bytes, 1),
-            any(place.streams for place in places[name]),
-            any(place.until is Until.EACH for place in places[name]),
+    def host(self, *, pinnable_bytes: int | None = None) -> HostBytes:
+        """Return what the plan needs of the host.
+
+        Args:
+            pinnable_bytes: What may be pinned; None for all.
+        """
+        window = max((each.largest_bytes for each in self.waiting.values() if each.from_disk), default=0)
+        moving = [name for name, each in self.waiting.items() if each.nbytes and not each.from_disk]
+        ordered = sorted(moving, key=lambda name: self.waiting[name].often, reverse=True)
+        copies = {name: self.waiting[name].nbytes for name in ordered}
+        left = pinnable_bytes if pinnable_bytes is not None else sum(copies.values()) + window
+        pinned_window = window if window <= left else 0
+        left -= pinned_window
+        pinned: dict[str, int] = {}
+        for name, nbytes in copies.items():
+            pinned[name] = min(nbytes, left)
+            left -= pinned[name]
+        return HostBytes(copies=copies, window_bytes=window, pinned=pinned, pinned_window_bytes=pinned_window)
+
+    def __repr__(self) -> str:
+        peak, host = max(self.device_bytes.values(), default=0), self.host().nbytes
+        return (
+            f"Footprint({size_text(peak)} on the device at most, {size_text(host)} on the host, "
+            f"{size_text(self.fetched_bytes)} fetched)"
         )
-        for name in fetched
-    }
 
 
-def _streaming(workload: Workload, placement: Placement, name: str, place: int, kept: Units) -> Units:
-    """Return the units that move for calls of a stage."""
-    called = workload.blocks_of.get((name, place))
-    if called is None or not placement.streams:
-        return frozenset()
-    outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset()
-    return outside | {block for blocks in called for block in blocks if block not in kept}
+def footprint(plan: Plan, workload: Workload) -> Footprint:
+    """Return what a plan costs: each component in each stage on the device and over the link, and what waits.
+
+    Raises:
+        PlanError: If the plan places what the workload does not have.
+    """
+    check_plan(plan, workload)
+    columns, waiting = [], {}
+    for name in workload.components:
+        column, waiting[name] = _component(plan, workload, name)
+        columns.append(column)
+    return Footprint(
+        rows=tuple(row for stage in zip(*columns, strict=True) for row in stage),
+        activations={stage: workload.activations.get(stage, 0) for stage in workload.stages},
+        waiting=waiting,
+    )
+
+
+def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
+    """Return the highest bytes on the device in each stage, activations included."""
+    return footprint(plan, workload).device_bytes
+
+
+class _Streamed(NamedTuple):
+    """What moves for the calls of one stage."""
+
+    units: Units = frozenset()
+    slot_bytes: int = 0
+    through_bytes: int = 0
+
+
+def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[ComponentBytes], Waiting]:
+    """Walk over the stages once: return a row each, and what comes and goes in all of them together."""
+    size, kept = workload.components[name], keeps(plan, workload, name)
+    placements = [plan.placement(name, stage) for stage in workload.stages]
+    moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
+    rows = list(_rows(name, size, workload.stages, placements, kept, moved))
+    settled = frozenset.intersection(*kept) if stays(placements[0]) else frozenset[int]()
+    units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
+    waiting = Waiting(
+        nbytes=_sum(size, units - settled),
+        largest_bytes=max((unit_bytes(size, unit) for unit in units - settled), default=0),
+        from_disk=any(placement.kind is Kind.DISK for placement in placements),
+        settled=settled,
+        often=(
+            sum(row.fetched_bytes for row in rows) / max(size.weight_bytes, 1),
+            any(placement.streams for placement in placements),
+            any(placement.until is Until.EACH for placement in placements),
+        ),
+    )
+    return rows, waiting
+
+
+def _rows(
+    name: str,
+    size: ComponentSize,
+    stages: Sequence[str],
+    placements: Sequence[Placement],
+    kept: Sequence[Units],
+    moved: Sequence[_Streamed],
+) -> Iterator[ComponentBytes]:
+    before, former = kept[0] if stays(placements[0]) else frozenset(), placements[0]
+    for place, (stage, placement, own, streamed) in enumerate(zip(stages, placements, kept, moved, strict=True)):
+        kept_bytes = _sum(size, own)
+        back = _sum(size, before - own) * former.copy_back + streamed.through_bytes * placement.copy_back
+        if place + 1 == len(stages) and not stays(placement):
+            back += kept_bytes * placement.copy_back
+        yield ComponentBytes(
+            component=name,
+            stage=stage,
+            kept_bytes=kept_bytes,
+            slot_bytes=streamed.slot_bytes,
+            fetched_bytes=_sum(size, own - before) + streamed.through_bytes,
+            copied_back_bytes=back,
+            from_disk=placement.kind is Kind.DISK,
+        )
+        before, former = own, placement
+
+
+def _streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> _Streamed:
+    """Return what moves for the calls of a component in one stage: through slots, or around each call."""
+    calls = workload.calls_of.get((name, place))
+    if calls is None or not placement.streams:
+        return _Streamed()
+    size = workload.components[name]
+    outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset[int]()
+    known = {blocks: [block for block in blocks if block not in kept] for blocks in workload.blocks_of[name, place]}
+    distinct = frozenset(block for blocks in known.values() for block in blocks)
+    slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
+    streams = [known[call.blocks] for call in calls]
+    through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
+    outside_bytes = _sum(size, outside)
+    return _Streamed(outside | distinct, outside_bytes + slots, len(calls) * outside_bytes + through)
+
+
+def _sum(size: ComponentSize, units: Units) -> int:
+    if len(units) == len(size.block_bytes) + 1:
+        return size.weight_bytes
+    return sum(unit_bytes(size, unit) for unit in units)

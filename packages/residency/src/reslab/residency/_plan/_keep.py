@@ -6,15 +6,17 @@ that streams through slots.
 
     keeps(plan, workload, "transformer")[3]       # units kept in the fourth stage
     ahead(plan, workload, "transformer")[2]       # those of them that are fetched in the third, and not needed before
+    check_plan(plan, workload)                    # refuses a plan of what the workload does not have
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
+from reslab.residency._units import nearest
 
 #: The unit of all weights outside the blocks; blocks are numbered from 0.
 OUTSIDE = -1
@@ -102,3 +104,25 @@ def _part(placement: Placement, size: ComponentSize) -> Units:
         return all_units(size)
     outside: Units = frozenset() if moves_outside(placement) else frozenset({OUTSIDE})
     return outside | placement.resident_blocks(len(size.block_bytes))
+
+
+def check_plan(plan: Plan, workload: Workload) -> None:
+    """Raise one PlanError that names everything in a plan which the workload does not have."""
+    if problems := list(_problems(plan, workload)):
+        raise PlanError(problems[0] if len(problems) == 1 else "\n- ".join(["this plan cannot be used:", *problems]))
+
+
+def _problems(plan: Plan, workload: Workload) -> Iterator[str]:
+    for (component, stage), placement in plan.placements.items():
+        size = workload.components.get(component)
+        if size is None:
+            yield f"the plan places {component!r}, which is not there; {nearest(component, workload.components)}"
+        elif placement.streams and placement.resident > len(size.block_bytes):
+            yield (
+                f"{component}.resident={placement.resident}, but {component} has {len(size.block_bytes)} blocks; "
+                "write 'resident' to keep all of it"
+            )
+        if stage is not None and stage not in workload.stages:
+            yield f"the plan places {component!r} in a stage {stage!r}, which is not there; " + nearest(
+                stage, workload.stages
+            )

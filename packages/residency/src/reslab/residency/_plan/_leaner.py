@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from reslab.residency._plan._decisions import DecidedBy
-from reslab.residency._plan._footprint import device_bytes, footprint
+from reslab.residency._plan._footprint import Footprint, footprint
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
@@ -39,20 +39,17 @@ def leaner(plan: Plan, workload: Workload, *, stage: str | None = None) -> Plan 
         workload: The calls it carries out.
         stage: Where it needs too much; by default where it needs the most.
     """
-    before = _need(plan, workload, stage)
-    steps = [(each, _need(each, workload, stage)) for each in _steps(plan, workload)]
-    smaller = [(_moved(each, workload), need, each) for each, need in steps if need < before]
+    before = _need(footprint(plan, workload), stage)
+    steps = [(footprint(each, workload), each) for each in _steps(plan, workload)]
+    needs = [(account.fetched_bytes, _need(account, stage), each) for account, each in steps]
+    smaller = [step for step in needs if step[1] < before]
     return min(smaller, key=lambda step: step[:2])[2] if smaller else None
 
 
-def _need(plan: Plan, workload: Workload, stage: str | None) -> list[int]:
+def _need(account: Footprint, stage: str | None) -> list[int]:
     """Return the bytes that have to shrink: of one stage, or of all from the highest down."""
-    totals = device_bytes(plan, workload)
+    totals = account.device_bytes
     return [totals[stage]] if stage is not None else sorted(totals.values(), reverse=True)
-
-
-def _moved(plan: Plan, workload: Workload) -> int:
-    return sum(row.fetched_bytes for row in footprint(plan, workload))
 
 
 def _steps(plan: Plan, workload: Workload) -> Iterator[Plan]:

@@ -15,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from reslab.residency._plan._code import Code, Wanted, code_for
 from reslab.residency._plan._decisions import DecidedBy, Decision
 from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
@@ -28,9 +29,6 @@ from reslab.stages import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from reslab.residency._plan._code import Code
-
 
 _RESIDENT = Placement()
 
@@ -46,10 +44,12 @@ class Plan:
     Args:
         decisions: By their keys; `of` and `decide` make them.
         name: What the plan is called, such as the preset it came from.
+        places_all: Whether it places every component of its pipeline, as a preset does; else there may be others.
     """
 
     decisions: Mapping[Key, Decision]
     name: str = "plan"
+    places_all: bool = False
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -82,7 +82,7 @@ class Plan:
         kept = {
             key: each for key, each in decided.items() if each.by is DecidedBy.USER or _means_something(key, decided)
         }
-        return Plan(decisions=kept, name=self.name)
+        return replace(self, decisions=kept)
 
     def is_users(self, key: Key | str) -> bool:
         """Tell whether a person decided this, for its stage or for all.
@@ -128,7 +128,7 @@ class Plan:
         """Return the plan as JSON, who decided and why included."""
         from reslab.residency._plan._files import to_json
 
-        return to_json(self)
+        return to_json(self.decisions.values(), name=self.name, places_all=self.places_all)
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -139,7 +139,8 @@ class Plan:
         """
         from reslab.residency._plan._files import from_json
 
-        return from_json(text)
+        decisions, name, places_all = from_json(text)
+        return Plan(decisions=decisions, name=name, places_all=places_all)
 
     def as_code(self, tool: str, *, components: Iterable[str] | None = None, device: str = "cuda") -> Code:
         """Return the nearest settings of another tool, with all that differs; `print` it and paste.
@@ -155,21 +156,29 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
         Args:
             tool: "diffusers", whose code is about a pipeline `pipe`, or "ltx-pipelines", a command line.
             components: Names of all models of the pipeline; what the plan does not place is resident. By default
-                those of the plan, which in a preset are all, and else the code looks for others.
+                those of the plan; unless it `places_all`, the code looks for others.
             device: Where to compute, for diffusers.
 
         Raises:
             PlanError: For a tool that is not one of those.
         """
-        from reslab.residency._plan._code import as_code
-
-        return as_code(self, tool, components=components, device=device)
+        placed = dict.fromkeys(component for component, _stage in self.placements)
+        names = placed if components is None else dict.fromkeys((*components, *placed))
+        wanted = Wanted(
+            places={name: self.placement(name) for name in names},
+            alone={key: each for key, each in self.placements.items() if key[1] and each != self.placement(key[0])},
+            lora=self.lora,
+            numerics=self.numerics,
+            are_all=components is not None or self.places_all,
+            device=device,
+        )
+        return code_for(tool, wanted)
 
     def table(self) -> pl.DataFrame:
         """Return a row a decision: setting, value, by, why."""
         from reslab.residency._plan._tables import decisions
 
-        return decisions(self)
+        return decisions(self.decisions.values())
 
     @cached_property
     def _resolved(self) -> Mapping[tuple[str, str | None], Placement]:
@@ -203,7 +212,8 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
             return NotImplemented
-        return self.decisions == other.decisions and self.name == other.name
+        mine, theirs = ((each.decisions, each.name, each.places_all) for each in (self, other))
+        return mine == theirs
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -220,7 +230,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
     def _repr_html_(self) -> str:
         from reslab.residency._plan._tables import plan_html
 
-        return plan_html(self)
+        return plan_html(self.name, self.table())
 
 
 def _reason(setting: Setting) -> str:

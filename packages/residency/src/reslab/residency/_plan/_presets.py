@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from reslab.residency._plan._code_ltx import STREAMED
 from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._placement import (
     Granularity,
@@ -38,8 +39,6 @@ from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import nearest
 
-#: Models whose blocks Lightricks' pipelines stream; every other one is loaded whole for its stage.
-LIGHTRICKS_STREAMS = ("text_encoder", "transformer")
 #: Components that the reference streams layer by layer unless told otherwise.
 _REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")
 _AS_MANY = "as many blocks stay as the device has room for"
@@ -97,7 +96,8 @@ def preset_plan(
     main = main_component(workload, component)
     if chosen.own is not None and main is not None:
         places[main] = chosen.own()
-    plan = Plan.of(settings, name=name).decide({**places, **other}, by=DecidedBy.RULE, why=f"preset: {chosen.doc}")
+    empty = replace(Plan.of(settings, name=name), places_all=True)
+    plan = empty.decide({**places, **other}, by=DecidedBy.RULE, why=f"preset: {chosen.doc}")
     if chosen.own is None or main is None or kept is None:
         return plan
     return plan.decide({main: chosen.own(resident=kept)}, by=DecidedBy.RULE, why=_AS_MANY)
@@ -135,7 +135,7 @@ def _reference_original(component: str, blocks: int) -> Placement:
 
 def _lightricks(kind: Kind) -> Callable[[str, int], Placement]:
     whole, streamed = swap(until=Until.EACH), Placement(kind=kind, until=Until.EACH)
-    return lambda component, blocks: streamed if blocks and component.startswith(LIGHTRICKS_STREAMS) else whole
+    return lambda component, blocks: streamed if blocks and component.startswith(STREAMED) else whole
 
 
 _OWN: Mapping[str, Preset] = {

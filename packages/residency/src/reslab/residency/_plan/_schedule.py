@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from reslab.residency._plan._keep import check_plan
 from reslab.residency._plan._mover import Mover
 from reslab.residency._plan._moves import Act, Move, Schedule
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Workload, check_plan
+from reslab.residency._plan._workload import Workload
 
 
 def schedule(plan: Plan, workload: Workload) -> Schedule:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
-from reslab.residency._plan._moves import Move
-
-if TYPE_CHECKING:
-    from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._decisions import Decision
 
 DECISIONS: Mapping[str, Any] = {"setting": pl.String, "value": pl.String, "by": pl.Categorical, "why": pl.String}
 MOVES: Mapping[str, Any] = {
@@ -25,23 +22,28 @@ MOVES: Mapping[str, Any] = {
 }
 
 
-def decisions(plan: Plan) -> pl.DataFrame:
-    """Return a row a decision of a plan, in the order in which they were made."""
-    rows = [(str(key), each.text, str(each.by), each.why) for key, each in plan.decisions.items()]
+def decisions(made: Iterable[Decision]) -> pl.DataFrame:
+    """Return a row a decision, in their order."""
+    rows = [(str(each.key), each.text, str(each.by), each.why) for each in made]
     return pl.DataFrame(rows, schema=dict(DECISIONS), orient="row")
 
 
-def moves(made: Sequence[Move]) -> pl.DataFrame:
+def moves(made: Iterable[tuple[Any, ...]]) -> pl.DataFrame:
     """Return a row a move, in order; `block` is null for a whole component and -1 for what lies outside its blocks."""
-    return pl.DataFrame([(str(move.act), *move[1:]) for move in made], schema=dict(MOVES), orient="row")
+    return pl.DataFrame([(str(act), *others) for act, *others in made], schema=dict(MOVES), orient="row")
 
 
-def plan_html(plan: Plan) -> str:
-    """Return the plan as a table: what was decided, by whom, and why."""
-    if not plan.decisions:
-        return f"<p><b>{escape(plan.name)}</b>: nothing is decided, so everything is resident.</p>"
-    rows = ((escape(cell) for cell in row) for row in decisions(plan).rows())
-    return f"<p><b>{escape(plan.name)}</b></p>{table(('setting', 'value', 'decided by', 'why'), rows)}"
+def plan_html(name: str, decided: pl.DataFrame) -> str:
+    """Return a plan as a table: what was decided, by whom, and why.
+
+    Args:
+        name: The plan's name.
+        decided: What `decisions` returns.
+    """
+    if decided.is_empty():
+        return f"<p><b>{escape(name)}</b>: nothing is decided, so everything is resident.</p>"
+    rows = ((escape(cell) for cell in row) for row in decided.rows())
+    return f"<p><b>{escape(name)}</b></p>{table(('setting', 'value', 'decided by', 'why'), rows)}"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -14,13 +14,11 @@ registered names, which also key the placements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from reslab.residency._plan._placement import PlanError
-from reslab.residency._plan._plan import Plan
-from reslab.residency._units import nearest
 from reslab.stages import freeze
 
 
@@ -43,12 +41,28 @@ class ComponentSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call of a component's method: in which stage, and which blocks it runs, in their order."""
+    """One call of a component's method.
+
+    A rehearsed call says which one it is: its times are those of its traces. A call that was made by hand, or seen in a
+    run, does not.
+
+    Attributes:
+        stage: The stage's registered name.
+        component: The component's name.
+        method: What is called of it.
+        blocks: The blocks that it runs, in their order.
+        traces: Numbers of the rehearsal's traces that it runs: one, or one a guidance pass where passes are batched.
+        step: The denoising step from 0; None outside.
+        guidance_pass: The guidance pass; None outside, and where one call makes all of a step's passes.
+    """
 
     stage: str
     component: str
     method: str = "forward"
     blocks: tuple[int, ...] = ()
+    traces: tuple[int, ...] = ()
+    step: int | None = None
+    guidance_pass: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,37 +127,16 @@ class Workload:
 def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
     """Return the workload of a model of equal blocks which a stage `denoise` calls some times: enough to think with.
 
-    >>> equal_blocks(3, passes=2).calls[1].blocks
-    (0, 1, 2)
+    >>> [(call.step, call.blocks) for call in equal_blocks(3, passes=2).calls]
+    [(0, (0, 1, 2)), (1, (0, 1, 2))]
 
     Args:
         count: Blocks of the model; nothing lies outside of them.
-        passes: Times that it is called.
+        passes: Times that it is called, each in a step of its own.
         nbytes: Bytes of a block.
         component: What the model is called.
     """
-    call = Call(stage="denoise", component=component, blocks=tuple(range(count)))
+    stage, blocks = "denoise", tuple(range(count))
+    calls = tuple(Call(stage=stage, component=component, blocks=blocks, step=step) for step in range(passes))
     size = ComponentSize(outside_bytes=0, block_bytes=(nbytes,) * count)
-    return Workload(components={component: size}, stages=(call.stage,), calls=(call,) * passes)
-
-
-def check_plan(plan: Plan, workload: Workload) -> None:
-    """Raise one PlanError that names everything in a plan which the workload does not have."""
-    if problems := list(_problems(plan, workload)):
-        raise PlanError(problems[0] if len(problems) == 1 else "\n- ".join(["this plan cannot be used:", *problems]))
-
-
-def _problems(plan: Plan, workload: Workload) -> Iterator[str]:
-    for (component, stage), placement in plan.placements.items():
-        size = workload.components.get(component)
-        if size is None:
-            yield f"the plan places {component!r}, which is not there; {nearest(component, workload.components)}"
-        elif placement.streams and placement.resident > len(size.block_bytes):
-            yield (
-                f"{component}.resident={placement.resident}, but {component} has {len(size.block_bytes)} blocks; "
-                "write 'resident' to keep all of it"
-            )
-        if stage is not None and stage not in workload.stages:
-            yield f"the plan places {component!r} in a stage {stage!r}, which is not there; " + nearest(
-                stage, workload.stages
-            )
+    return Workload(components={component: size}, stages=(stage,), calls=calls)

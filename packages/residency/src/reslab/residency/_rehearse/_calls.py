@@ -19,7 +19,7 @@ from reslab.residency import _eager, _lora
 from reslab.residency._rehearse._errors import UnknownValueError
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
-from reslab.residency._rehearse._repeat import Repeats, settings
+from reslab.residency._rehearse._repeat import Repeats, settings, shadowed
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
@@ -168,13 +168,11 @@ class Calls:
         """
         if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
             return None
-        about.owner.use_tiling = True  # type: ignore[assignment]
         try:
-            self._traced(about, name, shapes, "none", given)
+            with shadowed(about.owner, "use_tiling", True):
+                self._traced(about, name, shapes, "none", given)
         except Exception:  # the run itself is not in tiles, so whatever ails them is no reason to refuse it
             return None
-        finally:
-            about.owner.use_tiling = False  # type: ignore[assignment]
         return len(self.traced) - 1
 
     def _template(self, result: Any, before: Given) -> Template | None:

@@ -10,8 +10,9 @@ import base64
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import polars as pl
 
@@ -19,21 +20,24 @@ from reslab.residency._rehearse._errors import RehearsalError
 from reslab.residency._rehearse._schema import SCHEMA_VERSION, SCHEMAS
 from reslab.stages import output_path
 
-if TYPE_CHECKING:
-    from reslab.residency._rehearse._rehearsal import Rehearsal
-
 _META = "reslab.rehearsal"
 _LEVEL = 19  # of zstd: rehearsals ship with packages, and are small
 
 
-def save(rehearsal: Rehearsal, path: str | os.PathLike[str]) -> None:
-    """Write a rehearsal into one Parquet file, replacing what is there and making the folders on the way."""
-    content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(rehearsal.meta)})}
+def save(frames: Mapping[str, pl.DataFrame], meta: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a rehearsal into one Parquet file, replacing what is there and making the folders on the way.
+
+    Args:
+        frames: The frames of `SCHEMAS`, by name.
+        meta: The rehearsal's meta.
+        path: Of the file.
+    """
+    content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(meta)})}
     for name in SCHEMAS:
         if name != "calls":
-            content[f"{_META}.{name}"] = base64.b85encode(_parquet(getattr(rehearsal, name))).decode()
+            content[f"{_META}.{name}"] = base64.b85encode(_parquet(frames[name])).decode()
     target = output_path(path, "a rehearsal", ".parquet", "")
-    rehearsal.calls.write_parquet(target, metadata=content, compression="zstd", compression_level=_LEVEL)
+    frames["calls"].write_parquet(target, metadata=content, compression="zstd", compression_level=_LEVEL)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -42,10 +46,13 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def load(path: str | os.PathLike[str]) -> Rehearsal:
-    """Read a rehearsal; raises RehearsalError for what is none, and FileNotFoundError where nothing is."""
-    from reslab.residency._rehearse._rehearsal import Rehearsal
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, pl.DataFrame], Mapping[str, Any]]:
+    """Read the frames of a rehearsal, by name, and its meta.
 
+    Raises:
+        RehearsalError: It is another file, a damaged one, or of another version.
+        FileNotFoundError: There is no file.
+    """
     data = Path(path).read_bytes()
     try:
         metadata = pl.read_parquet_metadata(io.BytesIO(data))
@@ -61,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> Rehearsal:
             f"{SCHEMA_VERSION}; rehearse again"
         )
     frames = {name: _frame(metadata[f"{_META}.{name}"]) for name in SCHEMAS if name != "calls"}
-    return Rehearsal(calls=_with_tiling(calls), **frames, meta=content["meta"])
+    return {"calls": _with_tiling(calls), **frames}, content["meta"]
 
 
 def _with_tiling(calls: pl.DataFrame) -> pl.DataFrame:

@@ -76,13 +76,13 @@ class Rehearsal(Compared):
         """
         from reslab.residency._rehearse._table import table
 
-        return table(self, lora)
+        return table(self.calls, self.traces, lora)
 
     def stages(self) -> pl.DataFrame:
         """Return a row a stage, in order: stage, calls, tflop, activation_gib, held_gib (values between calls)."""
         from reslab.residency._rehearse._table import stages
 
-        return stages(self)
+        return stages(self.table(), self.glue)
 
     def trace_operations(self, trace: int) -> pl.DataFrame:
         """Return the operations of one trace in order, with the block that each ran in."""
@@ -97,14 +97,15 @@ class Rehearsal(Compared):
         """
         from reslab.residency._rehearse._files import save
 
-        save(self, path)
+        save({name: getattr(self, name) for name in SCHEMAS}, self.meta, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Rehearsal:
         """Read what `save` wrote; raises RehearsalError for a file that is something else, or of another version."""
         from reslab.residency._rehearse._files import load
 
-        return load(path)
+        frames, meta = load(path)
+        return Rehearsal(**frames, meta=meta)
 
     def __repr__(self) -> str:
         name = self.meta.get("pipeline", "pipeline")
@@ -117,4 +118,4 @@ class Rehearsal(Compared):
     def _repr_html_(self) -> str:
         from reslab.residency._rehearse._table import html
 
-        return html(self)
+        return html(self.table(), caption=repr(self))

@@ -356,11 +356,11 @@ def _own(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 @contextmanager
-def shadowed(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Let `owner.name` be `method` within the block, then exactly what it was."""
+def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let `owner.name` be `value` within the block, then exactly what it was."""
     absent = object()
     before = owner.__dict__.get(name, absent)
-    owner.__dict__[name] = method
+    owner.__dict__[name] = value
     try:
         yield
     finally:

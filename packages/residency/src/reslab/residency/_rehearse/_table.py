@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
 
 import polars as pl
-
-if TYPE_CHECKING:
-    from reslab.residency._rehearse._rehearsal import Rehearsal
 
 _GIB = 2**30
 _SUMS = ("flops", "read_bytes", "written_bytes", "host_operations")
 _PEAKS = ("activation_peak_bytes", "workspace_bytes")
 
 
-def table(rehearsal: Rehearsal, lora: str) -> pl.DataFrame:
+def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
     """Return a row a stage, component and method, in the order of the first call."""
-    traces = rehearsal.traces.select("trace", *_SUMS, *_PEAKS)
+    sizes = traces.select("trace", *_SUMS, *_PEAKS)
     trace = pl.coalesce("merged_trace", "trace") if lora == "merged" else pl.col("trace")
-    calls = rehearsal.calls.with_columns(trace.alias("trace")).join(traces, on="trace", maintain_order="left")
-    grouped = calls.group_by("stage", "component", "method", maintain_order=True).agg(
+    sized = calls.with_columns(trace.alias("trace")).join(sizes, on="trace", maintain_order="left")
+    grouped = sized.group_by("stage", "component", "method", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("calls"),
         pl.col("shapes").first(),
         *(pl.col(name).sum() for name in _SUMS),
@@ -39,22 +35,26 @@ def table(rehearsal: Rehearsal, lora: str) -> pl.DataFrame:
     )
 
 
-def stages(rehearsal: Rehearsal) -> pl.DataFrame:
-    """Return a row a stage in order; a stage that calls no component is there as well."""
-    called = table(rehearsal, "dynamic").group_by("stage", maintain_order=True)
+def stages(by_method: pl.DataFrame, glue: pl.DataFrame) -> pl.DataFrame:
+    """Return a row a stage in order; a stage that calls no component is there as well.
+
+    Args:
+        by_method: What `table` returns.
+        glue: The rehearsal's frame of that name.
+    """
+    called = by_method.group_by("stage", maintain_order=True)
     sums = called.agg(pl.col("calls").sum(), pl.col("tflop").sum(), pl.col("activation_gib").max())
-    glue = rehearsal.glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / _GIB).alias("held_gib"))
-    joined = glue.join(sums, on="stage", how="left", maintain_order="left")
+    held = glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / _GIB).alias("held_gib"))
+    joined = held.join(sums, on="stage", how="left", maintain_order="left")
     return joined.select("stage", pl.col("calls", "tflop", "activation_gib").fill_null(0), "held_gib")
 
 
-def html(rehearsal: Rehearsal) -> str:
+def html(by_method: pl.DataFrame, *, caption: str) -> str:
     """Return the table of stages, components and methods for a notebook."""
     head = ("stage", "component", "calls", "shapes", "TFLOP", "GB read", "GB written", "activations", "operations")
-    rows = "".join(_row(row) for row in table(rehearsal, "dynamic").iter_rows(named=True))
+    rows = "".join(_row(row) for row in by_method.iter_rows(named=True))
     cells = "".join(f'<th style="text-align:left">{name}</th>' for name in head)
-    caption = escape(repr(rehearsal))
-    return f"<table><caption>{caption}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _row(row: dict[str, object]) -> str:

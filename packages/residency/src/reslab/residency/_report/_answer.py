@@ -10,23 +10,42 @@ print(answer.as_code("diffusers"))       # the nearest settings of another tool
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._numerics import VaeTiling
+from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._answer_code import code
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from reslab.residency._plan._code import Code
 
+SURVEY: Mapping[str, Any] = {
+    "device": pl.String,
+    "size": pl.String,
+    "plan": pl.String,  # a preset: all resident, swap, streaming …
+    "fits": pl.Boolean,  # False: no plan fits, and the row is about the one that comes nearest
+    "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
+    "floor_s": pl.Float64,  # at least: all copying hides behind compute
+    "ceiling_s": pl.Float64,  # if nothing overlaps
+    "resident_s": pl.Float64,  # the same run without a copy
+    "peak_gib": pl.Float64,
+    "moved_gib": pl.Float64,
+    "host_gib": pl.Float64,
+    "why": pl.String,
+    "hint": pl.String,  # the smallest change with which it would fit; empty where it does
+}
+_GIB = 2**30
 _TILED = "The VAE decodes in tiles, since nothing fits without: that is another choice of bits."
 
 
@@ -78,8 +97,6 @@ class Answer:
     @property
     def frame(self) -> pl.DataFrame:
         """Return the answer as one row: the columns of `SURVEY`."""
-        from reslab.residency._report._survey import frame
-
         return frame([self])
 
     def code(self) -> str:
@@ -90,9 +107,9 @@ class Answer:
         Raises:
             PlanError: The plan does not fit; it says what would help.
         """
-        from reslab.residency._report._answer_code import code
-
-        return code(self)
+        if not self.fits:
+            raise PlanError(f"no plan was found that fits, so there is nothing to run. {self.hint}")
+        return code(self.plan, self.rehearsal.meta)
 
     def as_code(self, tool: str) -> Code:
         """Return the nearest settings of another tool, with all that differs; see `Plan.as_code`."""
@@ -123,3 +140,32 @@ class Answer:
         code = f"<pre>{escape(self.code())}</pre>" if self.fits else ""
         title = f"{escape(self.label)} on {escape(self.device.name)}, {escape(self.plan.name)}"
         return f"<p><b>{title}</b>: {escape(said)}</p>{code}"
+
+
+def frame(answers: Iterable[Answer]) -> pl.DataFrame:
+    """Return a row an answer: the columns of `SURVEY`."""
+    return pl.DataFrame(list(map(_row, answers)), schema=dict(SURVEY), orient="row")
+
+
+def _row(answer: Answer) -> tuple[Any, ...]:
+    limits = answer.bounds
+    return (
+        limits.device.name,
+        answer.label,
+        limits.plan.name,
+        limits.fits,
+        answer.keep,
+        *_seconds(limits),
+        limits.peak_bytes / _GIB,
+        limits.moved_bytes / _GIB,
+        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / _GIB,
+        answer.why,
+        answer.hint,
+    )
+
+
+def _seconds(limits: Bounds) -> tuple[float | None, ...]:
+    """Return the least, the most, and the time without a copy; None each where the device's rates are not known."""
+    if limits.unknown:
+        return None, None, None
+    return limits.floor_ns / 1e9, limits.ceiling_ns / 1e9, limits.compute_ns / 1e9

@@ -1,6 +1,6 @@
 """The code that carries an answer out: a plan as text, the lines that load a pipeline by it, and those that run it.
 
-    print(code(answer))
+    print(code(answer.plan, answer.rehearsal.meta))
 
 A rehearsal says in its meta, under "code", how its pipeline is loaded; where it does not, the code leaves that to the
 reader. The plan is written out, so that the text stands by itself.
@@ -9,30 +9,30 @@ reader. The plan is written out, so that the text stands by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.residency._plan._numerics import Lora, Numerics
-from reslab.residency._plan._placement import Placement, PlanError
+from reslab.residency._plan._placement import Placement
 from reslab.residency._plan._plan import Plan
-
-if TYPE_CHECKING:
-    from reslab.residency._report._answer import Answer
 
 #: Where in a rehearsal's meta it is said how its pipeline is loaded, and what is said there: texts of Python.
 CODE = "code"
 IMPORTS, LOAD, FILES, REHEARSAL, RUN = "imports", "load", "files", "rehearsal", "run"
 
 
-def code(answer: Answer) -> str:
-    """Return the Python that loads and runs an answer; see `Answer.code`."""
-    if not answer.fits:
-        raise PlanError(f"no plan was found that fits, so there is nothing to run. {answer.hint}")
-    told = {**_unknown(answer), **answer.rehearsal.meta.get(CODE, {})}
+def code(plan: Plan, meta: Mapping[str, Any]) -> str:
+    """Return the Python that loads a rehearsed pipeline as a plan has its weights, and runs it.
+
+    Args:
+        plan: The plan.
+        meta: Of the rehearsal.
+    """
+    told = {**_unknown(meta), **meta.get(CODE, {})}
     known = f"residency.workload({told[REHEARSAL]}, plan)" if told[REHEARSAL] else ""
     arguments = ["pipe", "plan"]
     arguments += [f"files={told[FILES]}"] if told[FILES] else []
     arguments += ["known=known"] if known else []
-    lines = [told[IMPORTS], "", f"plan = {plan_text(answer.plan)}", *told[LOAD]]
+    lines = [told[IMPORTS], "", f"plan = {plan_text(plan)}", *told[LOAD]]
     lines += [f"known = {known}"] if known else []
     return "\n".join([*lines, f"with residency.apply({', '.join(arguments)}):", f"    {told[RUN]}", ""])
 
@@ -71,10 +71,9 @@ def _placement(placement: Placement) -> str | Mapping[str, Any]:
     return {"placement": kind, **own} if own else kind
 
 
-def _unknown(answer: Answer) -> dict[str, Any]:
+def _unknown(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the code says where the rehearsal does not know how its pipeline is loaded."""
-    name = answer.rehearsal.meta.get("pipeline", "pipeline")
-    request = answer.rehearsal.meta.get("request", {})
+    name, request = meta.get("pipeline", "pipeline"), meta.get("request", {})
     given = ", ".join(["...", *(f"{key}={value!r}" for key, value in request.items())])
     return {
         IMPORTS: "from reslab import residency",

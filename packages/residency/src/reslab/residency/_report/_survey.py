@@ -13,11 +13,9 @@ that name, so `preset(name, rehearsal, device=card)` gives it too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
-
-import polars as pl
 
 from reslab.residency._bounds._arguments import Devices, Rehearsals, many_devices, many_rehearsals
 from reslab.residency._bounds._bounds import Bounds
@@ -29,28 +27,13 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import SURVEYED, TILED, main_component
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._report._answer import Answer
+from reslab.residency._report._answer import Answer, frame
 from reslab.residency._report._hint import missing, smallest_change
 
 if TYPE_CHECKING:
-    from reslab.residency._plan._code import Code
+    import polars as pl
 
-SURVEY: Mapping[str, Any] = {
-    "device": pl.String,
-    "size": pl.String,
-    "plan": pl.String,  # a preset: all resident, swap, streaming …
-    "fits": pl.Boolean,  # False: no plan fits, and the row is about the one that comes nearest
-    "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
-    "floor_s": pl.Float64,  # at least: all copying hides behind compute
-    "ceiling_s": pl.Float64,  # if nothing overlaps
-    "resident_s": pl.Float64,  # the same run without a copy
-    "peak_gib": pl.Float64,
-    "moved_gib": pl.Float64,
-    "host_gib": pl.Float64,
-    "why": pl.String,
-    "hint": pl.String,  # the smallest change with which it would fit; empty where it does
-}
-_GIB = 2**30
+    from reslab.residency._plan._code import Code
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +156,6 @@ def survey(
     )
 
 
-def frame(answers: Iterable[Answer]) -> pl.DataFrame:
-    """Return a row an answer: the columns of `SURVEY`."""
-    return pl.DataFrame(list(map(_row, answers)), schema=dict(SURVEY), orient="row")
-
-
 def _answer(
     label: str, run: Rehearsal, card: DeviceSpec, *, component: str | None, pool_slack_bytes: int | None
 ) -> Answer:
@@ -204,27 +182,3 @@ def _names(run: Rehearsal) -> Iterator[str]:
     yield from SURVEYED
     if run.calls["tiled_trace"].null_count() < run.calls.height:
         yield from (name + TILED for name in SURVEYED)
-
-
-def _row(answer: Answer) -> tuple[Any, ...]:
-    limits = answer.bounds
-    return (
-        limits.device.name,
-        answer.label,
-        limits.plan.name,
-        limits.fits,
-        answer.keep,
-        *_seconds(limits),
-        limits.peak_bytes / _GIB,
-        limits.moved_bytes / _GIB,
-        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / _GIB,
-        answer.why,
-        answer.hint,
-    )
-
-
-def _seconds(limits: Bounds) -> tuple[float | None, ...]:
-    """Return the least, the most, and the time without a copy; None each where the device's rates are not known."""
-    if limits.unknown:
-        return None, None, None
-    return limits.floor_ns / 1e9, limits.ceiling_ns / 1e9, limits.compute_ns / 1e9
