@@ -112,7 +112,16 @@ class MergedSource:
     def __init__(self, own: HostBuffer, base: HostBuffer) -> None:
         self._own, self._base = own, base
         self.tensors = (*own.tensors, *base.tensors[len(own.tensors) :])
-        self.host_bytes, self.pinned_bytes = own.host_bytes, own.pinned_bytes
+        self.host_bytes = own.host_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Return what is pinned of its own."""
+        return self._own.pinned_bytes
+
+    def pin(self, pin: Pin) -> None:
+        """Pin its own anew, as much of it as it may now."""
+        self._own.pin(pin)
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
         """Return what is copied where, for the unit to lie in a target."""
@@ -125,7 +134,6 @@ class MergedSource:
     def close(self) -> None:
         """Unpin what is its own."""
         self._own.close()
-        self.pinned_bytes = 0
 
 
 def _only(pieces: tuple[Piece, ...]) -> Layout:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from reslab.residency._engine._buffers import Source, boundary
+from reslab.residency._engine._buffers import boundary
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._only_copy import OnlyCopy, give_up
 from reslab.residency._engine._recovery import masked
-from reslab.residency._engine._unit import Unit, Where
+from reslab.residency._engine._unit import Sources, Unit, Where
 from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer
 
@@ -31,8 +31,7 @@ class Mover:
         device: Where things compute.
         lane: Makes the copies.
         tell: Answers with where events go.
-        make_source: Makes the place where a unit's weights wait.
-        renew: Has a unit that has a place to wait wait as the plan wants it now.
+        sources: Says where weights wait.
         limit_bytes: The most that may be on the device; None leaves that to the device.
     """
 
@@ -42,12 +41,11 @@ class Mover:
         device: torch.device,
         lane: CopyLane,
         tell: Callable[[], Observer],
-        make_source: Callable[[Unit], Source],
-        renew: Callable[[Unit], None] = lambda unit: None,
+        sources: Sources,
         limit_bytes: int | None = None,
     ) -> None:
         self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
-        self._tell, self._make_source, self._renew = tell, make_source, renew
+        self._tell, self._sources = tell, sources
         self.units: list[Unit] = []
         self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
@@ -74,11 +72,11 @@ class Mover:
             return
         for needed in (each for unit in wanted for each in unit.needs):
             with masked():
-                self._turn(needed, lambda unit: unit.adopt(self._make_source))
+                self._turn(needed, lambda unit: unit.adopt(self._sources))
         with masked():
             self.keep_writes(wanted)
             for unit in wanted:
-                self._renew(unit)
+                unit.renew(self._sources)
             targets = self._targets(wanted, slot, slot_bytes)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
@@ -102,7 +100,7 @@ class Mover:
                 self._stall(unit)
             unit.ticket.wait()
             with masked():
-                self._turn(unit, Unit.arrive)
+                self._turn(unit, lambda unit: unit.arrive(self._sources))
 
     def evict(self, units: Iterable[Unit]) -> None:
         """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
@@ -112,7 +110,7 @@ class Mover:
                 self._stop_copy(unit.ticket, leaving)
             with masked():
                 self.keep_writes([unit])
-                self._turn(unit, lambda unit: unit.leave())
+                self._turn(unit, lambda unit: unit.leave(self._sources))
 
     def evict_lost(self) -> None:
         """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
@@ -139,6 +137,14 @@ class Mover:
             with masked():
                 self.keep_writes([unit])
                 self._turn(unit, lambda unit: unit.put_back())
+
+    def renew(self) -> None:
+        """Have what is on the device wait, from now on, where the plan in force says: what stays gives up its copy."""
+        for unit in self.units:
+            if unit.is_here:
+                with masked():
+                    self.keep_writes([unit])
+                    self._turn(unit, lambda unit: unit.renew(self._sources))
 
     def keep_writes(self, units: Iterable[Unit]) -> None:
         """Keep what somebody has written into the weights of units, and note where that cannot be."""

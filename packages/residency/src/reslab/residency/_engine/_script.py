@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, ahead, keeps, stays
+from reslab.residency._plan._keep import OUTSIDE, Units, ahead, between_runs, keeps
 from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._schedule import schedule
@@ -33,6 +33,7 @@ class Script:
         self.plan, self.workload = plan, workload
         self.moves = schedule(plan, workload).moves
         self._keeps = {name: keeps(plan, workload, name) for name in workload.components}
+        self._between = {name: between_runs(plan, workload, name) for name in workload.components}
         self._ahead = {name: ahead(plan, workload, name) for name in workload.components}
         self._cursor = 0
         self._first: dict[str | None, int] = {}
@@ -48,10 +49,9 @@ class Script:
         self.is_off = False
 
     def keeps(self, component: str, stage: str | None) -> Units:
-        """Return the units of a component that are there all through a stage, or (None) before the first."""
+        """Return the units of a component that are there all through a stage, or (None) between runs."""
         if stage is None:
-            first = self.plan.placement(component, self.workload.stages[0])
-            return self._keeps[component][0] if stays(first) else frozenset()
+            return self._between[component]
         return self._keeps[component][self.workload.stages.index(stage)]
 
     def needs(self, component: str, stage: str) -> Units:

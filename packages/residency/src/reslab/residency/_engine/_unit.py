@@ -7,8 +7,9 @@ interrupted half-way is healed by pointing once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -42,6 +43,19 @@ class Shared:
         self.users = 0
         #: Memory given to what lies beside the weights, by what memory that was.
         self.apart: dict[object, torch.Tensor] = {}
+
+
+class Sources(Protocol):
+    """Says where the weights of a unit wait, by the plan in force."""
+
+    def make(self, unit: Unit) -> Source:
+        """Return where they wait from now on, copied there."""
+
+    def renewed(self, unit: Unit) -> Source:
+        """Return where a unit that has a source waits from now on: there, if that is right."""
+
+    def left(self, unit: Unit) -> Source:
+        """Return where a unit waits that leaves the device."""
 
 
 class Front:
@@ -159,12 +173,12 @@ class Unit:
             return None
         return self.source.tensors[place]
 
-    def adopt(self, make: Callable[[Unit], Source]) -> None:
+    def adopt(self, sources: Sources) -> None:
         """Let the weights lie in a source, and be absent; the memory that they were in is given up."""
         if self.where is not Where.UNTOUCHED:
             return
         if self.shared.source is None:
-            self.shared.source = make(self)
+            self.shared.source = sources.make(self)
         self.where = Where.AWAY
         self.point()
         self._set_apart()
@@ -218,15 +232,23 @@ class Unit:
         self._marks, self.writes = marks(self.layout), self.writes + len(kept)
         return len(kept) < len(places)
 
-    def leave(self) -> None:
+    def renew(self, sources: Sources) -> None:
+        """Wait where the plan in force says, from now on."""
+        before, self.shared.source = self.source, sources.renewed(self)
+        if self.source is before:
+            return
+        before.close()
+        if self.is_here:
+            self._give_up()
+
+    def leave(self, sources: Sources) -> None:
         """Be absent from the device, and give up its memory there; what is in a slot is soon another's.
 
         What was on the device alone is brought back.
         """
         if self.slot is not None:
             outdate(self.layout)
-        if isinstance(self.source, OnlyCopy):
-            self.shared.source = self.source.on_host()
+        self.shared.source = sources.left(self)
         self.where = Where.AWAY
         self.point()
         self.release()
@@ -294,12 +316,17 @@ class Unit:
         self._views, self._viewed = (), None
         return buffer
 
-    def arrive(self) -> None:
+    def arrive(self, sources: Sources) -> None:
         """Be on the device; what needs no second copy gives up the one that it came from."""
         self.where, self.ticket = Where.DEVICE, None
+        self._give_up()
+        self.renew(sources)
+        self.point()
+
+    def _give_up(self) -> None:
+        """Give up what is left of the weights where they came from, if the device has the only copy from now on."""
         if isinstance(self.source, OnlyCopy) and not self.source.is_in_place:
             self.source.arrive(self._on_device())
-        self.point()
 
     @cached_property
     def _absent(self) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._keep import OUTSIDE, Units, all_units, between_runs, keeps, moves_outside, unit_bytes
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
@@ -90,13 +90,13 @@ def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
 def _component(plan: Plan, workload: Workload, name: str) -> Iterator[ComponentBytes]:
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
-    before = kept[0] if stays(placements[0]) else frozenset()
+    before = between = between_runs(plan, workload, name)
     former = placements[0]
     for place, (stage, placement) in enumerate(zip(workload.stages, placements, strict=True)):
         slot_bytes, through = _streamed(workload, name, place, placement, kept[place])
         back = _sum(size, before - kept[place]) * former.copy_back + through * placement.copy_back
-        if place + 1 == len(placements) and not stays(placement):
-            back += _sum(size, kept[place]) * placement.copy_back
+        if place + 1 == len(placements):
+            back += _sum(size, kept[place] - between) * placement.copy_back
         yield ComponentBytes(
             component=name,
             stage=stage,
@@ -224,9 +224,7 @@ def waits(plan: Plan, workload: Workload, name: str) -> Units:
 
 def settled(plan: Plan, workload: Workload, name: str) -> Units:
     """Return the units of a component that come to the device before the run and stay: they need no second copy."""
-    if not stays(plan.placement(name, workload.stages[0])):
-        return frozenset()
-    return frozenset.intersection(*keeps(plan, workload, name))
+    return between_runs(plan, workload, name).intersection(*keeps(plan, workload, name))
 
 
 def comes_from_disk(plan: Plan, workload: Workload, name: str) -> bool:

@@ -34,6 +34,13 @@ def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     return tuple(kept)
 
 
+def between_runs(plan: Plan, workload: Workload, name: str) -> Units:
+    """Return the units of a component that are on the device before the run, and again (or still) after it."""
+    if not workload.stages or not stays(plan.placement(name, workload.stages[0])):
+        return frozenset()
+    return keeps(plan, workload, name)[0]
+
+
 def ahead(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     """Return the units of a component that are fetched in each stage for a later one."""
     kept, needed = keeps(plan, workload, name), _needed(plan, workload, name)
