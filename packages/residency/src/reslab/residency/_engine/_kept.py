@@ -32,15 +32,14 @@ class KeptUnit(Unit):
     """
 
     def __init__(self, component: str, nbytes: int, device: torch.device) -> None:
-        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device)
-        self.where = Where.DEVICE
+        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device, where=Where.DEVICE)
 
     @property
     def held_bytes(self) -> int:
         """Return the bytes that it takes on the device."""
         return self.nbytes
 
-    def point(self) -> None:
+    def _point(self) -> None:
         """Do nothing: its parameters are never changed."""
 
     def renew(self, sources: Sources) -> None:

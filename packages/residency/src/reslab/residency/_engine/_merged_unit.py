@@ -14,7 +14,7 @@ import torch
 from reslab.residency._engine._adapted import Adapted
 from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, memory_key
 from reslab.residency._engine._disk import Disk
-from reslab.residency._engine._unit import Front, Shared, Unit, Where
+from reslab.residency._engine._unit import Shared, Unit
 from reslab.stages import Kind, Observer
 
 
@@ -36,7 +36,7 @@ class MergedUnit(Unit):
     ) -> None:
         super().__init__(component, base.number, base.layout, Shared(), device)
         self._base, self._lora, self._tell = base, lora, tell
-        self.front = base.front = Front(base)
+        self.stand_before(base)
 
     @property
     def needs(self) -> tuple[Unit, ...]:
@@ -70,10 +70,7 @@ class MergedUnit(Unit):
         """Drop the merged weights: the parameters are the base's again."""
         if not self._base.is_front:
             self._base.show()
-        if self.shared.source is not None:
-            self.shared.source.close()
-            self.shared.source = None
-        self.where = Where.UNTOUCHED
+        self.drop()
 
     @property
     def _reached(self) -> list[int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -19,7 +20,7 @@ from reslab.residency._engine._buffers import boundary
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._only_copy import OnlyCopy, give_up
 from reslab.residency._engine._recovery import masked
-from reslab.residency._engine._unit import Sources, Unit, Where
+from reslab.residency._engine._unit import Slot, Sources, Unit, Where
 from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer
 
@@ -47,7 +48,7 @@ class Mover:
         self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
         self._tell, self._sources = tell, sources
         self.units: list[Unit] = []
-        self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
+        self.slots: dict[str, dict[int, Slot]] = {}  # by component and number
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
         self.waited_s = 0.0
         self.peak_bytes = 0  # the most that `held_bytes` has been, since the run began
@@ -77,7 +78,8 @@ class Mover:
             self.keep_writes(wanted)
             for unit in wanted:
                 unit.renew(self._sources)
-            targets = self._targets(wanted, slot, slot_bytes)
+            own = self._slot(wanted, slot, slot_bytes) if slot is not None else None
+            targets = [own.buffer] if own is not None else self._targets(wanted)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
             pairs = zip(wanted, targets, strict=True)
@@ -87,7 +89,9 @@ class Mover:
             )
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
-                unit.slot, unit.buffer, unit.ticket, unit.where = slot, target, ticket, Where.ARRIVING
+                self._turn(unit, partial(Unit.begin_fetch, target=target, ticket=ticket, slot=own))
+            if own is None:
+                self._see_peak()
             self.fetched_bytes[stage] = self.fetched_bytes.get(stage, 0) + nbytes
 
     def wait(self, units: Iterable[Unit]) -> None:
@@ -174,10 +178,7 @@ class Mover:
     def heal(self) -> None:
         """Finish the turn of a unit that was interrupted."""
         if self._turning is not None:
-            unit = self._turning
-            unit.point()
-            if unit.where not in (Where.ARRIVING, Where.DEVICE):
-                unit.release()
+            self._turning.heal()
             self._turning = None
 
     def here(self, component: str | None = None) -> Iterator[Unit]:
@@ -190,9 +191,9 @@ class Mover:
 
     def held_bytes(self, component: str | None = None) -> int:
         """Return the bytes of device memory held, slots included, by all or by one component."""
-        slots = [buffer for name, pool in self.slots.items() if component in (None, name) for buffer in pool.values()]
+        slots = [slot for name, pool in self.slots.items() if component in (None, name) for slot in pool.values()]
         units = (unit for unit in self.units if component in (None, unit.component) and unit.slot is None)
-        return sum(buffer.nbytes for buffer in slots) + sum(unit.held_bytes for unit in units)
+        return sum(slot.buffer.nbytes for slot in slots) + sum(unit.held_bytes for unit in units)
 
     def _stop_copy(self, ticket: Ticket, leaving: Sequence[Unit]) -> None:
         """See that a copy to units that leave ends: given up, unless other units came in the same piece and stay."""
@@ -202,19 +203,10 @@ class Mover:
         else:
             ticket.settle()
 
-    def _targets(self, units: Sequence[Unit], slot: int | None, slot_bytes: int) -> list[torch.Tensor]:
+    def _targets(self, units: Sequence[Unit]) -> list[torch.Tensor]:
         """Return memory on the device for each unit; all or nothing."""
-        if slot is not None:
-            return [self._slot(unit, slot, slot_bytes) for unit in units]
         self._check_room(sum(unit.layout.nbytes for unit in units))
-        try:
-            for unit in units:
-                unit.buffer = self._room(unit)
-        except BaseException:
-            for unit in units:
-                unit.release()
-            raise
-        return [unit.buffer for unit in units if unit.buffer is not None]
+        return [self._room(unit) for unit in units]
 
     def _room(self, unit: Unit) -> torch.Tensor:
         """Return memory on the device of a unit's own; none, if its weights lie there already."""
@@ -225,13 +217,15 @@ class Mover:
         target, nbytes = unit.source.target, unit.layout.nbytes
         return self._counted(nbytes, lambda: target(lambda: self._empty(nbytes)))
 
-    def _slot(self, unit: Unit, slot: int, slot_bytes: int) -> torch.Tensor:
-        """Return a slot of a component, allocated if it is not there, or too small."""
+    def _slot(self, units: Sequence[Unit], number: int, slot_bytes: int) -> Slot:
+        """Return a slot for a single unit, allocated if it is not there, or too small."""
+        (unit,) = units
         pool = self.slots.setdefault(unit.component, {})
-        if slot not in pool or pool[slot].nbytes < unit.layout.nbytes:
-            pool.pop(slot, None)
-            pool[slot] = self._allocate(max(slot_bytes, unit.layout.nbytes))
-        return pool[slot]
+        if number not in pool or pool[number].buffer.nbytes < unit.layout.nbytes:
+            pool.pop(number, None)
+            pool[number] = Slot(number, self._allocate(max(slot_bytes, unit.layout.nbytes)))
+            self._see_peak()
+        return pool[number]
 
     def _check_room(self, nbytes: int) -> None:
         if self.limit_bytes is not None and nbytes > (free := self.limit_bytes - self.held_bytes()):
@@ -246,8 +240,10 @@ class Mover:
         self._check_room(nbytes)
         buffer = make()
         assert buffer.data_ptr() % boundary(self.device) == 0
-        self.peak_bytes = max(self.peak_bytes, self.held_bytes() + nbytes)
         return buffer
+
+    def _see_peak(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes())
 
     def _empty(self, nbytes: int) -> torch.Tensor:
         with torch.inference_mode(False):

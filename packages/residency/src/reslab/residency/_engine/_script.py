@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, ahead, between_runs, keeps
+from reslab.residency._plan._keep import OUTSIDE, Units, ahead, between_runs, keeps, streamed
 from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._schedule import schedule
@@ -111,10 +111,10 @@ class Script:
             return None
         return moves
 
-    def streamed(self, component: str, stage: str) -> set[int]:
+    def streamed(self, component: str, stage: str) -> Units:
         """Return the blocks that stream through the slots of a component in a stage."""
-        of_stage = (move for move in self.moves if move.component == component and move.stage == stage)
-        return {move.block for move in of_stage if move.slot is not None and move.block is not None}
+        place, placement = self.workload.stages.index(stage), self.plan.placement(component, stage)
+        return streamed(self.workload, component, place, placement, self._keeps[component][place])
 
     def _up_to_compute(self, number: int) -> Moves | None:
         """Move on to the next compute, if it is one of this call, and return the moves before it."""

@@ -11,7 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, between_runs, keeps, moves_outside, unit_bytes
+from reslab.residency._plan._keep import (
+    OUTSIDE,
+    Units,
+    all_units,
+    between_runs,
+    keeps,
+    moves_outside,
+    streamed,
+    unit_bytes,
+)
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
@@ -118,7 +127,7 @@ def _streamed(workload: Workload, name: str, place: int, placement: Placement, k
     outside = size.outside_bytes if moves_outside(placement) else 0
     kinds = workload.blocks_of[name, place]
     known = {blocks: [block for block in blocks if block not in kept] for blocks in kinds}
-    distinct = {block for blocks in known.values() for block in blocks}
+    distinct = streamed(workload, name, place, placement, kept)
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
     streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
@@ -215,11 +224,11 @@ def waits(plan: Plan, workload: Workload, name: str) -> Units:
     if not workload.calls:
         return all_units(workload.components[name]) - settled(plan, workload, name)
     kept = keeps(plan, workload, name)
-    streamed = (
+    moving = (
         _streaming(workload, plan.placement(name, stage), name, place, kept[place])
         for place, stage in enumerate(workload.stages)
     )
-    return frozenset[int]().union(*kept, *streamed) - settled(plan, workload, name)
+    return frozenset[int]().union(*kept, *moving) - settled(plan, workload, name)
 
 
 def settled(plan: Plan, workload: Workload, name: str) -> Units:
@@ -250,8 +259,7 @@ def _often(plan: Plan, workload: Workload) -> dict[str, tuple[float, bool, bool]
 
 def _streaming(workload: Workload, placement: Placement, name: str, place: int, kept: Units) -> Units:
     """Return the units that move for calls of a stage."""
-    called = workload.blocks_of.get((name, place))
-    if called is None or not placement.streams:
+    if (name, place) not in workload.calls_of:
         return frozenset()
     outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset()
-    return outside | {block for blocks in called for block in blocks if block not in kept}
+    return outside | streamed(workload, name, place, placement, kept)
