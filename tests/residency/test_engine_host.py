@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from reslab import ltx2
 from reslab.residency import (
     Budget,
+    OutOfMemory,
     Plan,
     PlanError,
     apply,
@@ -299,3 +301,89 @@ def test_the_window_of_what_streams_from_disk_is_pinned(monkeypatch):
         assert sum(pinned.values()) == bounded(plan).pinned_bytes == 5 * BLOCK
         assert managed.notes == ()
     assert pinned == {}
+
+
+# After a leaner plan
+
+
+def failing(component, count=1):
+    """A pipeline in which a component runs out of memory in its last block, at the count-th time."""
+    pipeline, left = make(), [count]
+
+    def fail(*_arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise torch.OutOfMemoryError("Tried to allocate 1.00 GiB")
+
+    pipeline.components[component].blocks[-1].register_forward_pre_hook(fail)
+    return pipeline
+
+
+def held(managed, what):
+    """What of the host each component holds, where it holds any."""
+    return {name: nbytes for name, nbytes in managed.table().select("component", what).iter_rows() if nbytes}
+
+
+def planned(managed, pinnable=None):
+    """What the account says of the plan in force: bytes on the host, and pinned."""
+    host = footprint(managed.plan, managed.workload).host(pinnable_bytes=pinnable)
+    return {name: size for name, size in host.copies.items() if size}, {
+        n: size for n, size in host.pinned.items() if size
+    }
+
+
+#: What stays resident, so that the transformer is what a leaner plan moves.
+OTHERS = dict.fromkeys(("encoder", "vae", "unused"), "resident")
+
+
+def test_what_was_resident_is_pinned_after_a_leaner_plan(monkeypatch):
+    pinned, pipeline = pinning(monkeypatch, 2**40), failing("transformer")
+    with apply(pipeline, Plan.of(OTHERS), on_oom="step-down") as managed:
+        assert all(torch.equal(run(pipeline), WANT) for _ in range(2))
+        assert held(managed, "pinned_bytes") == held(managed, "host_bytes") == {"transformer": 6 * BLOCK}
+        assert sum(pinned.values()) == 6 * BLOCK
+    assert pinned == {}
+
+
+def test_what_was_resident_without_values_waits_in_pinned_memory_after_a_leaner_plan(monkeypatch, tmp_path):
+    pinned, pipeline = pinning(monkeypatch, 2**40), failing("transformer")
+    save_file(pipeline.components["transformer"].state_dict(), tmp_path / "model.safetensors")
+    pipeline.components["transformer"].to("meta")
+    files = {"transformer": tmp_path / "model.safetensors"}
+    with apply(pipeline, Plan.of(OTHERS), on_oom="step-down", files=files) as managed:
+        assert all(torch.equal(run(pipeline), WANT) for _ in range(2))
+        assert held(managed, "pinned_bytes") == held(managed, "host_bytes") == {"transformer": 6 * BLOCK}
+    assert pinned == {}
+
+
+#: What a rule may change, since nobody set it.
+STEPS = [place for place in PLACES if place not in (disk(resident=1), disk(prefetch=2))]
+
+
+@settings(max_examples=60)
+@given(
+    places=st.dictionaries(st.sampled_from(SCOPES), st.sampled_from(STEPS)),
+    component=st.sampled_from(("encoder", "transformer", "vae")),
+    count=st.integers(1, 4),
+    pinnable=st.none() | st.integers(0, 20 * BLOCK),
+    known=st.booleans(),
+)
+def test_after_a_leaner_plan_the_host_holds_what_the_account_says_of_it(places, component, count, pinnable, known):
+    plan = Plan.of().decide(places, why="to begin with") if places else Plan.of()
+    with pytest.MonkeyPatch.context() as patch:
+        pinned, pipeline = pinning(patch, 2**40), failing(component, count)
+        budget = Budget(pinned_bytes=pinnable)
+        with apply(pipeline, plan, on_oom="step-down", budget=budget, known=KNOWN if known else None) as managed:
+            try:
+                assert torch.equal(run(pipeline), WANT)
+            except OutOfMemory:
+                reject()  # there is no leaner plan
+            for _ in range(3):  # the last one knows the calls, whatever the ones before did
+                assert torch.equal(run(pipeline), WANT)
+            copies, pins = planned(managed, pinnable)
+            waiting = held(managed, "host_bytes")
+            waiting.pop("unused", None)  # no run needs it any more, and it has to be somewhere
+            assert (waiting, held(managed, "pinned_bytes")) == (copies, pins)
+            assert sum(pinned.values()) == sum(held(managed, "pinned_bytes").values())
+        assert pinned == {}
+        assert torch.equal(run(pipeline), WANT)

@@ -21,6 +21,7 @@ from reslab.residency import (
     schedule,
     swap,
 )
+from reslab.residency._plan._footprint import host_bytes
 
 
 @st.composite
@@ -147,6 +148,16 @@ def test_every_block_is_there_when_it_computes_and_slots_are_never_shared(case):
     plan, workload = case
     replay = Replay(workload).run(schedule(plan, workload).moves)
     assert not replay.slots
+
+
+def test_what_the_next_run_begins_with_does_not_leave_at_the_end_whatever_the_last_stage_keeps():
+    size = ComponentSize(outside_bytes=5, block_bytes=(10, 10))
+    calls = tuple(Call(stage=stage, component="vae", blocks=(0, 1)) for stage in ("encode", "decode"))
+    work = Workload(components={"vae": size}, stages=("encode", "decode"), calls=calls)
+    plan = Plan.of({"vae": "resident", "vae@decode": layerwise(prefetch=0, until="each stage")})
+    evicted = [move.block for move in schedule(plan, work).moves if move.act is Act.EVICT]
+    assert -1 not in evicted
+    assert host_bytes(plan, work).copies == {"vae": 20}
 
 
 @given(cases())

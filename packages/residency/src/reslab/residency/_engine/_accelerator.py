@@ -51,7 +51,12 @@ def pin(memory: torch.Tensor) -> Callable[[], None]:
     if memory.nbytes == 0:
         return lambda: None
     torch.cuda.check_error(int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)))
-    return lambda: torch.cuda.check_error(int(runtime.cudaHostUnregister(memory.data_ptr())))
+
+    def unpin() -> None:
+        torch.cuda.synchronize()  # a copy from it may be under way, which only the stream that computes waits for
+        torch.cuda.check_error(int(runtime.cudaHostUnregister(memory.data_ptr())))
+
+    return unpin
 
 
 def blocking_copy(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], None]:

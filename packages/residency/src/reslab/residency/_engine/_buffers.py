@@ -189,6 +189,11 @@ class HostBuffer:
         self.host_bytes = layout.nbytes
         self.pinned_bytes, self._unpin = pin(self._bytes) if pin is not None else (0, None)
 
+    def pin(self, pin: Pin) -> None:
+        """Pin it anew, as much of it as it may now."""
+        self.close()
+        self.pinned_bytes, self._unpin = pin(self._bytes)
+
     def fill(self) -> None:
         """Copy the weights from where the parameters are now."""
         self.fill_from(piece.parameter.data for piece in self._layout.pieces)

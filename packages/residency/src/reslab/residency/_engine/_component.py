@@ -79,6 +79,13 @@ class Component:
             block_bytes=tuple(self.units[number].nbytes for number in range(len(self.blocks))),
         )
 
+    def slot_bytes(self, blocks: Iterable[int]) -> int:
+        """Return the bytes of a slot through which some of its blocks stream: of the largest, as it lies in memory.
+
+        The account in `_footprint` says the same of the weights alone, without the gaps between them.
+        """
+        return max((self.units[number].layout.nbytes for number in blocks), default=0)
+
     @property
     def names(self) -> Mapping[int, tuple[str, ...]]:
         """Return the names of its parameters, all that each has, by their identity."""
@@ -111,7 +118,7 @@ class Component:
         for number in changed:
             self.units[number] = self._unit(number, owned[number], shared)
         for number, unit in self.units.items():
-            unit.beside = tuple(each for each in everything[number] if id(each) in self.lora.added)
+            unit.note_beside(each for each in everything[number] if id(each) in self.lora.added)
         self._known, self._own, self.version = (parameters, self._writes), own, self.version + 1
         self._unit_of = {key: unit for unit in self.units.values() for key in unit.by_parameter}
         self._watch()

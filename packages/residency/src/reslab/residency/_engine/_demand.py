@@ -10,8 +10,9 @@ from __future__ import annotations
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._unit import Unit
-from reslab.residency._plan._keep import OUTSIDE
+from reslab.residency._plan._keep import kept_part
 from reslab.residency._plan._placement import Placement
+from reslab.residency._plan._slots import free_slot
 
 
 class Demand:
@@ -29,13 +30,17 @@ class Demand:
 
     def block(self, component: Component, number: int, placement: Placement, stage: str) -> None:
         """Have a block on the device, in a slot if it streams."""
-        unit, recent = component.units[number], self._recent.setdefault(component.name, [])
-        if not placement.streams or number in placement.resident_blocks(len(component.blocks)):
+        unit, stays = component.units[number], kept_part(placement, len(component.blocks))
+        if number in stays:
             self._mover.fetch([unit], stage=stage)
         else:
+            recent = self._recent.setdefault(component.name, [])
             recent[:] = [each for each in recent if each is not unit]
-            slot = None if unit in self._mover.here(component.name) else self._free_slot(component, placement)
-            self._mover.fetch([unit], stage=stage, slot=slot, slot_bytes=slot_bytes(component, placement))
+            if unit not in self._mover.here(component.name):
+                slot = self._free_slot(component, placement)
+                # of all blocks that do not stay: which of them the stage will run, as a script knows it, is not known
+                slot_bytes = component.slot_bytes(component.units.keys() - stays)
+                self._mover.fetch([unit], stage=stage, slot=slot, slot_bytes=slot_bytes)
             recent.append(unit)
         self._mover.wait([unit])
 
@@ -44,28 +49,21 @@ class Demand:
         self._recent.clear()
 
     def _free_slot(self, component: Component, placement: Placement) -> int:
-        """Return a slot that holds nothing, taking it from the block used longest ago where there is none."""
+        """Return a slot that holds nothing, taking it from the block used longest ago where there is none.
+
+        The rule is that of the schedule, `free_slot`; what is in the slots, the ledger says, since a stage may have
+        followed the schedule until now. Only which blocks come next is not known, so none is spared for that.
+        """
         streamed = [unit for unit in self._mover.here(component.name) if unit.slot is not None]
-        taken = {unit.slot for unit in streamed}
-        if len(taken) < placement.slots:
-            return next(slot for slot in range(placement.slots) if slot not in taken)
         recent = self._recent[component.name]
-        victim = min(streamed, key=lambda unit: recent.index(unit) if unit in recent else -1)
-        slot = victim.slot
-        assert slot is not None
-        self._mover.evict([victim])
+        streamed.sort(key=lambda unit: recent.index(unit) if unit in recent else -1)
+        held = {unit.number: unit.slot.number for unit in streamed if unit.slot is not None}
+        evicted, slot = free_slot(held, placement.slots)
+        if evicted is not None:
+            self._mover.evict([component.units[evicted]])
         return slot
 
 
 def kept(component: Component, placement: Placement) -> list[Unit]:
     """Return the units that a component keeps on the device while it runs."""
-    if not placement.streams:
-        return list(component.units.values())
-    numbers = (OUTSIDE, *sorted(placement.resident_blocks(len(component.blocks))))
-    return [component.units[number] for number in numbers]
-
-
-def slot_bytes(component: Component, placement: Placement) -> int:
-    """Return what the largest block takes that does not stay."""
-    stays = placement.resident_blocks(len(component.blocks))
-    return max((component.units[i].layout.nbytes for i in range(len(component.blocks)) if i not in stays), default=0)
+    return [component.units[number] for number in sorted(kept_part(placement, len(component.blocks)))]

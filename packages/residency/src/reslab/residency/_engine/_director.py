@@ -206,8 +206,7 @@ class Director:
         assert move.stage is not None
         if move.slot in self._mover.slots.get(component.name, ()):
             return 0
-        streamed = self._the_script.streamed(component.name, move.stage)
-        return max(component.units[number].layout.nbytes for number in streamed)
+        return component.slot_bytes(self._the_script.streamed(component.name, move.stage))
 
     def _note_off(self, what: str) -> None:
         """Say once a stage that it did something else than was foreseen; of a run that was not foreseen, nothing."""

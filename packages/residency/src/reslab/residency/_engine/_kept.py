@@ -18,7 +18,7 @@ from reslab.residency._engine._buffers import Layout
 from reslab.residency._engine._component import Component, Watcher
 from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._movable import is_moved_by_others
-from reslab.residency._engine._unit import Shared, Unit, Where
+from reslab.residency._engine._unit import Shared, Sources, Unit, Where
 from reslab.residency._plan._keep import OUTSIDE
 
 
@@ -32,18 +32,20 @@ class KeptUnit(Unit):
     """
 
     def __init__(self, component: str, nbytes: int, device: torch.device) -> None:
-        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device)
-        self.where = Where.DEVICE
+        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device, where=Where.DEVICE)
 
     @property
     def held_bytes(self) -> int:
         """Return the bytes that it takes on the device."""
         return self.nbytes
 
-    def point(self) -> None:
+    def _point(self) -> None:
         """Do nothing: its parameters are never changed."""
 
-    def leave(self) -> None:
+    def renew(self, sources: Sources) -> None:
+        """Do nothing: it waits nowhere."""
+
+    def leave(self, sources: Sources) -> None:
         """Do nothing: it stays."""
 
     def put_back(self) -> None:

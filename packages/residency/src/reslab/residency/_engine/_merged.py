@@ -69,7 +69,7 @@ class Merged(Component):
         shared: dict[object, Shared] = {}
         for unit in self.units.values():
             assert isinstance(unit, MergedUnit)
-            unit.shared, unit.is_known = shared.setdefault(unit.key, Shared()), True
+            unit.share(shared.setdefault(unit.key, Shared()))
         dropped, self._state = self._state is not None, state
         return dropped
 

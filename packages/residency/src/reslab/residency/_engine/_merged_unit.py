@@ -14,7 +14,7 @@ import torch
 from reslab.residency._engine._adapted import Adapted
 from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, memory_key
 from reslab.residency._engine._disk import Disk
-from reslab.residency._engine._unit import Front, Shared, Unit, Where
+from reslab.residency._engine._unit import Shared, Unit
 from reslab.stages import Kind, Observer
 
 
@@ -36,7 +36,7 @@ class MergedUnit(Unit):
     ) -> None:
         super().__init__(component, base.number, base.layout, Shared(), device)
         self._base, self._lora, self._tell = base, lora, tell
-        self.front = base.front = Front(base)
+        self.stand_before(base)
 
     @property
     def needs(self) -> tuple[Unit, ...]:
@@ -70,10 +70,7 @@ class MergedUnit(Unit):
         """Drop the merged weights: the parameters are the base's again."""
         if not self._base.is_front:
             self._base.show()
-        if self.shared.source is not None:
-            self.shared.source.close()
-            self.shared.source = None
-        self.where = Where.UNTOUCHED
+        self.drop()
 
     @property
     def _reached(self) -> list[int]:
@@ -112,7 +109,16 @@ class MergedSource:
     def __init__(self, own: HostBuffer, base: HostBuffer) -> None:
         self._own, self._base = own, base
         self.tensors = (*own.tensors, *base.tensors[len(own.tensors) :])
-        self.host_bytes, self.pinned_bytes = own.host_bytes, own.pinned_bytes
+        self.host_bytes = own.host_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Return what is pinned of its own."""
+        return self._own.pinned_bytes
+
+    def pin(self, pin: Pin) -> None:
+        """Pin its own anew, as much of it as it may now."""
+        self._own.pin(pin)
 
     def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
         """Return what is copied where, for the unit to lie in a target."""
@@ -125,7 +131,6 @@ class MergedSource:
     def close(self) -> None:
         """Unpin what is its own."""
         self._own.close()
-        self.pinned_bytes = 0
 
 
 def _only(pieces: tuple[Piece, ...]) -> Layout:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 
-from reslab.residency._engine._buffers import Source, boundary
+from reslab.residency._engine._buffers import boundary
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._only_copy import OnlyCopy, give_up
 from reslab.residency._engine._recovery import masked
-from reslab.residency._engine._unit import Unit, Where
+from reslab.residency._engine._unit import Slot, Sources, Unit, Where
 from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer
 
@@ -31,8 +32,7 @@ class Mover:
         device: Where things compute.
         lane: Makes the copies.
         tell: Answers with where events go.
-        make_source: Makes the place where a unit's weights wait.
-        renew: Has a unit that has a place to wait wait as the plan wants it now.
+        sources: Says where weights wait.
         limit_bytes: The most that may be on the device; None leaves that to the device.
     """
 
@@ -42,14 +42,13 @@ class Mover:
         device: torch.device,
         lane: CopyLane,
         tell: Callable[[], Observer],
-        make_source: Callable[[Unit], Source],
-        renew: Callable[[Unit], None] = lambda unit: None,
+        sources: Sources,
         limit_bytes: int | None = None,
     ) -> None:
         self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
-        self._tell, self._make_source, self._renew = tell, make_source, renew
+        self._tell, self._sources = tell, sources
         self.units: list[Unit] = []
-        self.slots: dict[str, dict[int, torch.Tensor]] = {}  # component → slot → buffer
+        self.slots: dict[str, dict[int, Slot]] = {}  # by component and number
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
         self.waited_s = 0.0
         self.peak_bytes = 0  # the most that `held_bytes` has been, since the run began
@@ -74,12 +73,13 @@ class Mover:
             return
         for needed in (each for unit in wanted for each in unit.needs):
             with masked():
-                self._turn(needed, lambda unit: unit.adopt(self._make_source))
+                self._turn(needed, lambda unit: unit.adopt(self._sources))
         with masked():
             self.keep_writes(wanted)
             for unit in wanted:
-                self._renew(unit)
-            targets = self._targets(wanted, slot, slot_bytes)
+                unit.renew(self._sources)
+            own = self._slot(wanted, slot, slot_bytes) if slot is not None else None
+            targets = [own.buffer] if own is not None else self._targets(wanted)
             nbytes = sum(unit.nbytes for unit in wanted)
             name = wanted[0].name if len(wanted) == 1 and wanted[0].number >= 0 else wanted[0].component
             pairs = zip(wanted, targets, strict=True)
@@ -89,7 +89,9 @@ class Mover:
             )
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
-                unit.slot, unit.buffer, unit.ticket, unit.where = slot, target, ticket, Where.ARRIVING
+                self._turn(unit, partial(Unit.begin_fetch, target=target, ticket=ticket, slot=own))
+            if own is None:
+                self._see_peak()
             self.fetched_bytes[stage] = self.fetched_bytes.get(stage, 0) + nbytes
 
     def wait(self, units: Iterable[Unit]) -> None:
@@ -102,7 +104,7 @@ class Mover:
                 self._stall(unit)
             unit.ticket.wait()
             with masked():
-                self._turn(unit, Unit.arrive)
+                self._turn(unit, lambda unit: unit.arrive(self._sources))
 
     def evict(self, units: Iterable[Unit]) -> None:
         """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
@@ -112,7 +114,7 @@ class Mover:
                 self._stop_copy(unit.ticket, leaving)
             with masked():
                 self.keep_writes([unit])
-                self._turn(unit, lambda unit: unit.leave())
+                self._turn(unit, lambda unit: unit.leave(self._sources))
 
     def evict_lost(self) -> None:
         """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
@@ -139,6 +141,14 @@ class Mover:
             with masked():
                 self.keep_writes([unit])
                 self._turn(unit, lambda unit: unit.put_back())
+
+    def renew(self) -> None:
+        """Have what is on the device wait, from now on, where the plan in force says: what stays gives up its copy."""
+        for unit in self.units:
+            if unit.is_here:
+                with masked():
+                    self.keep_writes([unit])
+                    self._turn(unit, lambda unit: unit.renew(self._sources))
 
     def keep_writes(self, units: Iterable[Unit]) -> None:
         """Keep what somebody has written into the weights of units, and note where that cannot be."""
@@ -168,10 +178,7 @@ class Mover:
     def heal(self) -> None:
         """Finish the turn of a unit that was interrupted."""
         if self._turning is not None:
-            unit = self._turning
-            unit.point()
-            if unit.where not in (Where.ARRIVING, Where.DEVICE):
-                unit.release()
+            self._turning.heal()
             self._turning = None
 
     def here(self, component: str | None = None) -> Iterator[Unit]:
@@ -184,9 +191,9 @@ class Mover:
 
     def held_bytes(self, component: str | None = None) -> int:
         """Return the bytes of device memory held, slots included, by all or by one component."""
-        slots = [buffer for name, pool in self.slots.items() if component in (None, name) for buffer in pool.values()]
+        slots = [slot for name, pool in self.slots.items() if component in (None, name) for slot in pool.values()]
         units = (unit for unit in self.units if component in (None, unit.component) and unit.slot is None)
-        return sum(buffer.nbytes for buffer in slots) + sum(unit.held_bytes for unit in units)
+        return sum(slot.buffer.nbytes for slot in slots) + sum(unit.held_bytes for unit in units)
 
     def _stop_copy(self, ticket: Ticket, leaving: Sequence[Unit]) -> None:
         """See that a copy to units that leave ends: given up, unless other units came in the same piece and stay."""
@@ -196,19 +203,10 @@ class Mover:
         else:
             ticket.settle()
 
-    def _targets(self, units: Sequence[Unit], slot: int | None, slot_bytes: int) -> list[torch.Tensor]:
+    def _targets(self, units: Sequence[Unit]) -> list[torch.Tensor]:
         """Return memory on the device for each unit; all or nothing."""
-        if slot is not None:
-            return [self._slot(unit, slot, slot_bytes) for unit in units]
         self._check_room(sum(unit.layout.nbytes for unit in units))
-        try:
-            for unit in units:
-                unit.buffer = self._room(unit)
-        except BaseException:
-            for unit in units:
-                unit.release()
-            raise
-        return [unit.buffer for unit in units if unit.buffer is not None]
+        return [self._room(unit) for unit in units]
 
     def _room(self, unit: Unit) -> torch.Tensor:
         """Return memory on the device of a unit's own; none, if its weights lie there already."""
@@ -219,13 +217,15 @@ class Mover:
         target, nbytes = unit.source.target, unit.layout.nbytes
         return self._counted(nbytes, lambda: target(lambda: self._empty(nbytes)))
 
-    def _slot(self, unit: Unit, slot: int, slot_bytes: int) -> torch.Tensor:
-        """Return a slot of a component, allocated if it is not there, or too small."""
+    def _slot(self, units: Sequence[Unit], number: int, slot_bytes: int) -> Slot:
+        """Return a slot for a single unit, allocated if it is not there, or too small."""
+        (unit,) = units
         pool = self.slots.setdefault(unit.component, {})
-        if slot not in pool or pool[slot].nbytes < unit.layout.nbytes:
-            pool.pop(slot, None)
-            pool[slot] = self._allocate(max(slot_bytes, unit.layout.nbytes))
-        return pool[slot]
+        if number not in pool or pool[number].buffer.nbytes < unit.layout.nbytes:
+            pool.pop(number, None)
+            pool[number] = Slot(number, self._allocate(max(slot_bytes, unit.layout.nbytes)))
+            self._see_peak()
+        return pool[number]
 
     def _check_room(self, nbytes: int) -> None:
         if self.limit_bytes is not None and nbytes > (free := self.limit_bytes - self.held_bytes()):
@@ -240,8 +240,10 @@ class Mover:
         self._check_room(nbytes)
         buffer = make()
         assert buffer.data_ptr() % boundary(self.device) == 0
-        self.peak_bytes = max(self.peak_bytes, self.held_bytes() + nbytes)
         return buffer
+
+    def _see_peak(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes())
 
     def _empty(self, nbytes: int) -> torch.Tensor:
         with torch.inference_mode(False):

@@ -6,7 +6,7 @@ back from the device; on a CPU, where the device's memory is the host's, they st
 
     source = OnlyCopy(layout, tensors, device)
     source.target(allocate)          # memory on the device, to be copied into
-    source.on_host()                 # when the unit leaves: where its weights wait from then on
+    source.on_host(pin)              # when the unit leaves: where its weights wait from then on
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, boundary, copy_on_host, span, views
+from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Pin, boundary, copy_on_host, span, views
 
 
 class OnlyCopy:
@@ -86,14 +86,20 @@ class OnlyCopy:
         """Return the bytes of one weight where it was."""
         return _flat(self._tensors[place])
 
-    def on_host(self) -> OnlyCopy | HostBuffer:
-        """Return where the weights wait when the unit leaves the device: brought back, if any of them had moved."""
+    def on_host(self, pin: Pin | None) -> OnlyCopy | HostBuffer:
+        """Return where the weights wait when the unit leaves the device: brought back, if any of them had moved.
+
+        Args:
+            pin: Pins what they are brought back to; None leaves it pageable.
+        """
         if not any(self._moved) and not self.is_in_place:
             return self
         if self._landing is not None and self._has_landed:
+            if pin is not None:
+                self._landing.pin(pin)
             return self._landing
         with torch.inference_mode(False), torch.no_grad():
-            memory = HostBuffer(self._layout)
+            memory = HostBuffer(self._layout, pin=pin)
             memory.fill_from(self._tensors)
         return memory
 

@@ -61,8 +61,7 @@ class Residency(View):
             device=setting.device,
             lane=setting.lane(reads_disk=self._sources.reads_disk),
             tell=lambda: pipeline.tell,
-            make_source=self._sources.make,
-            renew=self._sources.renew,
+            sources=self._sources,
             limit_bytes=setting.budget.device_bytes,
         )
         self._components: dict[str, Component] = {}
@@ -265,6 +264,7 @@ class Residency(View):
     def _follow(self, workload: Workload) -> None:
         """Follow the plan from now on, as it is laid over what the run is known to do."""
         self._sources.lay(self.plan, workload, self._mover.units)
+        self._mover.renew()
         self._director.script = Script(self.plan, workload)
 
     def _leaner(self, stage: str) -> Plan | None:

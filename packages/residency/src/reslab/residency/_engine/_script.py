@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, ahead, keeps, stays
+from reslab.residency._plan._keep import OUTSIDE, Units, ahead, between_runs, keeps, streamed
 from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._schedule import schedule
@@ -33,6 +33,7 @@ class Script:
         self.plan, self.workload = plan, workload
         self.moves = schedule(plan, workload).moves
         self._keeps = {name: keeps(plan, workload, name) for name in workload.components}
+        self._between = {name: between_runs(plan, workload, name) for name in workload.components}
         self._ahead = {name: ahead(plan, workload, name) for name in workload.components}
         self._cursor = 0
         self._first: dict[str | None, int] = {}
@@ -48,10 +49,9 @@ class Script:
         self.is_off = False
 
     def keeps(self, component: str, stage: str | None) -> Units:
-        """Return the units of a component that are there all through a stage, or (None) before the first."""
+        """Return the units of a component that are there all through a stage, or (None) between runs."""
         if stage is None:
-            first = self.plan.placement(component, self.workload.stages[0])
-            return self._keeps[component][0] if stays(first) else frozenset()
+            return self._between[component]
         return self._keeps[component][self.workload.stages.index(stage)]
 
     def needs(self, component: str, stage: str) -> Units:
@@ -111,10 +111,10 @@ class Script:
             return None
         return moves
 
-    def streamed(self, component: str, stage: str) -> set[int]:
+    def streamed(self, component: str, stage: str) -> Units:
         """Return the blocks that stream through the slots of a component in a stage."""
-        of_stage = (move for move in self.moves if move.component == component and move.stage == stage)
-        return {move.block for move in of_stage if move.slot is not None and move.block is not None}
+        place, placement = self.workload.stages.index(stage), self.plan.placement(component, stage)
+        return streamed(self.workload, component, place, placement, self._keeps[component][place])
 
     def _up_to_compute(self, number: int) -> Moves | None:
         """Move on to the next compute, if it is one of this call, and return the moves before it."""

@@ -11,7 +11,7 @@ import torch
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._buffers import HostBuffer, Source
 from reslab.residency._engine._checkpoint import Paths
-from reslab.residency._engine._disk import Disk, Names
+from reslab.residency._engine._disk import Disk, DiskSource, Names
 from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._lanes import CopyLane, ThreadLane
 from reslab.residency._engine._merged_unit import MergedUnit
@@ -67,18 +67,20 @@ class Setting:
 class Sources:
     """Makes the places where weights wait: host memory, pinned as far as it may be, or disk; of what stays, nowhere.
 
+    Which of these, the plan in force says, each time that a unit is fetched or leaves.
+
     Args:
         setting: Device, files, and what may be pinned.
-        plan: Says what is on disk.
+        plan: The one at the beginning; a leaner one reads nothing from disk that this one does not.
         note: Says what is not as it was to be.
     """
 
     def __init__(self, setting: Setting, plan: Plan, *, note: Callable[[str], None]) -> None:
-        self._setting, self.disk, self._note = setting, Disk(setting.files), note
+        self._setting, self.disk = setting, Disk(setting.files)
         self._reads_disk = any(placement.kind is Kind.DISK for placement in plan.placements.values())
         self._from_disk: set[str] = set()
         self._settled: Mapping[str, frozenset[int]] = {}
-        self._pins = Pins(setting, note)
+        self._pins = Pins(setting.device, is_used=setting.pins, pinnable_bytes=setting.budget.pinned_bytes, note=note)
         self._window_bytes = 0
         self.names: dict[str, Names] = {}
 
@@ -97,16 +99,27 @@ class Sources:
         self._pins.share(account, units)
         self.disk.window.pin = self._pins.window
 
-    def renew(self, unit: Unit) -> None:
-        """Have a unit away from the device keep a copy in host memory if it will leave again, and none if it stays."""
-        source, device = unit.source, self._setting.device
-        if not self._stays(unit) and isinstance(source, OnlyCopy):
+    def renewed(self, unit: Unit) -> Source:
+        """Return where a unit waits as the plan in force has it: where it waits now, if that is right."""
+        source, stays = unit.source, self._stays(unit)
+        if stays and isinstance(source, HostBuffer):
+            return OnlyCopy(unit.layout, source.tensors, self._setting.device)
+        if stays or unit.is_here:  # what is here and does not stay is asked about when it leaves
+            return source
+        if isinstance(source, OnlyCopy) or (isinstance(source, DiskSource) and unit.component not in self._from_disk):
             with torch.inference_mode(False), torch.no_grad():
                 memory = HostBuffer(unit.layout, pin=self._pins.of(unit))
                 memory.fill_from(source.tensors)
-            unit.shared.source = memory
-        elif self._stays(unit) and isinstance(source, HostBuffer) and not source.pinned_bytes:
-            unit.shared.source = OnlyCopy(unit.layout, source.tensors, device)
+            return memory
+        self._pins.top_up(unit)
+        return source
+
+    def left(self, unit: Unit) -> Source:
+        """Return where a unit waits that leaves the device: if it was nowhere else, in memory that it is copied to."""
+        source = unit.source
+        if isinstance(source, OnlyCopy):
+            return source.on_host(None if self._stays(unit) else self._pins.of(unit))
+        return source
 
     def _stays(self, unit: Unit) -> bool:
         """Tell whether a unit stays on the device, so that it needs no second copy; what shares memory keeps one."""

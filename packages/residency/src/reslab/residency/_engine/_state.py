@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+import torch
 
 from reslab.residency._engine._buffers import Source
+from reslab.residency._engine._component import Component
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._tables import table as html_table
 from reslab.residency._units import gib
-
-if TYPE_CHECKING:
-    from reslab.residency._engine._view import View
 
 STATE: Mapping[str, Any] = {
     "component": pl.String,
@@ -29,19 +29,18 @@ STATE: Mapping[str, Any] = {
 }
 
 
-def table(residency: View) -> pl.DataFrame:
+def table(components: Mapping[str, Component], plan: Plan, mover: Mover) -> pl.DataFrame:
     """Return a row a component; host bytes that several units share are counted for the first."""
-    mover, seen = residency._mover, set[int]()
-    rows = []
-    for name, component in residency._components.items():
+    rows, seen = [], set[int]()
+    for name, component in components.items():
         units = list(component.units.values())
-        places = [placement for (own, _stage), placement in residency.plan.placements.items() if own == name]
+        places = [placement for (own, _stage), placement in plan.placements.items() if own == name]
         sources = _sources(units, seen)
         rows.append(
             (
                 name,
-                ", ".join(dict.fromkeys(map(repr, places))) or repr(residency.plan.placement(name)),
-                _where(units, residency.plan.placement(name).kind),
+                ", ".join(dict.fromkeys(map(repr, places))) or repr(plan.placement(name)),
+                _where(units, plan.placement(name).kind),
                 sum(source.host_bytes for source in sources),
                 sum(source.pinned_bytes for source in sources),
                 mover.held_bytes(name),
@@ -80,18 +79,14 @@ def counters(mover: Mover) -> Mapping[str, int]:
     }
 
 
-def line(residency: View) -> str:
+def line(plan: Plan, device: torch.device, *, is_in_force: bool, components: int, held_bytes: int) -> str:
     """Return the state in one line."""
-    state = "in force" if residency._subscription is not None else "not in force"
-    return (
-        f"Residency({residency.plan.name!r} on {residency.execution_device}, {state}: "
-        f"{len(residency._components)} components, {gib(residency._mover.held_bytes())} on the device)"
-    )
+    state = "in force" if is_in_force else "not in force"
+    return f"Residency({plan.name!r} on {device}, {state}: {components} components, {gib(held_bytes)} on the device)"
 
 
-def html(residency: View) -> str:
-    """Return the state as a table, with a bar for what is on the device."""
-    frame = table(residency)
+def html(head_line: str, frame: pl.DataFrame, notes: Sequence[str]) -> str:
+    """Return the line, the table with a bar for what is on the device, and the notes."""
     most = max(frame["device_bytes"].max() or 0, 1)
     rows = [
         (
@@ -106,7 +101,7 @@ def html(residency: View) -> str:
         )
         for row in frame.rows(named=True)
     ]
-    notes = "".join(f"<li>{escape(note)}</li>" for note in residency.notes)
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     head = ("component", "placement", "where", "host", "pinned", "device", "slots")
-    listed = f"<ul>{notes}</ul>" if notes else ""
-    return f"<p><b>{escape(line(residency))}</b></p>{html_table(head, rows)}{listed}"
+    listed = f"<ul>{items}</ul>" if items else ""
+    return f"<p><b>{escape(head_line)}</b></p>{html_table(head, rows)}{listed}"

@@ -89,18 +89,23 @@ class View:
         from reslab.residency._engine._state import table
 
         self._mover.heal()
-        return table(self)
+        return table(self._components, self.plan, self._mover)
 
     def __repr__(self) -> str:
         from reslab.residency._engine._state import line
 
-        return line(self)
+        return line(
+            self.plan,
+            self.execution_device,
+            is_in_force=self._subscription is not None,
+            components=len(self._components),
+            held_bytes=self._mover.held_bytes(),
+        )
 
     def _repr_html_(self) -> str:
         from reslab.residency._engine._state import html
 
-        self._mover.heal()
-        return html(self)
+        return html(repr(self), self.table(), self.notes)
 
 
 def _is_possible(call: Call, sizes: Mapping[str, ComponentSize]) -> bool:

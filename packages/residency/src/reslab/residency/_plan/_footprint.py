@@ -16,7 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from reslab.residency._plan._keep import OUTSIDE, Units, all_units, check_plan, keeps, moves_outside, stays, unit_bytes
+from reslab.residency._plan._keep import (
+    OUTSIDE,
+    Units,
+    all_units,
+    between_runs,
+    check_plan,
+    keeps,
+    moves_outside,
+    streamed,
+    unit_bytes,
+)
 from reslab.residency._plan._placement import Kind, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._slots import streamed_bytes
@@ -254,8 +264,9 @@ def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[Componen
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
     moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
-    rows = list(_rows(name, size, workload.stages, placements, kept, moved))
-    settled = frozenset.intersection(*kept) if stays(placements[0]) else frozenset[int]()
+    between = between_runs(plan, workload, name)
+    rows = list(_rows(name, size, workload.stages, placements, kept, moved, between))
+    settled = between.intersection(*kept)
     units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
     waiting = Waiting(
         nbytes=_sum(size, units - settled),
@@ -278,19 +289,20 @@ def _rows(
     placements: Sequence[Placement],
     kept: Sequence[Units],
     moved: Sequence[_Streamed],
+    between: Units,
 ) -> Iterator[ComponentBytes]:
-    before, former = kept[0] if stays(placements[0]) else frozenset(), placements[0]
-    for place, (stage, placement, own, streamed) in enumerate(zip(stages, placements, kept, moved, strict=True)):
+    before, former = between, placements[0]
+    for place, (stage, placement, own, calls) in enumerate(zip(stages, placements, kept, moved, strict=True)):
         kept_bytes = _sum(size, own)
-        back = _sum(size, before - own) * former.copy_back + streamed.through_bytes * placement.copy_back
-        if place + 1 == len(stages) and not stays(placement):
-            back += kept_bytes * placement.copy_back
+        back = _sum(size, before - own) * former.copy_back + calls.through_bytes * placement.copy_back
+        if place + 1 == len(stages):
+            back += _sum(size, own - between) * placement.copy_back
         yield ComponentBytes(
             component=name,
             stage=stage,
             kept_bytes=kept_bytes,
-            slot_bytes=streamed.slot_bytes,
-            fetched_bytes=_sum(size, own - before) + streamed.through_bytes,
+            slot_bytes=calls.slot_bytes,
+            fetched_bytes=_sum(size, own - before) + calls.through_bytes,
             copied_back_bytes=back,
             from_disk=placement.kind is Kind.DISK,
         )
@@ -305,7 +317,7 @@ def _streamed(workload: Workload, name: str, place: int, placement: Placement, k
     size = workload.components[name]
     outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset[int]()
     known = {blocks: [block for block in blocks if block not in kept] for blocks in workload.blocks_of[name, place]}
-    distinct = frozenset(block for blocks in known.values() for block in blocks)
+    distinct = streamed(workload, name, place, placement, kept)
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
     streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)

@@ -36,6 +36,13 @@ def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     return tuple(kept)
 
 
+def between_runs(plan: Plan, workload: Workload, name: str) -> Units:
+    """Return the units of a component that are on the device before the run, and again (or still) after it."""
+    if not workload.stages or not stays(plan.placement(name, workload.stages[0])):
+        return frozenset()
+    return keeps(plan, workload, name)[0]
+
+
 def ahead(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     """Return the units of a component that are fetched in each stage for a later one."""
     kept, needed = keeps(plan, workload, name), _needed(plan, workload, name)
@@ -55,7 +62,7 @@ def _needed(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     """Return the units of a component that are on the device all through each stage, those fetched ahead left out."""
     size, users = workload.components[name], workload.users[name]
     placements = [plan.placement(name, stage) for stage in workload.stages]
-    parts = {id(placement): _part(placement, size) for placement in placements}
+    parts = {id(placement): kept_part(placement, len(size.block_bytes)) for placement in placements}
     return tuple(
         parts[id(placement)] if _is_kept(placement, users, place) else frozenset()
         for place, placement in enumerate(placements)
@@ -69,7 +76,7 @@ def stays(placement: Placement) -> bool:
 
 def all_units(size: ComponentSize) -> Units:
     """Return every unit of a component."""
-    return frozenset((OUTSIDE, *range(len(size.block_bytes))))
+    return _units(len(size.block_bytes))
 
 
 def unit_bytes(size: ComponentSize, unit: int) -> int:
@@ -82,6 +89,20 @@ def streamed_by(call: Call, placement: Placement, kept: Units) -> tuple[int, ...
     if not placement.streams:
         return ()
     return tuple(block for block in call.blocks if block not in kept)
+
+
+def streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> Units:
+    """Return the blocks that go through the slots of a component in the stage at `place`."""
+    called = workload.blocks_of.get((name, place), ()) if placement.streams else ()
+    return frozenset[int]().union(*called) - kept
+
+
+def kept_part(placement: Placement, blocks: int) -> Units:
+    """Return the units that a component of so many blocks keeps on the device while it keeps anything."""
+    if not placement.streams:
+        return _units(blocks)
+    outside: Units = frozenset() if moves_outside(placement) else frozenset({OUTSIDE})
+    return outside | placement.resident_blocks(blocks)
 
 
 def moves_outside(placement: Placement) -> bool:
@@ -98,12 +119,8 @@ def _is_kept(placement: Placement, users: tuple[int, ...], place: int) -> bool:
     return users[0] <= place <= users[-1]
 
 
-def _part(placement: Placement, size: ComponentSize) -> Units:
-    """Return what a component keeps while it keeps anything."""
-    if not placement.streams:
-        return all_units(size)
-    outside: Units = frozenset() if moves_outside(placement) else frozenset({OUTSIDE})
-    return outside | placement.resident_blocks(len(size.block_bytes))
+def _units(blocks: int) -> Units:
+    return frozenset((OUTSIDE, *range(blocks)))
 
 
 def check_plan(plan: Plan, workload: Workload) -> None:

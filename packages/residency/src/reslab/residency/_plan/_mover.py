@@ -14,9 +14,9 @@ from reslab.residency._plan._keep import (
     Units,
     ahead,
     all_units,
+    between_runs,
     keeps,
     moves_outside,
-    stays,
     streamed_by,
     unit_bytes,
 )
@@ -34,6 +34,7 @@ class Mover:
         self.name = name
         self.size: ComponentSize = workload.components[name]
         self.placements = [plan.placement(name, stage) for stage in workload.stages]
+        self.between = between_runs(plan, workload, name)
         self.everything = all_units(self.size)
         self.keeps = keeps(plan, workload, name)
         self.ahead = ahead(plan, workload, name)
@@ -45,9 +46,8 @@ class Mover:
 
     def set_up(self) -> Iterator[Move]:
         """Fetch before the run what is on the device from the beginning."""
-        if stays(self.placement):
-            yield from self._fetch(self.keeps[0], None, None)
-            self.held = self.keeps[0]
+        yield from self._fetch(self.between, None, None)
+        self.held = self.between
 
     def leave(self, place: int, stage: str) -> Iterator[Move]:
         """Evict what is not kept in the stage at `place`."""
@@ -91,8 +91,7 @@ class Mover:
 
     def finish(self, stage: str) -> Iterator[Move]:
         """Evict, after the last stage, what does not stay for the next run."""
-        if not stays(self.placement):
-            yield from self._evict(self.held, stage, None)
+        yield from self._evict(self.held - self.between, stage, None)
 
     def _run_block(self, block: int, stage: str, number: int, *, streams: bool) -> Iterator[Move]:
         """Compute one block, having seen to the ones that come next."""

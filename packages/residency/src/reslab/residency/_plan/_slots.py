@@ -11,7 +11,7 @@ in its slot when its turn comes again is not fetched again; that happens only wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -44,13 +44,29 @@ class Slots:
             self.issued += 1
 
     def _admit(self, block: int, *, needed: Sequence[int]) -> Change:
-        if len(self.held) < self.count:
-            evicted, slot = None, len(self.held)
-        else:
-            evicted = next(held for held in self.held if held not in needed)
-            slot = self.held.pop(evicted)
+        evicted, slot = free_slot(self.held, self.count, needed)
+        if evicted is not None:
+            del self.held[evicted]
         self.held[block] = slot
         return Change(evicted, block, slot)
+
+
+def free_slot(held: Mapping[int, int], count: int, needed: Sequence[int] = ()) -> tuple[int | None, int]:
+    """Return the slot for the next block, and before it the block that has to leave it; None if it is free.
+
+    >>> free_slot({7: 0}, 2), free_slot({7: 0, 3: 1}, 2), free_slot({7: 0, 3: 1}, 2, needed=[7])
+    ((None, 1), (7, 0), (3, 1))
+
+    Args:
+        held: The slots of blocks, the one longest untouched first.
+        count: How many slots there are.
+        needed: Blocks that may not leave; those whose turn is coming, where that is known.
+    """
+    if len(held) < count:
+        taken = set(held.values())
+        return None, next(slot for slot in range(count) if slot not in taken)
+    evicted = next(block for block in held if block not in needed)
+    return evicted, held[evicted]
 
 
 def streamed_bytes(calls: Sequence[Sequence[int]], *, prefetch: int, nbytes: Callable[[int], int]) -> int:
