@@ -21,7 +21,6 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._plan._footprint import host_bytes
 
 
 @st.composite
@@ -157,7 +156,7 @@ def test_what_the_next_run_begins_with_does_not_leave_at_the_end_whatever_the_la
     plan = Plan.of({"vae": "resident", "vae@decode": layerwise(prefetch=0, until="each stage")})
     evicted = [move.block for move in schedule(plan, work).moves if move.act is Act.EVICT]
     assert -1 not in evicted
-    assert host_bytes(plan, work).copies == {"vae": 20}
+    assert footprint(plan, work).host().copies == {"vae": 20}
 
 
 @given(cases())
