@@ -183,6 +183,17 @@ class Pipeline:
         return Stages([shown for stage, _bind in self._bound for shown in stage.sections()])
 
     @property
+    def text_settings(self) -> frozenset[str]:
+        """The values whose text is a setting, as the stages that read them declare; profiles and rehearsals keep it.
+
+        >>> from reslab.stages import stage
+        >>> say = stage(lambda how: None, text_settings="how")
+        >>> Pipeline().add(say, name="say", values={"how": "tone"}).text_settings
+        frozenset({'tone'})
+        """
+        return frozenset(bind.value(name) for stage, bind in self._bound for name in stage.text_settings)
+
+    @property
     def execution_device(self) -> Any:
         """Where blocks create their tensors, as the conductor says; None leaves it to diffusers."""
         return self._conductor.execution_device if self._conductor is not None else None
