@@ -1,4 +1,6 @@
-"""What the profiler needs of a pipeline: a name, stages, the request, which texts are settings, and to be told; `reslab.stages.Pipeline` has it.
+"""What the profiler needs of a pipeline: a name, stages, the request, which texts are settings, and to be told.
+
+`reslab.stages.Pipeline` has it.
 
 Anything else that has it can be profiled just as well.
 """

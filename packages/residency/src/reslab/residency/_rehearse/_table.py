@@ -11,19 +11,21 @@ if TYPE_CHECKING:
     from reslab.residency._rehearse._rehearsal import Rehearsal
 
 _GIB = 2**30
-_SUMS = ("flops", "read_bytes", "written_bytes", "host_operations")
+_SUMS = ("flops", "read_bytes", "written_bytes")
+_LAUNCHES = ("host_operations",)
 _PEAKS = ("activation_peak_bytes", "workspace_bytes")
 
 
 def table(rehearsal: Rehearsal, lora: str) -> pl.DataFrame:
     """Return a row a stage, component and method, in the order of the first call."""
-    traces = rehearsal.traces.select("trace", *_SUMS, *_PEAKS)
+    traces = rehearsal.traces.select("trace", *_SUMS, *_LAUNCHES, *_PEAKS)
     trace = pl.coalesce("merged_trace", "trace") if lora == "merged" else pl.col("trace")
     calls = rehearsal.calls.with_columns(trace.alias("trace")).join(traces, on="trace", maintain_order="left")
     grouped = calls.group_by("stage", "component", "method", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("calls"),
         pl.col("shapes").first(),
-        *(pl.col(name).sum() for name in _SUMS),
+        *(pl.col(name).sum() for name in _LAUNCHES),
+        *(pl.col(name).cast(pl.Float64).sum() for name in _SUMS),  # of the largest requests more than Int64 holds
         *(pl.col(name).max() for name in _PEAKS),
     )
     return grouped.select(
