@@ -137,6 +137,7 @@ def test_with_a_plan_only_what_waits_in_host_memory_is_asked_of_it(hub, monkeypa
     loaded = load(REPO, hub=hub, dtype=torch.float32, plan=Plan.of(PLAN), progress=False)
     held = [loaded.components["transformer"], loaded.components["vae"]]
     lora = (hub.repos[REPO] / "ltx-2.3-22b-distilled-lora-384.safetensors").stat().st_size
+    held.append(loaded.components["connectors"])  # the largest that comes from disk at once: the window
     assert plans[0].host_memory_bytes == lora + sum(p.nbytes for module in held for p in module.parameters())
     assert set(loaded.files) == {"text_encoder", "connectors", "audio_vae", "vocoder", "latent_upsampler"}
 

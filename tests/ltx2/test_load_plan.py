@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reslab import residency
+from reslab.ltx2 import _load
 from reslab.ltx2._by_plan import leaves_in_files
-from reslab.ltx2._compose import two_stage
+from reslab.ltx2._compose import one_stage, two_stage
 from reslab.ltx2._load import load
 from reslab.ltx2._write import write
 from reslab.residency import Plan, PlanError
@@ -58,6 +59,72 @@ def test_the_lora_stays_in_its_file_with_the_transformer_and_only_then(written):
     assert {tensor.is_meta for tensor in on_disk.distilled_lora.values()} == {True}
     assert {tensor.is_meta for tensor in in_memory.distilled_lora.values()} == {False}
     assert [file.name for file in on_disk.files["transformer"]][1] == "distilled_lora.safetensors"
+
+
+def weight_bytes(module):
+    return sum(weight.nbytes for weight in module.parameters())
+
+
+def host_needs(written, name):
+    """What the host holds: what waits there, and of what comes from disk the largest block."""
+    parts = load(written, progress=False).components
+    blocks = max(map(weight_bytes, parts["transformer"].transformer_blocks))
+    outside = weight_bytes(parts["transformer"]) - 4 * blocks
+    swapped = sum(weight_bytes(parts[part]) for part in SWAPPED)
+    lora = sum(t.nbytes for t in load_file(written / "distilled_lora.safetensors").values())
+    connectors = weight_bytes(parts["connectors"])
+    return (
+        swapped
+        + {
+            "whole": sum(weight_bytes(module) for module in parts.values() if isinstance(module, torch.nn.Module))
+            - swapped
+            + lora,
+            "others on disk": 4 * blocks + outside + connectors + lora,
+            "all on disk": max(outside, connectors),
+            "kept": weight_bytes(parts["text_encoder"]) + 3 * blocks,
+        }[name]
+    )
+
+
+@pytest.mark.parametrize("name", ["whole", *PLANS])
+def test_what_the_host_has_no_room_for_is_refused_before_anything_is_read(written, name, monkeypatch):
+    plan = Plan.of(SWAPPED | PLANS[name]) if name in PLANS else None
+    need = host_needs(written, name)
+    monkeypatch.setattr(_load, "free_host_bytes", lambda: need)
+    load(written, plan=plan, progress=False)
+    monkeypatch.setattr(_load, "free_host_bytes", lambda: need - 1)
+    for reader in ("read_component", "read_in_files", "_read_lora"):
+        monkeypatch.setattr(_load, reader, lambda *args, **kwargs: pytest.fail("something was read"))
+    advice = "let the plan have more on disk" if plan else r"leave weights on disk by a plan: load\(.*"
+    with pytest.raises(ValueError, match=f"Host memory does not suffice: .* {advice}. Nothing was read of"):
+        load(written, plan=plan, progress=False)
+
+
+def test_a_lora_with_a_scale_of_its_own_is_read_and_counted(written, tmp_path, monkeypatch):
+    state = load_file(written / "distilled_lora.safetensors")
+    layer = next(iter(state)).removesuffix(".lora_A.weight")
+    save_file(state | {f"{layer}.alpha": torch.tensor(2.0)}, tmp_path / "scaled.safetensors")
+    asked = {
+        "plan": Plan.of(SWAPPED | PLANS["all on disk"]),
+        "lora": tmp_path / "scaled.safetensors",
+        "progress": False,
+    }
+    need = host_needs(written, "all on disk") + sum(tensor.nbytes for tensor in state.values())
+    monkeypatch.setattr(_load, "free_host_bytes", lambda: need)
+    assert {tensor.is_meta for tensor in load(written, **asked).distilled_lora.values()} == {False}
+    monkeypatch.setattr(_load, "free_host_bytes", lambda: need - 1)
+    with pytest.raises(ValueError, match="Host memory does not suffice"):
+        load(written, **asked)
+
+
+def test_one_stage_of_a_checkpoint_of_two_leaves_the_files_of_the_upsampler_alone(written):
+    plan = Plan.of({"text_encoder": "disk", "transformer": "disk"})
+    checkpoint, whole = load(written, plan=plan, progress=False), load(written, progress=False)
+    assert "latent_upsampler" in checkpoint.files
+    pipe = one_stage(checkpoint)
+    with residency.apply(pipe, plan, files=checkpoint.files):
+        frames = pipe.run(**REQUEST).frames
+    assert (frames == one_stage(whole).run(**REQUEST).frames).all()
 
 
 def test_text_encoders_whose_files_have_other_names_are_read_under_the_models(written):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reslab.profiler import Profiler, request_facts
+from reslab.profiler import Profiler, UnequalWorkError, compare, request_facts
 from reslab.stages import Pipeline, Stage, stage
 
 
@@ -172,6 +172,20 @@ def test_settings_that_are_texts_are_kept_so_that_two_runs_can_be_told_apart(clo
         "cut": None,
     }
     assert request_facts(given) == given
+
+
+def test_a_text_that_a_stage_declares_as_a_setting_is_kept_and_tells_two_runs_apart(clock):
+    draw = stage(lambda how, text: None, text_settings="how")
+    pipeline = Pipeline(name="lab").add(draw, name="draw", values={"how": "caption_style"})
+    profiles = []
+    for style in ("warm/soft, 2 lights", "cold"):
+        with Profiler(pipeline, clock=clock, memory=None, device=None) as prof:
+            pipeline.run(caption_style=style, text="my secret")
+        profiles.append(prof.profile)
+    warm, cold = profiles
+    assert warm.meta["requests"] == [{"caption_style": "warm/soft, 2 lights", "text": "str"}]
+    with pytest.raises(UnequalWorkError):
+        compare(warm, cold)
 
 
 def test_what_is_asked_for_is_kept(clock):

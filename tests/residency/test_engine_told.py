@@ -66,6 +66,7 @@ SWAP = Plan.of({"model": "swap"})
         ({"files": {"model": 5}}, r"files are paths of safetensors files, .* got 5"),
         ({"link": "0 GB/s"}, r"link='0 GB/s' would never finish a copy; .* leave link out"),
         ({"link": 0}, r"link=0 would never finish"),
+        ({"link": 25}, r"link=25 is 25 bytes a second; did you mean '25 GB/s'\?"),
         ({"blocks": {"modle": "blocks"}}, r"blocks names 'modle', which is not there; did you mean 'model'"),
         ({"blocks": {"model": ("Model",)}}, r"has no module or class 'Model'; did you mean 'ModuleList'"),
         ({"files": {"modle": "model.safetensors"}}, r"files names 'modle', which is not there"),
@@ -160,6 +161,12 @@ def test_sizes_are_said_in_a_unit_that_shows_them():
     budget = Budget(device_bytes=2000)
     with pytest.raises(PlanError, match=r"needs 4\.25 KiB, 1\.95 KiB are free"), apply(make(), SWAP, budget=budget):
         pytest.fail("it was let in")
+
+
+def test_files_of_components_that_the_pipeline_does_not_have_are_left_alone(tmp_path):
+    """A checkpoint names the files of all its components, and one stage of two has no upsampler."""
+    with apply(make(), SWAP, files={"latent_upsampler": tmp_path / "absent.safetensors"}) as managed:
+        assert managed.plan == SWAP
 
 
 def test_files_of_other_weights_are_refused(tmp_path):

@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import polars as pl
 import pytest
 
 from reslab import ltx2
-from reslab.residency import Rehearsal, RehearsalError
+from reslab.residency import Plan, Rehearsal, RehearsalError, bounds, device
 
 SIZE = {"width": 1536, "height": 1024, "num_frames": 121}
 
@@ -43,6 +44,20 @@ def test_the_table_has_a_row_a_stage_component_and_method(rehearsal):
     assert (denoise["component"], denoise["method"], denoise["calls"]) == ("transformer", "forward", 30 * 4)
     assert denoise["host_operations"] > 1_000_000
     assert table["tflop"].sum() * 1e12 == pytest.approx(rehearsal.total_flops)
+
+
+def test_more_operations_than_64_bits_count_are_counted(rehearsal):
+    """The largest request that is allowed, of 1000 steps, takes more than 2 ** 63 FLOPs."""
+    huge = replace(
+        rehearsal,
+        traces=rehearsal.traces.with_columns(flops=pl.lit(2**60)),
+        operations=rehearsal.operations.with_columns(flops=pl.lit(2**50), dtype=pl.lit("float4").cast(pl.Categorical)),
+    )
+    calls = rehearsal.calls.height
+    assert huge.total_flops == calls * 2**60 + rehearsal.glue["flops"].sum() > 2**63
+    assert huge.table()["tflop"].sum() == pytest.approx(calls * 2**60 / 1e12)
+    assert huge.stages()["tflop"].sum() == pytest.approx(calls * 2**60 / 1e12)
+    assert "computes in float4" in bounds(huge, Plan.of(), device("RTX 4090")).unknown
 
 
 def test_sums_of_a_trace_are_those_of_its_operations(rehearsal):

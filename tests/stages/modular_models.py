@@ -1,11 +1,13 @@
-"""Diffusers' modular pipelines with components of a few thousand parameters, for prompts that are embedded already.
+"""Diffusers' modular pipelines with components of a few thousand parameters.
 
-    tiny("WanBlocks").parts, tiny("WanBlocks").request
+    tiny("WanBlocks").parts, tiny("WanBlocks").request        # for a prompt that is embedded already
+    tiny("WanBlocks", *modular_texts.PROMPTED["WanBlocks"])    # with the blocks that encode it
 
 Widths are as small as heads and rotary axes allow. A model is made once, from a fixed seed, in eval mode.
 """
 
 import functools
+import re
 from typing import NamedTuple
 
 import diffusers
@@ -18,23 +20,33 @@ from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 FLOW = FlowMatchEulerDiscreteScheduler
 TEXT = 32  # width of an embedded prompt
 TOKENS = 8
+ENCODED = re.compile("embeds|mask|qwen|t5")  # names of what the blocks of a prompt write
 
 
 class Tiny(NamedTuple):
-    """A composition of blocks without its text encoder, what it runs on, and a request."""
+    """A composition of blocks, what it runs on, a request, and settings."""
 
     blocks: object
     parts: dict
     request: dict
+    config: dict
 
 
-def tiny(name):
-    """Return the blocks of a name with components and a request; blocks and schedulers are new each time."""
+def tiny(name, texts=None, prompt=None):
+    """Return the blocks of a name with components and a request; blocks and schedulers are new each time.
+
+    Without `texts`, which makes encoders and tokenizers, the blocks that encode a prompt are left out.
+    """
     make, request = MODELS[name]
     blocks = getattr(diffusers.modular_pipelines, name)()
-    for dropped in ("text_encoder", "image_encoder"):
-        blocks.sub_blocks.pop(dropped, None)
-    return Tiny(blocks, made(make), {**request(), "generator": torch.Generator().manual_seed(0)})
+    parts, given = made(make), {**request(), "generator": torch.Generator().manual_seed(0)}
+    if texts is None:
+        for dropped in ("text_encoder", "image_encoder"):
+            blocks.sub_blocks.pop(dropped, None)
+    else:
+        parts |= made(texts)
+        given = {key: value for key, value in given.items() if not ENCODED.search(key)} | prompt
+    return Tiny(blocks, parts, given, CONFIG.get(name, {}))
 
 
 def made(make):
@@ -73,17 +85,21 @@ def kl(channels, **more):
     )
 
 
-def embedded(**more):
-    prompt = {"prompt_embeds": noise(1, TOKENS, TEXT)}
-    return lambda: {**prompt, "num_inference_steps": 2, "output_type": "pt", **more}
+def asked(**more):
+    return lambda: {"width": 32, "height": 32, "num_inference_steps": 2, "output_type": "pt", **more}
 
 
 def pictures(**more):
-    return embedded(width=32, height=32, **more)
+    return asked(**{"prompt_embeds": noise(1, TOKENS, TEXT), **more})
 
 
 def frames(**more):
-    return embedded(**{"width": 32, "height": 32, "num_frames": 5, **more})
+    return pictures(**{"num_frames": 5, **more})
+
+
+def is_embedded(name):
+    """Whether the request of a composition gives an embedded prompt: those of its own layout have to be encoded."""
+    return any(map(ENCODED.search, MODELS[name][1]()))
 
 
 def flux():
@@ -218,7 +234,7 @@ def ernie():
 def krea2():
     transformer = diffusers.Krea2Transformer2DModel(
         in_channels=64, num_layers=1, attention_head_dim=16, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=TEXT, num_text_layers=2,
+        intermediate_size=32, timestep_embed_dim=16, text_hidden_dim=TEXT, num_text_layers=12,
         text_num_attention_heads=2, text_num_key_value_heads=2, text_intermediate_size=32, num_layerwise_text_blocks=1,
         num_refiner_text_blocks=1, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
@@ -247,10 +263,83 @@ def anima():
         adaln_lora_dim=4, max_size=(4, 32, 32), extra_pos_embed_type=None, concat_padding_mask=False,
     )  # fmt: skip
     conditioner = diffusers.AnimaTextConditioner(
-        source_dim=TEXT, target_dim=TEXT, model_dim=TEXT, num_layers=1, num_attention_heads=2, target_vocab_size=64
+        source_dim=TEXT, target_dim=TEXT, model_dim=TEXT, num_layers=1, num_attention_heads=2, target_vocab_size=128
     )
     vae = video_vae(diffusers.AutoencoderKLQwenImage)
     return {"transformer": transformer, "text_conditioner": conditioner, "vae": vae, "scheduler": FLOW()}
+
+
+def cosmos3(**scheduler):
+    transformer = diffusers.Cosmos3OmniTransformer(
+        head_dim=16, hidden_size=32, intermediate_size=32, latent_channel=16, num_attention_heads=2,
+        num_key_value_heads=1, num_hidden_layers=1, patch_latent_dim=64, vocab_size=520, rope_axes_dim=[4, 2, 2],
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": video_vae(), "scheduler": UniPCMultistepScheduler(**FLOW_SHIFT)}
+
+
+def cosmos3_distilled():
+    return {**cosmos3(), "scheduler": FLOW()}
+
+
+def flux3(**more):
+    transformer = diffusers.Flux3Transformer2DModel(
+        in_channels=16, cond_in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=TEXT, timestep_channels=16, axes_dims_rope=(4, 4, 4, 4), **more,
+    )  # fmt: skip
+    return {"transformer": transformer, "vae": kl_flux2(), "scheduler": FLOW()}
+
+
+def flux3_distilled():
+    return flux3(flow_map=True)
+
+
+def ideogram4():
+    transformer, unconditional = (
+        diffusers.Ideogram4Transformer2DModel(
+            in_channels=16, num_layers=1, attention_head_dim=16, num_attention_heads=2, intermediate_size=32,
+            adaln_dim=8, llm_features_dim=13 * TEXT, mrope_section=(4, 2, 2),
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    models = {"transformer": transformer, "unconditional_transformer": unconditional, "vae": kl_flux2()}
+    return {**models, "scheduler": FLOW(), "prompt_enhancer_head": None}
+
+
+def ltx2():
+    from reslab.ltx2 import load  # its import takes a second: only where it is needed
+
+    checkpoint = load("tiny", variant="LTX-2.3")
+    return {**checkpoint.components, "prompt_enhancer": None, "processor": None, "duration_head": None}
+
+
+def ltx25():
+    parts = ltx2()
+    parts["diffusion_decoder"] = diffusers.LTX2VideoDiffusionDecoderModel(
+        latent_channels=parts["vae"].config.latent_channels, decoder_head_dim=16,
+        decoder_stage_channels=(64, 32, 16, 16, 16), decoder_stage_depths=(1, 1, 1, 1, 1),
+        decoder_upsample_channel_reductions=(2, 2, 1, 1), decoder_stage_kernels=((3, 1, 1),) * 4,
+        decoder_stage5_kernel=(3, 3, 3), decoder_t_emb_dim=16,
+    )  # fmt: skip
+    return parts
+
+
+def minimax():
+    transformer = diffusers.MiniMaxH3Transformer3DModel(
+        num_attention_heads=2, attention_head_dim=16, hidden_size=32, num_layers=1, num_refiner_layers=1, ffn_dim=32,
+        in_channels=4, audio_in_channels=4, text_dim=TEXT, freq_dim=16, time_embed_hidden_dim=16, time_embed_dim=16,
+        rope_freq_dim=2,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLMiniMaxH3(
+        latent_channels=4, block_out_channels=(4, 4, 4, 4, 4, 4), layers_per_block=1, norm_num_groups=2,
+        decoder_num_layers=1, decoder_num_attention_heads=2, decoder_attention_head_dim=16,
+        latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4,
+    )  # fmt: skip
+    audio_vae = diffusers.AutoencoderKLMiniMaxH3Audio(
+        encoder_dim=4, latent_dim=16, latent_channels=4, num_attention_heads=2, decoder_dim=128,
+        resblock_kernel_sizes=(3,), resblock_dilation_sizes=((1, 3, 5),), latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    schedulers = {name: diffusers.MiniMaxH3Scheduler() for name in ("scheduler", "audio_scheduler")}
+    return {"transformer": transformer, "vae": vae, "audio_vae": audio_vae, **schedulers}
 
 
 POOLED = {"pooled_prompt_embeds": noise(1, 32), "negative_pooled_prompt_embeds": noise(1, 32) / 2}
@@ -261,7 +350,7 @@ NEGATIVE = {"negative_prompt_embeds": noise(1, TOKENS, TEXT) / 2}
 SECOND = {"prompt_embeds_2": noise(1, TOKENS, TEXT), "prompt_embeds_mask_2": ONES}
 LISTED = {"prompt_embeds": [noise(TOKENS, TEXT)], "negative_prompt_embeds": [noise(TOKENS, TEXT) / 2]}
 
-LAYERED = {"prompt_embeds": noise(1, TOKENS, 2, TEXT), "negative_prompt_embeds": noise(1, TOKENS, 2, TEXT) / 2}
+LAYERED = {"prompt_embeds": noise(1, TOKENS, 12, TEXT), "negative_prompt_embeds": noise(1, TOKENS, 12, TEXT) / 2}
 PADDED = {"image_pad_mask": ~ONES.bool(), "negative_image_pad_mask": ~ONES.bool()}
 QWEN_AND_T5 = {
     f"{sign}{name}": value
@@ -271,6 +360,13 @@ QWEN_AND_T5 = {
         "t5_input_ids": torch.arange(TOKENS)[None], "t5_attention_mask": ONES,
     }.items()
 }  # fmt: skip
+
+#: Settings without which diffusers does not run: that checker of Cosmos' prompts is a package and a download.
+UNCHECKED = {"enable_safety_checker": False}
+CONFIG = {
+    "Cosmos3OmniBlocks": UNCHECKED,
+    "Cosmos3DistilledBlocks": {**UNCHECKED, "distilled_sigmas": [1.0, 0.5]},  # as its checkpoint's index has them
+}
 
 #: Components and request by the name of diffusers' blocks.
 MODELS = {
@@ -302,9 +398,17 @@ MODELS = {
     ),
     "QwenImage21AutoBlocks": (qwen21, pictures(**MASKED, **NEGATIVE, **PADDED)),
     "QwenImage21TurboAutoBlocks": (qwen21, pictures(prompt_embeds_mask=ONES, image_pad_mask=~ONES.bool())),
+    "Cosmos3OmniBlocks": (cosmos3, asked(num_frames=5, fps=8.0)),
+    "Cosmos3DistilledBlocks": (cosmos3_distilled, asked(num_frames=5, fps=8.0)),
+    "Flux3AutoBlocks": (flux3, asked()),
+    "Flux3DistilledAutoBlocks": (flux3_distilled, asked()),
+    "Ideogram4AutoBlocks": (ideogram4, asked(guidance_schedule=(7.0, 3.0))),
+    "LTX2AutoBlocks": (ltx2, asked(num_frames=9)),
+    "LTX25AutoBlocks": (ltx25, asked(num_frames=9)),
+    "MiniMaxH3Blocks": (minimax, asked(num_frames=124)),  # five seconds, the least that it makes
     "HeliosAutoBlocks": (helios, frames(**NEGATIVE)),
     "AnimaAutoBlocks": (
         anima,
-        lambda: {name: each for name, each in pictures(**QWEN_AND_T5)().items() if name != "prompt_embeds"},
+        asked(**QWEN_AND_T5),
     ),
 }

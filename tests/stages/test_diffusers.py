@@ -9,10 +9,10 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks, ModularPipelineBlocks, SequentialPipelineBlocks
 from diffusers.modular_pipelines.ltx2.before_denoise import LTX2SetTimestepsStep, LTX2TextInputStep
 from diffusers.modular_pipelines.ltx2.modular_blocks_ltx2 import LTX2AutoBlocks
-from diffusers.modular_pipelines.modular_pipeline import AutoPipelineBlocks
+from diffusers.modular_pipelines.modular_pipeline import AutoPipelineBlocks, ConditionalPipelineBlocks
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
 
-from reslab.stages import BlockStage, Pipeline, PipelineError
+from reslab.stages import BlockStage, Pipeline, PipelineError, stage
 
 
 class Scale(ModularPipelineBlocks):
@@ -224,6 +224,54 @@ def test_conditional_blocks_resolve_to_the_leaf_that_the_request_picks():
     assert Pipeline.from_blocks(Auto(), latents=1).run(latents=1).scaled == 2
     with pytest.raises(PipelineError, match="no block runs for a request of prompt"):
         Pipeline.from_blocks(Auto(), prompt="p")
+
+
+class Say(ModularPipelineBlocks):
+    model_name = "ltx2"
+    mark, written = "!", "said"
+
+    @property
+    def inputs(self):
+        return [InputParam("prompt", required=True)]
+
+    @property
+    def intermediate_outputs(self):
+        return [OutputParam(self.written)]
+
+    def __call__(self, components, state):
+        state.set(self.written, state.get("prompt") + self.mark)
+        return components, state
+
+
+class Enhance(Say):
+    mark, written = "?", "prompt"
+
+
+class MayEnhance(ConditionalPipelineBlocks):
+    block_classes = (Enhance,)
+    block_names = ("enhance",)
+    block_trigger_inputs = ("use_pe",)
+
+    def select_block(self, use_pe=None):
+        return "enhance" if use_pe else None
+
+
+@pytest.mark.parametrize(("switch", "said"), [({}, "a!"), ({"use_pe": False}, "a!"), ({"use_pe": True}, "a?!")])
+def test_what_chose_the_blocks_is_taken_again_and_nothing_else(switch, said):
+    blocks = SequentialPipelineBlocks.from_blocks_dict({"may_enhance": MayEnhance(), "say": Say()})
+    pipeline = Pipeline.from_blocks(blocks, prompt="a", **switch)
+    pipeline.check(prompt="a", **switch)
+    assert pipeline.run(prompt="a", **switch).said == said
+    other = not switch.get("use_pe")
+    with pytest.raises(PipelineError, match=f"'use_pe' chooses which blocks run, and {other} is not what .* anew"):
+        pipeline.run(prompt="a", use_pe=other)
+
+
+def test_a_stage_that_is_added_reads_what_chose_the_blocks():
+    blocks = SequentialPipelineBlocks.from_blocks_dict({"may_enhance": MayEnhance(), "say": Say()})
+    pipeline = Pipeline.from_blocks(blocks, prompt="a")
+    pipeline.add(stage(lambda use_pe: {"seen": use_pe}, writes="seen"), name="see")
+    assert pipeline.run(prompt="a", use_pe=True).seen is True
 
 
 def test_composition_of_diffusers_is_refused_as_one_stage():

@@ -51,6 +51,12 @@ def test_declared_component_that_run_does_not_take_is_an_error():
         Pipeline().add(Decode)
 
 
+def test_declared_text_setting_that_run_does_not_take_is_an_error():
+    draw = stage(lambda latents: None, text_settings="style")
+    with pytest.raises(PipelineError, match="declares the text setting 'style', but its run does not take it"):
+        Pipeline().add(draw, name="draw")
+
+
 def test_one_name_needs_no_tuple():
     class Decode(Stage):
         components = "vae"
@@ -195,3 +201,9 @@ def test_errors_of_a_chosen_stage_name_the_choice():
     wrong = Choice("image", present=stage(lambda: 3)(), stage_class="Encoding")
     with pytest.raises(TypeError, match="the stage 'encode' returned int"):
         Pipeline().add(wrong, name="encode").run(image=1)
+
+
+def test_a_choice_has_the_text_settings_of_both_its_stages():
+    near, far = stage(lambda how: None, text_settings="how"), stage(lambda where: None, text_settings="where")
+    pipeline = Pipeline().add(Choice("image", present=near(), absent=far()), name="draw", values={"where": "place"})
+    assert pipeline.text_settings == {"how", "place"}

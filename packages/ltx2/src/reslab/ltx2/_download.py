@@ -58,14 +58,8 @@ class DownloadPlan:
         if self.fetch_bytes > self.free_disk_bytes:
             need, free = gib(self.fetch_bytes), gib(self.free_disk_bytes)
             found.append(f"The disk does not suffice: {need} to fetch, {free} free.")
-        if self.host_memory_bytes > self.free_host_bytes:
-            need, free = gib(self.host_memory_bytes), gib(self.free_host_bytes)
-            less = (
-                "let the plan have more on disk"
-                if self.by_plan
-                else "leave weights on disk by a plan: load(..., plan=residency.survey(rehearsal, card).plan)"
-            )
-            found.append(f"Host memory does not suffice: {need} after loading, {free} free; {less}.")
+        if short := too_little_host(self.host_memory_bytes, self.free_host_bytes, by_plan=self.by_plan):
+            found.append(short)
         return found
 
     def check(self) -> None:
@@ -94,6 +88,27 @@ class DownloadPlan:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in self._rows())
         return f"<table><caption>{html.escape(repr(self))}</caption><tbody>{rows}</tbody></table>"
+
+
+def too_little_host(need_bytes: int, free_bytes: int, *, by_plan: bool) -> str | None:
+    """Say in a sentence that host memory does not suffice, and what needs less; None where it does.
+
+    >>> too_little_host(3 * 2**30, 2**30, by_plan=True)
+    'Host memory does not suffice: 3.00 GiB after loading, 1.00 GiB free; let the plan have more on disk.'
+
+    Args:
+        need_bytes: What is needed.
+        free_bytes: What there is.
+        by_plan: Whether a plan says what is loaded.
+    """
+    if need_bytes <= free_bytes:
+        return None
+    less = (
+        "let the plan have more on disk"
+        if by_plan
+        else "leave weights on disk by a plan: load(..., plan=residency.survey(rehearsal, card).plan)"
+    )
+    return f"Host memory does not suffice: {gib(need_bytes)} after loading, {gib(free_bytes)} free; {less}."
 
 
 def gib(nbytes: int) -> str:

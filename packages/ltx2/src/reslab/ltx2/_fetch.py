@@ -13,13 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from reslab.ltx2._arguments import check_lora_use
+from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._checkpoint import MARK_FILE
 from reslab.ltx2._detect import check_variant, detect
 from reslab.ltx2._download import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
 from reslab.ltx2._hub import Hub, Listing
+from reslab.ltx2._in_files import held_lora_bytes
 from reslab.ltx2._layout import (
     INDEX,
     REQUIRED,
@@ -31,10 +34,12 @@ from reslab.ltx2._layout import (
     read_config,
 )
 from reslab.ltx2._lora import fitting_lora
+from reslab.ltx2._lora_file import LoraFile
 from reslab.ltx2._read import Wanted, memory_bytes, meta_module
 from reslab.ltx2._tokenizer import require_vocabulary
 from reslab.ltx2._variants import HubFile, Variant, variants
 from reslab.ltx2._weights import choose, shard_names
+from reslab.residency import Plan
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +61,8 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
     root = _fetch_configs(hub, repo, listing)
     found = detect(read_config(root / "transformer"), read_config(root / "scheduler"))
     check_variant(found, asked=wanted.variant, marked=None)
-    _check_given(found, root, wanted)
+    dtype = wanted.dtype or getattr(torch, found.dtype)
+    given_lora = _check_given(found, root, wanted)
     upsampler, lora = _extra_files(hub, found, repo, listing, wanted)
     files = (*_component_files(hub, repo, listing, root), *upsampler, *lora)
     plan = DownloadPlan(
@@ -66,11 +72,11 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
         files=files,
         free_disk_bytes=free_disk_bytes(hub.cache_folder()),
         host_memory_bytes=memory_bytes(
-            root,
-            found,
+            {name: root / name for name in REQUIRED},
+            dtype,
             wanted,
             upsampler_bytes=_given_bytes(wanted.latent_upsampler) or _weights(upsampler),
-            lora_bytes=_given_bytes(wanted.lora) or _weights(lora),
+            lora_bytes=_lora_bytes(given_lora, lora, dtype, wanted.plan),
         ),
         free_host_bytes=free_host_bytes(),
         by_plan=wanted.plan is not None,
@@ -98,12 +104,11 @@ def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
     return hub.download(repo, listing.commit, [*marks, *configs])
 
 
-def _check_given(found: Variant, root: Path, wanted: Wanted) -> None:
-    """Check the files that the user gives beside the repository, before anything is downloaded."""
+def _check_given(found: Variant, root: Path, wanted: Wanted) -> LoraFile | None:
+    """Check the files that the user gives beside the repository, before anything is downloaded; return the LoRA's."""
     check_given_paths(latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
     check_lora_use(found, given=wanted.lora is not None)
-    if wanted.lora is not None:
-        fitting_lora(wanted.lora, meta_module(root / "transformer"))
+    return fitting_lora(wanted.lora, meta_module(root / "transformer")) if wanted.lora is not None else None
 
 
 def _published() -> str:
@@ -158,6 +163,13 @@ def _extra_files(
 
 def _weights(files: Iterable[FetchedFile]) -> int:
     return sum(file.nbytes for file in files if file.path.endswith(".safetensors"))
+
+
+def _lora_bytes(given: LoraFile | None, files: Iterable[FetchedFile], dtype: torch.dtype, plan: Plan | None) -> int:
+    """Return what the LoRA will take of host memory; of one that is not here yet its scale is not known."""
+    if given is not None:
+        return held_lora_bytes(given, dtype, plan)
+    return 0 if leaves_in_files(plan, "transformer") else _weights(files)
 
 
 def _given_bytes(path: Path | None) -> int:

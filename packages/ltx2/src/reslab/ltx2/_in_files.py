@@ -22,6 +22,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 
 from reslab.ltx2._align import aligned_copy
 from reslab.ltx2._blank import converted
+from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._checkpoint import Files
 from reslab.ltx2._classes import find_class, quiet_transformers
 from reslab.ltx2._configs import PERTURBED
@@ -30,7 +31,7 @@ from reslab.ltx2._layout import Stored, headers, read_config, weight_files
 from reslab.ltx2._lora import ADAPTER
 from reslab.ltx2._lora_file import LoraFile
 from reslab.ltx2._read import check_weights
-from reslab.residency import KeyedFile
+from reslab.residency import KeyedFile, Plan
 
 #: safetensors' names of the types that weights are loaded in.
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
@@ -68,6 +69,13 @@ def lora_in_file(lora: LoraFile, dtype: torch.dtype) -> tuple[dict[str, torch.Te
     state = {key: torch.empty(tensor.shape, dtype=dtype, device="meta") for key, tensor in lora.shapes.items()}
     pefts = {key: f"{layer}.{part}.{ADAPTER}.weight" for key, (layer, part) in named.items()}
     return state, (KeyedFile(lora.path, pefts),)
+
+
+def held_lora_bytes(lora: LoraFile, dtype: torch.dtype, plan: Plan | None) -> int:
+    """Return what a LoRA takes of host memory: nothing where it stays in its file beside the transformer's."""
+    if leaves_in_files(plan, "transformer") and lora_in_file(lora, dtype) is not None:
+        return 0
+    return sum(tensor.numel() for tensor in lora.shapes.values()) * dtype.itemsize
 
 
 def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:

@@ -30,13 +30,14 @@ from reslab.ltx2._by_plan import check_load_plan, leaves_in_files
 from reslab.ltx2._checkpoint import Checkpoint, Files
 from reslab.ltx2._configs import COMPONENTS
 from reslab.ltx2._detect import check_variant, detect
+from reslab.ltx2._download import free_host_bytes, too_little_host
 from reslab.ltx2._fetch import fetch
 from reslab.ltx2._hub import Hub, HuggingFaceHub, is_hub_id
-from reslab.ltx2._in_files import lora_in_file, read_in_files
+from reslab.ltx2._in_files import held_lora_bytes, lora_in_file, read_in_files
 from reslab.ltx2._layout import UPSAMPLER, WITHOUT_WEIGHTS, Layout, find_layout, read_config
 from reslab.ltx2._lora import fitting_lora
 from reslab.ltx2._lora_file import LoraFile
-from reslab.ltx2._read import Wanted, meta_module, read_component, text_rows
+from reslab.ltx2._read import Wanted, memory_bytes, meta_module, read_component, text_rows
 from reslab.ltx2._single_file import describe, is_file_like
 from reslab.ltx2._sizes import SIZES
 from reslab.ltx2._small import small
@@ -74,7 +75,8 @@ def load(
 
     With a `plan` only what waits in host memory there is loaded to it. What the plan has on disk, or keeps on the
     device, stays in its files: `residency.apply(pipe, plan, files=checkpoint.files)` brings it from there. So loading
-    never needs more host memory than the plan says.
+    never needs more host memory than the plan says, but for a LoRA with a scale of its own: that one is read. Where
+    what is loaded, and the window of what comes from disk, do not fit in host memory, nothing is read.
     """
     check_arguments(
         source,
@@ -141,6 +143,8 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
         lora = fitting_lora(layout.lora, meta_module(layout.parts["transformer"]))
     untrained = bool(mark.get("untrained", False))
     dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
+    held = held_lora_bytes(lora, dtype, wanted.plan) if lora else 0
+    _check_host(memory_bytes(layout.parts, dtype, wanted, lora_bytes=held), source, wanted)
     parts: dict[str, Any] = {}
     files: dict[str, Files] = {}
     for name in (bar := tqdm([each for each in COMPONENTS if each in layout.parts], disable=not wanted.progress)):
@@ -161,6 +165,13 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
         untrained=untrained,
         files=files,
     )
+
+
+def _check_host(need_bytes: int, source: str, wanted: Wanted) -> None:
+    """Refuse to read what host memory does not suffice for; all that is known of it lies here by now."""
+    short = too_little_host(need_bytes, free_host_bytes(), by_plan=wanted.plan is not None)
+    if short is not None:
+        raise ValueError(f"{short} Nothing was read of {source!r}; free some, or load elsewhere.")
 
 
 def _read_lora(lora: LoraFile, dtype: torch.dtype, files: dict[str, Files]) -> Mapping[str, torch.Tensor]:

@@ -8,7 +8,7 @@ device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from reslab.ltx2._align import align
+from reslab.ltx2._blank import converted
 from reslab.ltx2._by_plan import leaves_in_files
 from reslab.ltx2._classes import find_class, quiet_transformers
 from reslab.ltx2._configs import PERTURBED
 from reslab.ltx2._layout import (
     COMPUTED,
-    REQUIRED,
     UPSAMPLER,
     WITHOUT_WEIGHTS,
     Stored,
@@ -33,8 +33,7 @@ from reslab.ltx2._layout import (
     read_config,
 )
 from reslab.ltx2._tokenizer import read_tokenizer
-from reslab.ltx2._variants import Variant
-from reslab.residency import Plan
+from reslab.residency import Plan, host_need
 
 # What constructors of diffusers and transformers raise for values that they cannot use.
 _UNBUILDABLE = (
@@ -181,31 +180,32 @@ def _some(names: Iterable[str], count: int = 3) -> str:
     return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
 
 
-def memory_bytes(root: Path, found: Variant, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0) -> int:
-    """Return the host memory that a checkpoint takes once loaded, from the configurations of its folder alone.
+def memory_bytes(
+    parts: Mapping[str, Path], dtype: torch.dtype, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0
+) -> int:
+    """Return the host memory that a checkpoint takes once loaded, from the configurations of its components alone.
 
-    What a plan leaves in its files takes none. Without a plan, on an accelerator, it is that of the largest component,
-    which passes through the host.
+    With a plan it is what the plan needs: what waits on the host, and the window of what comes from disk. Without one,
+    on an accelerator, it is that of the largest component, which passes through the host.
 
     Args:
-        root: The folder.
-        found: The variant.
+        parts: The folder of each component.
+        dtype: Of the weights.
         wanted: What is asked for.
-        upsampler_bytes: Of the upsampler's files, which may lie elsewhere.
-        lora_bytes: Of the LoRA's file.
+        upsampler_bytes: Of an upsampler's files whose configuration is not here yet.
+        lora_bytes: Of the LoRA, as far as it is read.
     """
-    dtype = wanted.dtype or getattr(torch, found.dtype)
-    held = [name for name in REQUIRED if name not in WITHOUT_WEIGHTS and not leaves_in_files(wanted.plan, name)]
-    sizes = [_module_bytes(root / name, dtype) for name in held]
-    sizes += [] if leaves_in_files(wanted.plan, UPSAMPLER) else [upsampler_bytes]
-    sizes += [] if leaves_in_files(wanted.plan, "transformer") else [lora_bytes]
+    modules = {
+        name: converted(_meta_text_encoder(folder) if name == "text_encoder" else meta_module(folder), dtype)
+        for name, folder in parts.items()
+        if name not in WITHOUT_WEIGHTS
+    }
+    beside = lora_bytes + (0 if leaves_in_files(wanted.plan, UPSAMPLER) else upsampler_bytes)
+    if wanted.plan is not None:
+        return host_need(wanted.plan, modules) + beside
+    sizes = [sum(parameter.nbytes for parameter in module.parameters()) for module in modules.values()]
     on_host = wanted.device is None or torch.device(wanted.device).type == "cpu"
-    return sum(sizes) if on_host else max(sizes)
-
-
-def _module_bytes(folder: Path, dtype: torch.dtype) -> int:
-    module = _meta_text_encoder(folder) if folder.name == "text_encoder" else meta_module(folder)
-    return sum(parameter.numel() for parameter in module.parameters()) * dtype.itemsize
+    return sum(sizes) + beside if on_host else max([*sizes, upsampler_bytes, lora_bytes])
 
 
 def text_rows(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """What a profile says about itself: who measured what, with which versions, and which work it was.
 
 Prompts, captions, paths, file names and host names stay out, under whatever name they were given: a profile is made
-to be passed on. Of texts only settings are kept, identifiers of at most 32 letters. Two runs are the same work if their
+to be passed on. Of texts only settings are kept: identifiers of at most 32 letters, and what a stage that reads it
+declares as one of its `text_settings`. Two runs are the same work if their
 requests and the steps and passes they made are the same, whatever the seed and wherever the weights lay;
 `fingerprint` says so in 16 digits.
 
@@ -15,7 +16,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -54,19 +55,27 @@ def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, 
     return json.loads(json.dumps(meta))  # as it will be after loading: a tuple becomes a list now, not then
 
 
-def request_facts(request: Mapping[str, Any]) -> Meta:
+def request_facts(request: Mapping[str, Any], *, text_settings: Collection[str] = ()) -> Meta:
     """Return what of a request may be passed on: numbers, flags and settings, and no text of a user.
 
     >>> request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4", "image": object()})
     {'width': 128, 'image': 'object'}
     >>> request_facts({"caption": "a heron", "sampler": "euler", "save_as": "heron.mp4"})
     {'caption': 'str', 'sampler': 'euler', 'save_as': 'str'}
+    >>> request_facts({"aspect": "16/9", "caption": "a heron"}, text_settings={"aspect"})
+    {'aspect': '16/9', 'caption': 'str'}
 
     Args:
         request: Inputs of a pipeline's run. Of what is neither number nor setting only the type is kept; of prompts and
             paths, nothing.
+        text_settings: Names whose text is a setting whatever it looks like, as a pipeline's `text_settings`.
     """
-    return {name: _fact(name, value) for name, value in request.items() if not _private(name, value)}
+    declared = {name: value for name, value in request.items() if name in text_settings and isinstance(value, str)}
+    return {
+        name: str(value) if name in declared else _fact(name, value)
+        for name, value in request.items()
+        if name in declared or not _private(name, value)
+    }
 
 
 def fingerprint(spans: pl.DataFrame, requests: Sequence[Meta]) -> str:

@@ -1,11 +1,13 @@
-"""What the profiler needs of a pipeline: a name, stages, the request, and to be told; `reslab.stages.Pipeline` has it.
+"""What the profiler needs of a pipeline: a name, stages, the request, which texts are settings, and to be told.
+
+`reslab.stages.Pipeline` has it.
 
 Anything else that has it can be profiled just as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,4 +34,6 @@ class Observable(Protocol):
     def stages(self) -> Sequence[StageRecord]: ...
     @property
     def request(self) -> Mapping[str, Any]: ...
+    @property
+    def text_settings(self) -> Collection[str]: ...
     def observe(self, observer: Observer) -> AbstractContextManager[Any]: ...

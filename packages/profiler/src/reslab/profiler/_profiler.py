@@ -158,7 +158,7 @@ class Profiler(Recorder):
     def _run_begins(self, pipeline_name: str) -> NameTable:
         if self._pipeline is None or self._pipeline.name != pipeline_name:
             return {}
-        self._requests.append(request_facts(self._pipeline.request))
+        self._requests.append(request_facts(self._pipeline.request, text_settings=self._pipeline.text_settings))
         self._names = self._table(self._pipeline)
         return self._names
 

@@ -81,6 +81,7 @@ _NEEDS_TORCH = {
     "apply": "_engine._apply",
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
+    "host_need": "_engine._host_need",
     "lora_difference": "_engine._difference",
     "measure_link": "_calibrate._link",
     "offload_strategy": "_engine._strategy",

@@ -18,6 +18,8 @@ _UNITS = {"B": 1} | {
     for infix, base in (("", 1000), ("i", 1024))
     for power, prefix in enumerate("KMGT", start=1)
 }
+#: Below this a bare number of bytes a second is taken for one whose unit was forgotten.
+LEAST_BARE_RATE = 10**6
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B)\s*(/s)?\s*")
 
 
@@ -85,8 +87,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'there are: H200, T4'
     """
     names = list(known)
-    folded = {each.casefold(): each for each in names}
-    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(repr(folded[each]) for each in close) + "?"
+    if close := _near(name, names):
+        return "did you mean " + " or ".join(map(repr, close)) + "?"
     return "there are: " + (", ".join(names) or "none")
+
+
+def is_near(name: str, known: Iterable[str]) -> bool:
+    """Tell whether a name may be one of the known ones, mistyped.
+
+    >>> is_near("transfomer", ["transformer", "vae"]), is_near("latent_upsampler", ["transformer", "vae"])
+    (True, False)
+    """
+    return bool(_near(name, known))
+
+
+def _near(name: str, known: Iterable[str]) -> list[str]:
+    folded = {each.casefold(): each for each in known}
+    return [folded[each] for each in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]

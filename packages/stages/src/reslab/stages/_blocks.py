@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -221,6 +221,49 @@ def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 def is_leaf(block: Any) -> bool:
     """Whether a block runs as one stage: it has no blocks inside, or loops over them."""
     return not block.sub_blocks or hasattr(block, "loop_step")
+
+
+def choices(blocks: Any, stages: Iterable[Stage], request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs that chose among blocks and that no chosen stage reads, each with the value it chose by."""
+    defaults = {each.name: each.default for each in blocks.inputs if each.name}
+    return {name: request.get(name, defaults.get(name)) for name in sorted(_choosing(blocks) - _read(stages))}
+
+
+def without_choices(inputs: Mapping[str, Any], chosen: Mapping[str, Any], stages: Iterable[Stage]) -> Mapping[str, Any]:
+    """Leave out the inputs that choose among blocks, where they would choose what was composed.
+
+    Raises:
+        PipelineError: One would choose other blocks.
+    """
+    if not (given := chosen.keys() & inputs.keys()) or not (given := given - _read(stages)):  # a stage added later may
+        return inputs
+    for name in sorted(given):
+        if _as_choice(inputs[name]) != _as_choice(chosen[name]):
+            raise PipelineError(
+                f"{name!r} chooses which blocks run, and {_shown(inputs[name])} is not what this pipeline was composed "
+                f"for ({_shown(chosen[name])}); compose it anew: Pipeline.from_blocks(…, {name}=…)"
+            )
+    return {name: value for name, value in inputs.items() if name not in given}
+
+
+def _read(stages: Iterable[Stage]) -> set[str]:
+    return {name for stage in stages for name in stage.signature().reads}
+
+
+def _as_choice(value: Any) -> Any:
+    """What of a value decides: a plain value itself, where False is as good as nothing; else that there is one."""
+    if value is None or value is False:
+        return None
+    return value if isinstance(value, (int, float, str)) else object
+
+
+def _shown(value: Any) -> str:
+    return repr(value) if value is None or isinstance(value, (int, float, str)) else f"a {type(value).__name__}"
+
+
+def _choosing(block: Any) -> set[str]:
+    own = {name for name in getattr(block, "block_trigger_inputs", None) or () if name is not None}
+    return own.union(*(_choosing(inner) for inner in block.sub_blocks.values()))
 
 
 def made_from_config(blocks: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Choice(Stage):
     ) -> None:
         self.trigger, self.present, self.absent = trigger, present, absent
         self._stage_class = stage_class
+        parts = [part for part in (present, absent) if part is not None]
+        self.text_settings = tuple(dict.fromkeys(name for part in parts for name in part.text_settings))
 
     @property
     def stage_class(self) -> str:

@@ -54,6 +54,7 @@ class Pipeline:
         #: What blocks of Modular Diffusers read as their `components.config`.
         self.config: Mapping[str, Any] = {}
         self._inputs: Mapping[str, _blocks.Input] = {}
+        self._chosen: Mapping[str, Any] = {}  # inputs that chose the blocks and that no stage reads
         #: Inputs that are set elsewhere than in `run`, each with the sentence that says where; they are refused.
         self.set_elsewhere: Mapping[str, str] = {}
         #: The inputs of the run under way, else empty.
@@ -89,7 +90,8 @@ class Pipeline:
                 One that blocks declare and do without may be None.
             config: Settings that blocks declare, such as Wan 2.2's `boundary_ratio`, where not their own defaults.
             result: The value that `run` returns.
-            **request: The inputs that decide which blocks run: what matters of a value is whether it is None.
+            **request: The inputs that decide which blocks run: what matters of a value is whether it is None, and of
+                a switch (Ernie's `use_pe`) its value. `run` takes them again, and refuses others.
 
         Raises:
             PipelineError: No block runs for the request, or there is no such setting.
@@ -100,6 +102,7 @@ class Pipeline:
         pipeline.config, pipeline._inputs = _blocks.settings(blocks, config or {}), _blocks.declared_inputs(blocks)
         for name, leaf in _blocks.leaves(blocks, request).items():
             pipeline.add(_blocks.BlockStage(leaf), name=name)
+        pipeline._chosen = _blocks.choices(blocks, pipeline.stages, request)
         return pipeline
 
     @classmethod
@@ -180,6 +183,17 @@ class Pipeline:
         return Stages([shown for stage, _bind in self._bound for shown in stage.sections()])
 
     @property
+    def text_settings(self) -> frozenset[str]:
+        """The values whose text is a setting, as the stages that read them declare; profiles and rehearsals keep it.
+
+        >>> from reslab.stages import stage
+        >>> say = stage(lambda how: None, text_settings="how")
+        >>> Pipeline().add(say, name="say", values={"how": "tone"}).text_settings
+        frozenset({'tone'})
+        """
+        return frozenset(bind.value(name) for stage, bind in self._bound for name in stage.text_settings)
+
+    @property
     def execution_device(self) -> Any:
         """Where blocks create their tensors, as the conductor says; None leaves it to diffusers."""
         return self._conductor.execution_device if self._conductor is not None else None
@@ -190,7 +204,8 @@ class Pipeline:
         Raises:
             PipelineError: One error that says all that is missing, unknown or against the rules of the model.
         """
-        self._ready().check(inputs, self.components, self.result, self.set_elsewhere, self._defaults())
+        asked = _blocks.without_choices(inputs, self._chosen, self.stages)
+        self._ready().check(asked, self.components, self.result, self.set_elsewhere, self._defaults())
 
     def run(self, **inputs: Any) -> Any:
         """Check the request, run every stage in order, and return the result's value, or all values.
@@ -202,9 +217,10 @@ class Pipeline:
         if self._running is not None:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
-        program.check(inputs, self.components, self.result, self.set_elsewhere, self._defaults())
+        asked = _blocks.without_choices(inputs, self._chosen, self.stages)
+        program.check(asked, self.components, self.result, self.set_elsewhere, self._defaults())
         program.prepare()
-        values = self._values(inputs)
+        values = self._values(asked)
         self._running, self.request = program, inputs
         try:
             if self._observers or self._conductor is not None:

@@ -73,14 +73,16 @@ class Stage:
     components: tuple[str, ...] = ()
     #: Values that `run` returns; None where that is left open.
     writes: tuple[str, ...] | None = None
+    #: Values that it reads whose text is a setting and not a user's: profiles keep it, as they keep numbers.
+    text_settings: tuple[str, ...] = ()
 
     _pipeline: Pipeline | None = None
     _registered_name: str | None = None
     _explicit_profile_name: str | None = None
 
     def __init_subclass__(cls) -> None:
-        """Let `components` and `writes` be one name: a text, not a tuple of its letters."""
-        for attribute in ("components", "writes"):
+        """Let `components`, `writes` and `text_settings` be one name: a text, not a tuple of its letters."""
+        for attribute in ("components", "writes", "text_settings"):
             if isinstance(name := cls.__dict__.get(attribute), str):
                 setattr(cls, attribute, (name,))
 
@@ -147,11 +149,11 @@ class Stage:
                 "give it one named parameter for each component and value"
             )
         defaults = {p.name: REQUIRED if p.default is p.empty else p.default for p in parameters}
-        missing = [name for name in self.components if name not in defaults]
-        if missing:
-            raise PipelineError(
-                f"{self.stage_class} declares the component {missing[0]!r}, but its run does not take it"
-            )
+        for what, names in (("component", self.components), ("text setting", self.text_settings)):
+            if missing := [name for name in names if name not in defaults]:
+                raise PipelineError(
+                    f"{self.stage_class} declares the {what} {missing[0]!r}, but its run does not take it"
+                )
         reads = {name: default for name, default in defaults.items() if name not in self.components}
         return Signature(components=self.components, reads=reads, writes=self.writes)
 
@@ -262,7 +264,12 @@ class Binding:
         return self.values.get(name, name)
 
 
-def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str, ...] | None = None) -> Any:
+def stage(
+    function: Callable[..., Any] | None = None,
+    *,
+    writes: str | tuple[str, ...] | None = None,
+    text_settings: str | tuple[str, ...] = (),
+) -> Any:
     """Turn a function into a stage class, named as the function.
 
     >>> @stage(writes=("half_width",))
@@ -275,12 +282,14 @@ def stage(function: Callable[..., Any] | None = None, *, writes: str | tuple[str
         function: Its parameters are what the stage reads; it returns a mapping of what it writes, or None.
         writes: The names that it writes; where it is one name, the function may return the value itself, unless that
             is a mapping or None.
+        text_settings: The names that it reads whose text is a setting, which profiles may keep.
     """
     if function is None:
-        return lambda decorated: stage(decorated, writes=writes)
+        return lambda decorated: stage(decorated, writes=writes, text_settings=text_settings)
     body = {
         "run": staticmethod(function),
         "writes": writes,
+        "text_settings": text_settings,
         "__doc__": function.__doc__,
         "__module__": function.__module__,
     }

@@ -5,10 +5,12 @@
 
 With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" they are gone, and
 calls with the LoRA run on a component of its own, named with "+lora" and of the same size. With
-`weight_dtype="float8"` the blocks of the component that denoises take half the bytes (the copy in two bytes of the one
-layer that computes is not counted), and `pass_batching="batched"` makes one call of a step's passes, whose activations
-add up. With `vae_tiling="on"` what can compute in tiles does. Buffers never leave the device: they count with the
-activations.
+`weight_dtype="float8"` the blocks of the component that denoises take half the bytes, and `pass_batching="batched"`
+makes one call of a step's passes, whose activations add up. With `vae_tiling="on"` what can compute in tiles does.
+Buffers never leave the device: they count with the activations.
+
+The copy in two bytes of the one layer that computes, with float8, is not counted: a rehearsal has the bytes of blocks
+and not of layers, and what an operation reads does not say which of it is weights.
 """
 
 from __future__ import annotations

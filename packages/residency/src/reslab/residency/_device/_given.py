@@ -16,13 +16,13 @@ from typing import Any
 
 from reslab.residency._device._evidence import Confidence, Evidence
 from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec
-from reslab.residency._units import parse_bytes, parse_rate
+from reslab.residency._units import LEAST_BARE_RATE, parse_bytes, parse_rate
 
 GIVEN = Evidence(confidence=Confidence.GIVEN, source="you")
 #: Types of two bytes, which a rate is about that is given without one.
 _HALF = ("bfloat16", "float16")
 #: Below these a bare number is taken for one whose unit was forgotten.
-_BARE = {"GiB": 2**20, "GB/s": 10**6, "TFLOP/s": 10**9}
+_BARE = {"GiB": 2**20, "GB/s": LEAST_BARE_RATE, "TFLOP/s": 10**9}
 _FLOPS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([GTP])FLOP/s\s*")
 _PREFIX = {"G": 10**9, "T": 10**12, "P": 10**15}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z/]*)\s*")

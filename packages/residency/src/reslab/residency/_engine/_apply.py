@@ -16,7 +16,7 @@ from reslab.residency._engine._fit import Budget
 from reslab.residency._engine._residency import Residency
 from reslab.residency._engine._setting import Setting
 from reslab.residency._engine._throttle import Link
-from reslab.residency._engine._told import check_kinds, read_device
+from reslab.residency._engine._told import check_kinds, own_files, read_device
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._ratio import Ratio
 from reslab.residency._plan._workload import Workload
@@ -72,7 +72,8 @@ def apply(
         blocks: Paths or the class of a component's blocks, by component; by default they are found.
         files: Safetensors files by component, with its state dictionary's names. A component whose weights are on meta,
             without values, gets them from there: streamed where the plan has it on disk, else read into host memory,
-            block by block; on leaving it is without values again. Of a component with values the files are what it
+            block by block; on leaving it is without values again. Files of components that the pipeline does not have
+            are left alone. Of a component with values the files are what it
             streams from, if the plan has it on disk; what has none is written to a temporary folder.
 
     Returns:
@@ -98,7 +99,7 @@ def apply(
         calls=known.calls if known is not None else (),
         activations=known.activations if known is not None else {},
         blocks=blocks or {},
-        files=files or {},
+        files=own_files(pipeline.components, files or {}),
     )
     return Residency(pipeline, plan, setting)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from reslab.residency._plan._ratio import Ratio
-from reslab.residency._units import parse_rate
+from reslab.residency._units import LEAST_BARE_RATE, parse_rate
 
 
 class Link:
@@ -25,7 +25,7 @@ class Link:
         sleep: Sleeps that many seconds.
 
     Raises:
-        ValueError: For what is no bandwidth, or 0.
+        ValueError: For what is no bandwidth, 0, or a bare number below 1 MB/s.
     """
 
     def __init__(
@@ -39,6 +39,8 @@ class Link:
         self.bytes_per_s: float | None = None if link is None or isinstance(link, Ratio) else parse_rate(link)
         if self.bytes_per_s == 0:
             raise ValueError(f"link={link!r} would never finish a copy; name a bandwidth above 0, or leave link out")
+        if isinstance(link, int) and link < LEAST_BARE_RATE:
+            raise ValueError(f"link={link} is {link} bytes a second; did you mean '{link} GB/s'?")
         self._clock, self._sleep, self._free_s = clock, sleep, 0.0
 
     @property

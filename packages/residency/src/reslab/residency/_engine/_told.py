@@ -20,7 +20,7 @@ from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._units import nearest
+from reslab.residency._units import is_near, nearest
 from reslab.stages import Pipeline
 
 
@@ -64,6 +64,15 @@ def _devices() -> list[str]:
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     count = torch.accelerator.device_count() if here is not None else 0
     return ["cpu", *(f"{here}:{number}" for number in range(count))]
+
+
+def own_files(components: Mapping[str, Any], files: Mapping[str, Paths]) -> dict[str, Paths]:
+    """Leave out the files of other components: a checkpoint names those of all it has.
+
+    A name that is nearly that of a component without files is kept, for `check_names` to ask about.
+    """
+    without = [name for name in components if name not in files]
+    return {name: told for name, told in files.items() if name in components or is_near(name, without)}
 
 
 def check_names(components: Mapping[str, Any], blocks: Mapping[str, Any], files: Mapping[str, Paths]) -> None:

@@ -58,7 +58,7 @@ class Rehearsal(Compared):
     def total_flops(self) -> int:
         """FLOPs of the whole run: of every call, and of what lies between them."""
         calls = self.calls.join(self.traces.select("trace", "flops"), on="trace")
-        return int(calls["flops"].sum()) + int(self.glue["flops"].sum())
+        return sum(calls["flops"]) + sum(self.glue["flops"])  # by Python: polars' sum of Int64 wraps around
 
     @property
     def weight_bytes(self) -> int:

@@ -162,7 +162,11 @@ def _meta(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
     plain = {
         name: value for name, value in request.items() if value is None or isinstance(value, (bool, int, float, str))
     }
-    facts = request_facts({name: value for name, value in plain.items() if not any(word in name for word in _PRIVATE)})
+    declared = pipeline.text_settings
+    kept = {
+        name: each for name, each in plain.items() if name in declared or not any(word in name for word in _PRIVATE)
+    }
+    facts = request_facts(kept, text_settings=declared)
     versions = {name: version(name) for name in ("torch", "diffusers", "transformers")}
     return {
         "schema_version": SCHEMA_VERSION,

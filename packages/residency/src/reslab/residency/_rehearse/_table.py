@@ -7,19 +7,21 @@ from html import escape
 import polars as pl
 
 _GIB = 2**30
-_SUMS = ("flops", "read_bytes", "written_bytes", "host_operations")
+_SUMS = ("flops", "read_bytes", "written_bytes")
+_LAUNCHES = ("host_operations",)
 _PEAKS = ("activation_peak_bytes", "workspace_bytes")
 
 
 def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
     """Return a row a stage, component and method, in the order of the first call."""
-    sizes = traces.select("trace", *_SUMS, *_PEAKS)
+    sizes = traces.select("trace", *_SUMS, *_LAUNCHES, *_PEAKS)
     trace = pl.coalesce("merged_trace", "trace") if lora == "merged" else pl.col("trace")
     sized = calls.with_columns(trace.alias("trace")).join(sizes, on="trace", maintain_order="left")
     grouped = sized.group_by("stage", "component", "method", maintain_order=True).agg(
         pl.len().cast(pl.Int64).alias("calls"),
         pl.col("shapes").first(),
-        *(pl.col(name).sum() for name in _SUMS),
+        *(pl.col(name).sum() for name in _LAUNCHES),
+        *(pl.col(name).cast(pl.Float64).sum() for name in _SUMS),  # of the largest requests more than Int64 holds
         *(pl.col(name).max() for name in _PEAKS),
     )
     return grouped.select(
