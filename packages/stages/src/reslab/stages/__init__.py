@@ -15,9 +15,9 @@
 >>> Pipeline(result="half_width").add(Halve).run(width=128)
 64
 
-Read on in `_stage` (what a stage is), `_pipeline` (composition), `_names` (what stages are called), `_events`
-(observers and conductors) and `_blocks` (blocks of Modular Diffusers as stages). Neither torch nor diffusers is
-imported here.
+Read on in `_stage` (what a stage is), `_pipeline` (composition), `_names` and `_registry` (what stages are called),
+`_events` (observers and conductors) and `_blocks` (blocks of Modular Diffusers as stages). Neither torch nor diffusers
+is imported here.
 """
 
 from reslab.stages._blocks import BlockStage

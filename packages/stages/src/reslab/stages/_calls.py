@@ -13,21 +13,15 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._roles import is_module
 from reslab.stages._sections import Sections
-
-if TYPE_CHECKING:
-    from reslab.stages._stage import Stage
+from reslab.stages._stage import Stage
 
 METHODS = ("forward", "encode", "decode")
 _ABSENT = object()
-
-
-def is_module(component: Any) -> bool:
-    """Whether a component has weights, judged without importing torch."""
-    return hasattr(component, "named_parameters") and hasattr(component, "forward")
 
 
 @contextmanager

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from reslab.stages._check import EVERYTHING
-from reslab.stages._stage import REQUIRED
-
-if TYPE_CHECKING:
-    from reslab.stages._pipeline import Pipeline
+from reslab.stages._stage import REQUIRED, Binding, Stage
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -27,6 +24,14 @@ INK = "#7a7a7a"
 COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
 #: Names listed in a cell before the rest is counted.
 SHOWN = 3
+
+
+class Entry(NamedTuple):
+    """A stage as it was added: how it is bound, and the heading that it stands under."""
+
+    stage: Stage
+    binding: Binding
+    group: str
 
 
 class Row(NamedTuple):
@@ -41,12 +46,11 @@ class Row(NamedTuple):
     writes: list[str]
 
 
-def rows(pipeline: Pipeline) -> list[Row]:
+def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
     """Describe every stage in order; of what it could read, what is required or written before."""
     described: list[Row] = []
     written: set[str] = set()
-    shown = [(section, bind, stage) for stage, bind in pipeline._bound for section in stage.sections()]
-    for stage, bind, added in shown:
+    for stage, bind, group in (entry._replace(stage=shown) for entry in entries for shown in entry.stage.sections()):
         signature = stage.signature(EVERYTHING)
         parameters = [name for name in signature.reads if bind.is_component(name)]
         used = [bind.components.get(name, name) for name in (*signature.components, *parameters)]
@@ -61,11 +65,11 @@ def rows(pipeline: Pipeline) -> list[Row]:
         written.update(writes)
         described.append(
             Row(
-                group=pipeline._groups[id(added)],
+                group=group,
                 registered_name=stage.registered_name,
                 profile_name=stage.profile_name,
                 stage_class=stage.stage_class,
-                components=[name for name in used if name in pipeline.components],
+                components=[name for name in used if name in components],
                 reads=reads,
                 writes=writes,
             )
@@ -73,11 +77,11 @@ def rows(pipeline: Pipeline) -> list[Row]:
     return described
 
 
-def needed(pipeline: Pipeline) -> list[str]:
+def needed(entries: Sequence[Entry]) -> list[str]:
     """The values that a request must give."""
     written: set[str] = set()
     wanted: dict[str, None] = {}
-    for stage, bind in pipeline._bound:
+    for stage, bind, _group in entries:
         signature = stage.signature()
         for name, default in signature.reads.items():
             own = name in bind.given or bind.is_component(name)
@@ -87,13 +91,13 @@ def needed(pipeline: Pipeline) -> list[str]:
     return list(wanted)
 
 
-def html(pipeline: Pipeline) -> str:
-    """The table, and the diagram below it."""
-    described = rows(pipeline)
-    asks = ", ".join(needed(pipeline)) or "nothing"
+def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], result: str | None) -> str:
+    """Return the table of a pipeline's stages, and the diagram below it."""
+    described = rows(entries, components)
+    asks = ", ".join(needed(entries)) or "nothing"
     head = (
-        f"<p><b>{escape(pipeline.name)}</b>: {_count(described, 'stage')}, {_count(pipeline.components, 'component')}; "
-        f"needs {escape(asks)}; returns {escape(pipeline.result or 'all values')}</p>"
+        f"<p><b>{escape(name)}</b>: {_count(described, 'stage')}, {_count(components, 'component')}; "
+        f"needs {escape(asks)}; returns {escape(result or 'all values')}</p>"
     )
     return f"<div>{head}{table(described)}{diagram(described)}</div>"
 
