@@ -15,14 +15,14 @@ Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables
 
 from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
 from reslab.profiler._compare import compare
-from reslab.profiler._comparison import Change, Comparison
+from reslab.profiler._comparison import Comparison
 from reslab.profiler._files import ProfileFileError
 from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import request_facts
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._ranges import torch_ranges
-from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
+from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
 from reslab.profiler._vega import PALETTE, Figure
 from reslab.profiler._work import UnequalWorkError
 

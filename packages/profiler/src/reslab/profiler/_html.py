@@ -8,25 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from reslab.profiler._charts import bar_color, with_device_share
 from reslab.profiler._units import format_bytes, format_ns, format_share
-
-if TYPE_CHECKING:
-    from reslab.profiler._profile import Profile
 
 Row = dict[str, Any]
 
 _BAR_PX = 120
 
 
-def profile_html(profile: Profile) -> str:
-    """Return the table of stages, and of named spans, as far as there are any."""
-    stages, named = with_device_share(profile.stages()).rows(named=True), profile.named().rows(named=True)
-    tables = [_stages(stages)] if stages else []
-    if named:
-        tables.append(table(("span", "calls", "host"), (_named(row) for row in named)))
+def profile_html(stages: pl.DataFrame, named: pl.DataFrame) -> str:
+    """Return the table of stages, and of named spans, as far as there are any.
+
+    Args:
+        stages: What `Profile.stages` returns.
+        named: What `Profile.named` returns.
+    """
+    tables = [_stages(with_device_share(stages).rows(named=True))] if stages.height else []
+    if named.height:
+        tables.append(table(("span", "calls", "host"), (_named(row) for row in named.rows(named=True))))
     return "".join(tables) or "<p>Nothing was recorded.</p>"
 
 
