@@ -51,3 +51,7 @@ __all__ = [
     "spans_frame",
     "torch_ranges",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

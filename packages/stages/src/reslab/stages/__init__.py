@@ -24,6 +24,7 @@ from reslab.stages._blocks import BlockStage
 from reslab.stages._choice import Choice
 from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
+from reslab.stages._facade import lazy_names
 from reslab.stages._frozen import Compared, FrozenDict, freeze
 from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
 from reslab.stages._output import output_path
@@ -58,7 +59,12 @@ __all__ = [
     "Values",
     "describe",
     "freeze",
+    "lazy_names",
     "output_path",
     "profile_names",
     "stage",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
