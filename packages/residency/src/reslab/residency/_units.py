@@ -1,8 +1,7 @@
-"""Sizes, rates and names as people write them, to and from the numbers and keys that the code works with.
+"""Sizes and rates as people write them, to and from the numbers that the code works with.
 
     parse_bytes("12 GiB")          # 12884901888; an integer is bytes already
     parse_rate("1 GB/s")           # 1000000000
-    nearest("RTX 490", known)      # "did you mean 'RTX 4090'?"
 
 GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a bare number.
 """
@@ -10,8 +9,6 @@ GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a ba
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 
 _UNITS = {"B": 1} | {
     f"{prefix}{infix}B": base**power
@@ -74,19 +71,3 @@ def size_text(nbytes: float) -> str:
         if abs(nbytes) >= 1024**power / 10:
             return f"{nbytes / 1024**power:.2f} {unit}"
     return f"{nbytes:.0f} B"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are near, as the end of an error's sentence.
-
-    >>> nearest("H20", ["H200", "T4"])
-    "did you mean 'H200'?"
-    >>> nearest("zzz", ["H200", "T4"])
-    'there are: H200, T4'
-    """
-    names = list(known)
-    folded = {each.casefold(): each for each in names}
-    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
-    if close:
-        return "did you mean " + " or ".join(repr(folded[each]) for each in close) + "?"
-    return "there are: " + (", ".join(names) or "none")

@@ -21,14 +21,16 @@ is imported here.
 """
 
 from reslab.stages._blocks import BlockStage
+from reslab.stages._calls import shadowed
 from reslab.stages._choice import Choice
 from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
 from reslab.stages._facade import lazy_names
 from reslab.stages._frozen import Compared, FrozenDict, freeze
-from reslab.stages._names import Names, PipelineError, ProfileNames, profile_names
+from reslab.stages._names import Names, PipelineError, ProfileNames, nearest, profile_names
 from reslab.stages._output import output_path
 from reslab.stages._pipeline import Pipeline
+from reslab.stages._retry import keep_attributes
 from reslab.stages._sequence import Stages
 from reslab.stages._stage import REQUIRED, Signature, Stage, stage
 from reslab.stages._stock import Section, StockStage
@@ -59,9 +61,12 @@ __all__ = [
     "Values",
     "describe",
     "freeze",
+    "keep_attributes",
     "lazy_names",
+    "nearest",
     "output_path",
     "profile_names",
+    "shadowed",
     "stage",
 ]
 

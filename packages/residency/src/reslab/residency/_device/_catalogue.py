@@ -34,7 +34,7 @@ from reslab.residency._device._given import (
 from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._names import find, unknown
 from reslab.residency._device._spec import CONTEXT_BYTES, Confidence, DeviceError, DeviceSpec, Evidence
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 if TYPE_CHECKING:
     import polars as pl

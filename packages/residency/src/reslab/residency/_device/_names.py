@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from math import ceil, log
 
 from reslab.residency._device._cards import cards, catalogue, folded, named
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 _GIB = 2**30
 #: A name without as many leading letters of a card's, or as much in common, is near to none.

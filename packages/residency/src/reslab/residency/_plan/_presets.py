@@ -36,7 +36,7 @@ from reslab.residency._plan._placement import (
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 #: Models whose blocks Lightricks' pipelines stream; every other one is loaded whole for its stage.
 LIGHTRICKS_STREAMS = ("text_encoder", "transformer")

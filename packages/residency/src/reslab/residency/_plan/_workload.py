@@ -20,8 +20,7 @@ from functools import cached_property
 
 from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._units import nearest
-from reslab.stages import freeze
+from reslab.stages import freeze, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
