@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from reslab.profiler import gib
+
 # Of a control group (version 2), which is how a container is limited; Linux only.
 _GROUP = Path("/sys/fs/cgroup")
 
@@ -94,15 +96,6 @@ class DownloadPlan:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in self._rows())
         return f"<table><caption>{html.escape(repr(self))}</caption><tbody>{rows}</tbody></table>"
-
-
-def gib(nbytes: int) -> str:
-    """Write bytes as GiB.
-
-    >>> gib(3 * 2**29)
-    '1.50 GiB'
-    """
-    return f"{nbytes / 2**30:.2f} GiB"
 
 
 def free_disk_bytes(folder: Path) -> int:

@@ -23,12 +23,15 @@ from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._ranges import torch_ranges
 from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
-from reslab.profiler._vega import PALETTE, Figure
+from reslab.profiler._units import GIB, gib
+from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
 from reslab.profiler._work import UnequalWorkError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BARE_AXIS",
+    "GIB",
     "MEMORY_SCHEMA",
     "PALETTE",
     "SPAN_SCHEMA",
@@ -45,6 +48,7 @@ __all__ = [
     "Reading",
     "UnequalWorkError",
     "compare",
+    "gib",
     "memory_frame",
     "process_memory",
     "request_facts",

@@ -19,7 +19,7 @@ import polars as pl
 from reslab.profiler._html import table
 from reslab.profiler._schema import Change
 from reslab.profiler._units import format_ns, format_share
-from reslab.profiler._vega import PALETTE, Figure
+from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
 
 Row = dict[str, Any]
 
@@ -43,9 +43,7 @@ def difference_bars(stages: pl.DataFrame, runs: pl.DataFrame, *, labels: tuple[s
     import altair as alt  # takes two seconds
 
     rows = [_bar(row) for row in _rows(stages, runs)]
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("label:N", sort=None, title=None, axis={"ticks": False, "domain": False, "labelPadding": 8})
-    )
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("label:N", sort=None, title=None, axis=BARE_AXIS))
     x = partial(alt.X, axis=None, scale=alt.Scale(padding=24))
     color, tips = alt.Color("color:N", scale=None), ["label:N", "change:N", "meaning:N", "times:N", "band:N"]
     bars = base.mark_bar(height=14).encode(x=x("difference_ms:Q"), color=color, tooltip=tips)

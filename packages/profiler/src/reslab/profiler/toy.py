@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
+from reslab.profiler._units import GIB
 from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
 from reslab.stages import Kind, Pipeline, Section, Stage, StockStage
 
 __all__ = ["MEMORY_BYTES", "Toy"]
 
-GIB = 2**30
 MS = 1_000_000
 COPY_NS = 40 * MS
 PASSES = ("pred_cond", "pred_uncond")

@@ -52,15 +52,6 @@ def _parse(value: int | str, *, rate: bool, example: str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
-def gib(nbytes: float) -> str:
-    """Return a size in GiB with two decimals, for sentences and tables that compare sizes.
-
-    >>> gib(35.37 * 2**30)
-    '35.37 GiB'
-    """
-    return f"{nbytes / 2**30:.2f} GiB"
-
-
 def size_text(nbytes: float) -> str:
     """Return a size in the largest unit of which there is a tenth, for sentences about models of any size.
 

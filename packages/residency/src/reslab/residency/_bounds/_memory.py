@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from reslab.profiler import gib
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import (
     NOTHING,
@@ -21,7 +22,6 @@ from reslab.residency._plan._footprint import (
 )
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
-from reslab.residency._units import gib
 from reslab.stages import freeze
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from reslab.profiler import GIB
 from reslab.residency._device._cards import UNIFIED, Figure, cards, catalogue, folded
 from reslab.residency._device._given import (
     GIVEN,
@@ -39,19 +40,19 @@ from reslab.stages import nearest
 if TYPE_CHECKING:
     import polars as pl
 
-_GIB, _GB, _TERA = 2**30, 10**9, 10**12
+_GB, _TERA = 10**9, 10**12
 _DISK_BYTES_PER_S = 5_000_000_000
 _DISK = "a usual NVMe disk on PCIe 4.0, reading in sequence; say disk=... for yours"
 _KINDS = {"Apple": "mps", "Intel": "xpu"}
 #: Figures of the catalogue by the fields that they are, with their unit.
 _FIELDS = {
-    "memory_bytes": ("memory_gib", _GIB),
+    "memory_bytes": ("memory_gib", GIB),
     "memory_bytes_per_s": ("memory_bandwidth_gb_s", _GB),
     "host_ns_per_operation": ("host_us_per_operation", 1000),
     "link_bytes_per_s": ("link_h2d_gb_s", _GB),
     "link_back_bytes_per_s": ("link_d2h_gb_s", _GB),
     "link_pageable_bytes_per_s": ("link_pageable_gb_s", _GB),
-    "host_memory_bytes": ("host_memory_gib", _GIB),
+    "host_memory_bytes": ("host_memory_gib", GIB),
 }
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from reslab.profiler import gib
 from reslab.residency._engine._buffers import Source
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._tables import table as html_table
-from reslab.residency._units import gib
 
 if TYPE_CHECKING:
     from reslab.residency._engine._view import View

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from reslab.profiler import GIB
+
 if TYPE_CHECKING:
     from reslab.residency._rehearse._rehearsal import Rehearsal
 
-_GIB = 2**30
 _SUMS = ("flops", "read_bytes", "written_bytes", "host_operations")
 _PEAKS = ("activation_peak_bytes", "workspace_bytes")
 
@@ -33,8 +34,8 @@ def table(rehearsal: Rehearsal, lora: str) -> pl.DataFrame:
         (pl.col("flops") / 1e12).alias("tflop"),
         (pl.col("read_bytes") / 1e9).alias("read_gb"),
         (pl.col("written_bytes") / 1e9).alias("written_gb"),
-        (pl.col("activation_peak_bytes") / _GIB).alias("activation_gib"),
-        (pl.col("workspace_bytes") / _GIB).alias("workspace_gib"),
+        (pl.col("activation_peak_bytes") / GIB).alias("activation_gib"),
+        (pl.col("workspace_bytes") / GIB).alias("workspace_gib"),
         "host_operations",
     )
 
@@ -43,7 +44,7 @@ def stages(rehearsal: Rehearsal) -> pl.DataFrame:
     """Return a row a stage in order; a stage that calls no component is there as well."""
     called = table(rehearsal, "dynamic").group_by("stage", maintain_order=True)
     sums = called.agg(pl.col("calls").sum(), pl.col("tflop").sum(), pl.col("activation_gib").max())
-    glue = rehearsal.glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / _GIB).alias("held_gib"))
+    glue = rehearsal.glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / GIB).alias("held_gib"))
     joined = glue.join(sums, on="stage", how="left", maintain_order="left")
     return joined.select("stage", pl.col("calls", "tflop", "activation_gib").fill_null(0), "held_gib")
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import polars as pl
 
+from reslab.profiler import GIB
 from reslab.residency._bounds._arguments import Devices, Rehearsals, many_devices, many_rehearsals
 from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._named import checked_slack
@@ -50,7 +51,6 @@ SURVEY: Mapping[str, Any] = {
     "why": pl.String,
     "hint": pl.String,  # the smallest change with which it would fit; empty where it does
 }
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +215,9 @@ def _row(answer: Answer) -> tuple[Any, ...]:
         limits.fits,
         answer.keep,
         *_seconds(limits),
-        limits.peak_bytes / _GIB,
-        limits.moved_bytes / _GIB,
-        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / _GIB,
+        limits.peak_bytes / GIB,
+        limits.moved_bytes / GIB,
+        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / GIB,
         answer.why,
         answer.hint,
     )
