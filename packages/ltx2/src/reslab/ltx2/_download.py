@@ -7,7 +7,6 @@ plan.check()       # raises where disk or memory do not suffice
 
 from __future__ import annotations
 
-import html
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from reslab.profiler import gib
+from reslab.stages import html_table
 
 # Of a control group (version 2), which is how a container is limited; Linux only.
 _GROUP = Path("/sys/fs/cgroup")
@@ -94,8 +94,7 @@ class DownloadPlan:
         return f"DownloadPlan({self.variant} from {self.source!r} at {commit}: {gib(self.fetch_bytes)} to fetch)"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in self._rows())
-        return f"<table><caption>{html.escape(repr(self))}</caption><tbody>{rows}</tbody></table>"
+        return html_table((), self._rows(), caption=repr(self))
 
 
 def free_disk_bytes(folder: Path) -> int:

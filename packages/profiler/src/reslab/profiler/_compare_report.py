@@ -16,10 +16,10 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._html import table
 from reslab.profiler._schema import Change
 from reslab.profiler._units import format_ns, format_share
 from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
+from reslab.stages import Markup, html_table
 
 Row = dict[str, Any]
 
@@ -32,8 +32,8 @@ def comparison_html(
     stages: pl.DataFrame, runs: pl.DataFrame, *, labels: tuple[str, str], remarks: Sequence[str]
 ) -> str:
     """Return the table of stages, then whole runs, then the remarks; the arguments are the fields of a `Comparison`."""
-    head = ("stage", *map(escape, labels), "difference", "", "noise band", "")
-    body = table(head, map(_cells, _rows(stages, runs)))
+    head = ("stage", *labels, "difference", "", "noise band", "")
+    body = html_table(head, map(_cells, _rows(stages, runs)))
     listed = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
     return body + (f"<ul>{listed}</ul>" if listed else "")
 
@@ -66,10 +66,10 @@ def _cells(row: Row) -> Iterator[str]:
     strong = row["stage"] is None
     texts = (row["label"], _time(row["a_ms"]), _time(row["b_ms"]), _signed(row["difference_ms"]), _relative(row))
     for text in (*texts, _band(row)):
-        yield f"<b>{escape(text)}</b>" if strong else escape(text)
+        yield Markup(f"<b>{escape(text)}</b>") if strong else text
     change = Change[row["change"].upper()]
     color = PALETTE[_COLORS.get(change, "grey")]
-    yield f'<b style="color:{color}" title="{escape(change.doc)}">{change}</b>'
+    yield Markup(f'<b style="color:{color}" title="{escape(change.doc)}">{change}</b>')
 
 
 def _bar(row: Row) -> Row:

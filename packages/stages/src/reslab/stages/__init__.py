@@ -27,6 +27,7 @@ from reslab.stages._described import Described
 from reslab.stages._events import Conductor, Kind, Observer, Subscription
 from reslab.stages._facade import lazy_names
 from reslab.stages._frozen import Compared, FrozenDict, freeze
+from reslab.stages._html_table import Cell, Markup, html_table
 from reslab.stages._names import Names, PipelineError, ProfileNames, nearest, profile_names
 from reslab.stages._output import output_path
 from reslab.stages._pipeline import Pipeline
@@ -41,12 +42,14 @@ __version__ = "0.1.0"
 __all__ = [
     "REQUIRED",
     "BlockStage",
+    "Cell",
     "Choice",
     "Compared",
     "Conductor",
     "Described",
     "FrozenDict",
     "Kind",
+    "Markup",
     "Names",
     "Observer",
     "Pipeline",
@@ -61,6 +64,7 @@ __all__ = [
     "Values",
     "describe",
     "freeze",
+    "html_table",
     "keep_attributes",
     "lazy_names",
     "nearest",

@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from reslab.stages._check import EVERYTHING
+from reslab.stages._html_table import LEFT, Cell, Markup, html_table
 from reslab.stages._stage import REQUIRED, Binding, Stage
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
@@ -106,19 +107,17 @@ def table(described: list[Row]) -> str:
     """An HTML table with a row a stage, under its group's heading."""
     renamed = any(row.profile_name != row.registered_name for row in described)
     titles = ["", "stage", *(["profile name"] if renamed else []), "of class", "components", "reads", "writes"]
-    lines: list[str] = []
+    lines: list[str | list[Cell]] = []
     numbered = enumerate(described, start=1)
     for group, members in groupby(numbered, key=lambda item: item[1].group):
-        if group:
-            lines.append(f'<tr><th colspan="{len(titles)}" style="text-align:left">{escape(group)}</th></tr>')
+        lines += [group] if group else []
         for place, row in members:
             own_class = row.stage_class if row.stage_class != row.registered_name else ""
             names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), own_class]
             listed = (row.components, row.reads, row.writes)
-            cells = [_cell(_breakable(name)) for name in names] + [_cell(_short(values)) for values in listed]
-            lines.append("<tr>" + "".join(cells) + "</tr>")
-    titled = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
-    return f"<table><thead><tr>{titled}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+            cells = [*map(_breakable, names), *map(_short, listed)]
+            lines.append([Cell(Markup(cell), style=f"{LEFT};vertical-align:top") for cell in cells])
+    return html_table(titles, lines)
 
 
 def _short(names: list[str]) -> str:
@@ -131,10 +130,6 @@ def _short(names: list[str]) -> str:
 def _breakable(name: str) -> str:
     """A name that may be broken after an underscore and before a word's capital, and nowhere else: LTX2|LoRA|Switch."""
     return re.sub(r"(?<=_)|(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "<wbr>", escape(name))
-
-
-def _cell(content: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top">{content}</td>'
 
 
 def diagram(described: list[Row]) -> str:
