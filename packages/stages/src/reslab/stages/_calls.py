@@ -25,10 +25,19 @@ _ABSENT = object()
 
 
 @contextmanager
-def shadowed(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Let `owner.name` be `method` within the block, then exactly what it was."""
+def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let `owner.name` be `value` within the block, then exactly what it was, its own or its class's.
+
+    >>> from types import SimpleNamespace
+    >>> owner = SimpleNamespace(paused=False)
+    >>> with shadowed(owner, "paused", True), shadowed(owner, "forward", print):
+    ...     owner.paused, "forward" in vars(owner)
+    (True, True)
+    >>> owner
+    namespace(paused=False)
+    """
     before = owner.__dict__.get(name, _ABSENT)
-    owner.__dict__[name] = method
+    owner.__dict__[name] = value
     try:
         yield
     finally:
