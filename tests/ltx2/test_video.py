@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reslab.ltx2._mp4 import encode
-from reslab.ltx2._player import strip, waveform
-from reslab.ltx2._video import Video
+from reslab.ltx2._video import Video, encode, strip, waveform
 
 
 def moving(count: int = 9, height: int = 64, width: int = 128, **given) -> Video:

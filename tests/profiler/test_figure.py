@@ -49,6 +49,12 @@ def test_the_caption_of_several_runs_says_how_many(told, prof):
     assert prof.profile.bars().caption == caption
 
 
+def test_a_share_under_one_per_cent_is_escaped_in_the_table(told, prof):
+    with told("run", "lab", ns=1), told("stage", "encode", ns=199):
+        pass
+    assert "&lt;1 %" in prof._repr_html_()
+
+
 def test_a_profiler_is_shown_as_what_it_has_recorded(profile, prof):
     assert prof._repr_html_() == prof.profile._repr_html_() == profile._repr_html_()
 

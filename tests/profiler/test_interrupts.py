@@ -101,7 +101,7 @@ def test_an_interrupt_while_the_device_is_asked_leaves_it_for_the_next_time(cloc
 def test_reading_a_log_leaves_it_as_it_is(prof, told):
     with told("run", "lab"), told("stage", "denoise"):
         pass
-    (log, _kinds), *_ = prof._tracks
+    log, *_ = prof._recorder.logs()
     before = list(log)
     _decode.decode([log], origin_ns=0, until_ns=9, pools=["device"])
     assert log == before

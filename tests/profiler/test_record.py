@@ -89,7 +89,7 @@ def test_a_stage_that_raises_is_a_row_with_its_error_and_keeps_no_frames(told, p
         ("lab", 1, None),
         ("denoise", 1, None),
     ]
-    assert not [slot for log, _kinds in prof._tracks for slot in log if isinstance(slot, BaseException)]
+    assert not [slot for log in prof._recorder.logs() for slot in log if isinstance(slot, BaseException)]
 
 
 def test_what_is_open_when_recording_stops_is_closed_there_and_said_to_be_unfinished(prof, clock):

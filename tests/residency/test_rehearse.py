@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from reslab import ltx2
 from reslab.residency import RehearsalError, UnknownValueError, rehearse
 from reslab.residency._rehearse._calls import shapes_of
-from reslab.residency._rehearse._repeat import shadowed
-from reslab.stages import Pipeline, PipelineError, Stage, stage
+from reslab.stages import Pipeline, PipelineError, Stage, shadowed, stage
 
 torch.set_num_threads(1)
 

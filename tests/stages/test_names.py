@@ -2,7 +2,7 @@
 
 import pytest
 
-from reslab.stages import Names, Pipeline, PipelineError, Stage, profile_names
+from reslab.stages import Names, Pipeline, PipelineError, Stage, nearest, profile_names
 
 
 class A(Stage):
@@ -203,3 +203,9 @@ def test_component_is_filed_under_the_stage_that_runs():
     assert seen == ["ask"]
     assert pipeline.filed_under(pipeline.components["vae"], pipeline.stages.A) == "A"
     assert pipeline.current_stage is None
+
+
+def test_nearest_finds_a_name_whatever_its_capitals_and_lists_any_iterable_sorted():
+    assert nearest("rtx 490", iter(["T4", "RTX 4090"])) == "did you mean 'RTX 4090'?"
+    assert nearest("zzz", iter(["T4", "RTX 4090"])) == "known: RTX 4090, T4"
+    assert nearest("zzz", ()) == "known: none"

@@ -1,5 +1,6 @@
 """Composition: adding, renaming, giving, inserting, running."""
 
+import gc
 import weakref
 
 import pytest
@@ -87,6 +88,17 @@ def test_renaming_something_that_the_stage_does_not_have_suggests_the_nearest(wh
 def test_stage_whose_writes_are_open_may_rename_what_it_will_write():
     opened = stage(lambda: {"late": 3})
     assert Pipeline().add(opened, name="opened", values={"late": "early"}).run().early == 3
+
+
+def test_stage_that_outlives_its_pipeline_keeps_its_name_and_no_component_alive():
+    class Weights:
+        """What a weak reference can be made to."""
+
+    pipeline = Pipeline({"vae": Weights()}).add(Add, name="kept")
+    kept, weights = pipeline.stages.kept, weakref.ref(pipeline.components["vae"])
+    del pipeline
+    gc.collect()
+    assert (kept.profile_name, weights()) == ("kept", None)
 
 
 def test_stage_belongs_to_one_pipeline():

@@ -115,6 +115,13 @@ def test_what_a_run_finds_is_kept_with_its_names():
     assert pipeline.stages.decode is decode
 
 
+@pytest.mark.parametrize(("before", "want"), [("last", "new, last"), ("decode", "new, denoise, decode, last")])
+def test_a_stage_is_inserted_before_another_though_a_stock_pipeline_has_several(before, want):
+    pipeline = composed("flux")[0].add(stage(lambda: None), name="last")
+    pipeline.add(stage(lambda: None), name="new", before=before)
+    assert want in repr(pipeline.stages)
+
+
 def test_an_unobserved_run_wraps_nothing():
     pipeline, request = composed("flux")
     seen = []

@@ -14,8 +14,7 @@ request must keep to) and `_lora` (the distilled LoRA). No model mathematics is 
 What needs torch is imported when it is first asked for, so that variants and shipped rehearsals are read without it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reslab.ltx2._modes import MODES, Fit, device_mode, fits_resident
 from reslab.ltx2._recipe import documented_recipe
@@ -24,6 +23,7 @@ from reslab.ltx2._rehearsal import rehearsal
 from reslab.ltx2._resident_fits import fits_chart, mode_bounds, resident_fits
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
+from reslab.stages import lazy_names
 
 if TYPE_CHECKING:
     from reslab.ltx2._blank import Blank, blank
@@ -64,16 +64,8 @@ _NEEDS_TORCH = {
     "write": "_write",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_NEEDS_TORCH]
-
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+    __getattr__ = lazy_names(__name__, _NEEDS_TORCH)
 
 __all__ = [
     "MODES",
@@ -113,3 +105,7 @@ __all__ = [
     "variants",
     "write",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -12,7 +12,6 @@ latent_upsampler.
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ import torch
 
 from reslab.ltx2._variants import Variant
 from reslab.ltx2._video import NOISE
+from reslab.stages import html_table
 
 LORA_FILE = "distilled_lora.safetensors"  # of a folder that `write` made
 MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, and whether weights were ever trained
+_STYLES = ["text-align:left"] * 2 + ["text-align:right"] * 2  # of names, then of numbers
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
 
 
@@ -93,14 +94,9 @@ class Checkpoint:
         return f"Checkpoint({self.variant.name!r} from {self.source!r}, {_mib(self.weight_bytes)}{note})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(kind)}</td>"
-            f"<td style='text-align:right'>{parameters:,}</td><td style='text-align:right'>{_mib(nbytes)}</td></tr>"
-            for name, kind, parameters, nbytes in self.rows()
-        )
-        caption = html.escape(repr(self))
-        head = "<tr><th>component</th><th>class</th><th>parameters</th><th>weights</th></tr>"
-        return f"<table><caption>{caption}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        rows = ((name, kind, f"{count:,}", _mib(nbytes)) for name, kind, count, nbytes in self.rows())
+        head = ("component", "class", "parameters", "weights")
+        return html_table(head, rows, caption=repr(self), styles=_STYLES)
 
 
 def _weight_bytes(module: torch.nn.Module) -> int:

@@ -21,7 +21,7 @@ from diffusers.video_processor import VideoProcessor
 from reslab.ltx2 import _groups, _lora
 from reslab.ltx2._checkpoint import Checkpoint
 from reslab.ltx2._elsewhere import set_elsewhere
-from reslab.ltx2._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, choose
+from reslab.ltx2._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, settings_of
 from reslab.ltx2._variants import Guidance
 from reslab.stages import Pipeline, PipelineError
 
@@ -56,13 +56,15 @@ def one_stage(
     Raises:
         PipelineError: A setting is not one of those named.
     """
-    settings = _settings(checkpoint, "one", video_guidance, audio_guidance, sigma_schedule, DecodeAudio.STAGE_1, tiling)
-    pipe = _pipeline(checkpoint, settings)
-    _groups.add_prompt(pipe, checkpoint, stages="one")
-    _groups.add_preparation(pipe, checkpoint, half=False)
-    _groups.add_denoising(pipe, checkpoint, half=False)
-    _groups.add_decoding(pipe, checkpoint, settings)
-    return pipe
+    settings = settings_of(
+        checkpoint.variant,
+        stages="one",
+        video_guidance=video_guidance,
+        audio_guidance=audio_guidance,
+        sigma_schedule=sigma_schedule,
+        tiling=tiling,
+    )
+    return _composed(checkpoint, settings)
 
 
 def two_stage(
@@ -92,24 +94,23 @@ def two_stage(
         tiling: "auto", "on" or "off"; see `Tiling`.
 
     Returns:
-        A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
-        first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
-        `motion_speed`, `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`. Guidance is set here,
-        not in a run.
+        A pipeline whose `run` takes and returns what that of `one_stage` does.
 
     Raises:
         PipelineError: A setting is not one of those named, or the checkpoint lacks what two stages need.
         ValueError: The distilled LoRA fits no layer of the transformer.
     """
     _require_two_stages(checkpoint)
-    settings = _settings(checkpoint, "two", video_guidance, audio_guidance, sigma_schedule, decode_audio, tiling)
-    pipe = _pipeline(checkpoint, settings)
-    _groups.add_prompt(pipe, checkpoint, stages="two")
-    _groups.add_preparation(pipe, checkpoint, half=True)
-    _groups.add_denoising(pipe, checkpoint, half=True)
-    _groups.add_refinement(pipe, checkpoint)
-    _groups.add_decoding(pipe, checkpoint, settings)
-    return pipe
+    settings = settings_of(
+        checkpoint.variant,
+        stages="two",
+        video_guidance=video_guidance,
+        audio_guidance=audio_guidance,
+        sigma_schedule=sigma_schedule,
+        decode_audio=decode_audio,
+        tiling=tiling,
+    )
+    return _composed(checkpoint, settings)
 
 
 def _require_two_stages(checkpoint: Checkpoint) -> None:
@@ -124,11 +125,19 @@ def _require_two_stages(checkpoint: Checkpoint) -> None:
         )
 
 
-def _pipeline(checkpoint: Checkpoint, settings: Settings) -> Pipeline:
-    stages = f"{checkpoint.variant.name}, {settings.stages} stage{'s' if settings.stages == 'two' else ''}"
-    pipe = Pipeline(_components(checkpoint, settings), name=stages, result="video")
+def _composed(checkpoint: Checkpoint, settings: Settings) -> Pipeline:
+    """Compose the pipeline that the settings describe."""
+    two = settings.stages == "two"
+    name = f"{checkpoint.variant.name}, {settings.stages} stage{'s' if two else ''}"
+    pipe = Pipeline(_components(checkpoint, settings), name=name, result="video")
     pipe.settings = settings.recorded()
     pipe.set_elsewhere = set_elsewhere(checkpoint, settings.stages)
+    _groups.add_prompt(pipe, checkpoint, stages=settings.stages)
+    _groups.add_preparation(pipe, checkpoint, half=two)
+    _groups.add_denoising(pipe, checkpoint, half=two)
+    if two:
+        _groups.add_refinement(pipe, checkpoint)
+    _groups.add_decoding(pipe, checkpoint, settings)
     return pipe
 
 
@@ -174,23 +183,3 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def _settings(
-    checkpoint: Checkpoint,
-    stages: str,
-    video_guidance: Guidance | None,
-    audio_guidance: Guidance | None,
-    sigma_schedule: str,
-    decode_audio: str,
-    tiling: str,
-) -> Settings:
-    return Settings(
-        variant=checkpoint.variant.name,
-        stages=stages,
-        video_guidance=video_guidance or checkpoint.variant.video,
-        audio_guidance=audio_guidance or checkpoint.variant.audio,
-        sigma_schedule=choose(SigmaSchedule, "sigma_schedule", sigma_schedule),
-        decode_audio=choose(DecodeAudio, "decode_audio", decode_audio),
-        tiling=choose(Tiling, "tiling", tiling),
-    )

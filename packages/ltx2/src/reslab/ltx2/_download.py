@@ -7,12 +7,14 @@ plan.check()       # raises where disk or memory do not suffice
 
 from __future__ import annotations
 
-import html
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
+
+from reslab.profiler import gib
+from reslab.stages import html_table
 
 # Of a control group (version 2), which is how a container is limited; Linux only.
 _GROUP = Path("/sys/fs/cgroup")
@@ -86,8 +88,7 @@ class DownloadPlan:
         return f"DownloadPlan({self.variant} from {self.source!r} at {commit}: {gib(self.fetch_bytes)} to fetch)"
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><td>{name}</td><td>{value}</td></tr>" for name, value in self._rows())
-        return f"<table><caption>{html.escape(repr(self))}</caption><tbody>{rows}</tbody></table>"
+        return html_table((), self._rows(), caption=repr(self))
 
 
 def too_little_host(need_bytes: int, free_bytes: int, *, by_plan: bool) -> str | None:
@@ -109,15 +110,6 @@ def too_little_host(need_bytes: int, free_bytes: int, *, by_plan: bool) -> str |
         else "leave weights on disk by a plan: load(..., plan=residency.survey(rehearsal, card).plan)"
     )
     return f"Host memory does not suffice: {gib(need_bytes)} after loading, {gib(free_bytes)} free; {less}."
-
-
-def gib(nbytes: int) -> str:
-    """Write bytes as GiB.
-
-    >>> gib(3 * 2**29)
-    '1.50 GiB'
-    """
-    return f"{nbytes / 2**30:.2f} GiB"
 
 
 def free_disk_bytes(folder: Path) -> int:

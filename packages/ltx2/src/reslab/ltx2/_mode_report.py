@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import polars as pl
 
 from reslab.profiler import PALETTE, Figure
+from reslab.stages import html_table
 
 _HUES = {"original": "blue", "snapshot": "orange", "resident": "green"}
 _HEAD = ("mode", "transformer", "link", "moved for a video", "stays", "peak on the device", "host", "time", "waiting")
@@ -23,18 +23,13 @@ def modes_html(runs: pl.DataFrame) -> str:
         runs: The columns of `RUNS`.
     """
     styles = [_WORD] * _WORDS + [_NUMBER] * (len(_HEAD) - _WORDS)
-    head = "".join(f'<th style="{style}">{name}</th>' for name, style in zip(_HEAD, styles, strict=True))
-    body = "".join(map(_row, runs.rows(named=True)))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return html_table(_HEAD, map(_row, runs.rows(named=True)), styles=styles)
 
 
-def _row(run: dict[str, Any]) -> str:
+def _row(run: dict[str, Any]) -> list[str]:
     sizes = ("moved_bytes", "stays_bytes", "peak_bytes", "host_bytes")
     numbers = [*(mib(run[name]) for name in sizes), *(_seconds(run[name]) for name in ("run_ns", "stalled_ns"))]
-    words = [escape(text) for text in (run["mode"], run["transformer"], link_text(run["link_bytes_per_s"]))]
-    cells = [f'<td style="{_WORD}">{text}</td>' for text in words]
-    cells += [f'<td style="{_NUMBER}">{text}</td>' for text in numbers]
-    return f"<tr>{''.join(cells)}</tr>"
+    return [run["mode"], run["transformer"], link_text(run["link_bytes_per_s"]), *numbers]
 
 
 def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from reslab.profiler import GIB
 from reslab.residency import DeviceSpec, Placement, Plan, PlanError, Rehearsal, layerwise, resident, swap, workload
 
 SOURCE = "sglang 0.5.23, multimodal_gen: pipelines, server arguments and layerwise defaults of LTX-2"
@@ -20,7 +21,6 @@ SOURCE = "sglang 0.5.23, multimodal_gen: pipelines, server arguments and layerwi
 RESIDENT_TOTAL, TRANSFORMER_FREE, EVERYTHING_TOTAL = 130, 70, 30
 RESIDENT_NAME = "H200"
 LAYERWISE = ("text_encoder", "image_encoder", "vae")
-_GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def _mode(device: DeviceSpec, mode: str | None, explicit: frozenset[str]) -> tup
         return mode, f"{mode} was named"
     if device.kind != "cuda":
         return "original", "not CUDA: original"
-    by_name, by_size = RESIDENT_NAME in device.name, device.memory_bytes >= RESIDENT_TOTAL * _GIB
+    by_name, by_size = RESIDENT_NAME in device.name, device.memory_bytes >= RESIDENT_TOTAL * GIB
     if not (by_name or by_size):
         return "original", f"device 0 is no {RESIDENT_NAME} and has under {RESIDENT_TOTAL} GiB: original"
     what = f"{RESIDENT_NAME} in the name" if by_name else f"{RESIDENT_TOTAL} GiB or more in total"
@@ -118,20 +118,15 @@ def _mode(device: DeviceSpec, mode: str | None, explicit: frozenset[str]) -> tup
 def _transformer(device: DeviceSpec, mode: str, free: int) -> tuple[str, str]:
     if mode == "resident":
         return "resident", "both transformers stay"
-    if free >= TRANSFORMER_FREE * _GIB:
+    if free >= TRANSFORMER_FREE * GIB:
         return "resident", f"{TRANSFORMER_FREE} GiB or more are free: the transformer stays"
     return "swap", f"under {TRANSFORMER_FREE} GiB are free: the transformer moves whole, and is never streamed"
 
 
 def _auxiliaries(variant: str, device: DeviceSpec, mode: str) -> tuple[str, str]:
     total = device.memory_bytes
-    if (
-        mode == "resident"
-        and variant.startswith("LTX-2.3")
-        and device.kind == "cuda"
-        and total >= RESIDENT_TOTAL * _GIB
-    ):
+    if mode == "resident" and variant.startswith("LTX-2.3") and device.kind == "cuda" and total >= RESIDENT_TOTAL * GIB:
         return "resident", f"LTX-2.3 in resident mode with {RESIDENT_TOTAL} GiB or more: everything else stays"
-    if total < EVERYTHING_TOTAL * _GIB:
+    if total < EVERYTHING_TOTAL * GIB:
         return "swap", f"under {EVERYTHING_TOTAL} GiB in total: everything moves"
     return "layerwise", "text encoder, image encoder and VAE stream by default"

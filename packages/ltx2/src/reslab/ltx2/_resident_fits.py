@@ -17,7 +17,7 @@ import polars as pl
 
 from reslab.ltx2._modes import device_mode, fits_resident
 from reslab.ltx2._reference import reference_decision
-from reslab.profiler import PALETTE, Figure
+from reslab.profiler import BARE_AXIS, GIB, PALETTE, Figure
 from reslab.residency import DeviceSpec, Rehearsal, bounds
 
 FITS: Mapping[str, Any] = {
@@ -39,7 +39,6 @@ BOUNDS: Mapping[str, Any] = {
     "ceiling_s": pl.Float64,
     "fits": pl.Boolean,
 }
-_GIB = 2**30
 
 
 def mode_bounds(
@@ -65,7 +64,7 @@ def mode_bounds(
         plan = device_mode(mode, rehearsal, device=card, settings=settings)
         limits = bounds(rehearsal, plan, card)
         host = limits.memory.pinned_bytes + limits.memory.pageable_bytes
-        sizes = (limits.moved_bytes / _GIB, limits.memory.peak_bytes / _GIB, host / _GIB)
+        sizes = (limits.moved_bytes / GIB, limits.memory.peak_bytes / GIB, host / GIB)
         times = (limits.floor_ns / 1e9, limits.ceiling_ns / 1e9)
         rows.append((plan.name, repr(plan.placement("transformer")), *sizes, *times, limits.fits))
     return pl.DataFrame(rows, schema=dict(BOUNDS), orient="row")
@@ -109,8 +108,7 @@ def fits_chart(fits: pl.DataFrame) -> Figure:
 
     rows = [_bar(row) for row in fits.rows(named=True)]
     most = max(max(row["needed"], row["free"]) for row in rows)
-    axis = {"ticks": False, "domain": False, "labelPadding": 8}
-    y = alt.Y("case:N", sort=[row["case"] for row in rows], title=None, axis=axis)
+    y = alt.Y("case:N", sort=[row["case"] for row in rows], title=None, axis=BARE_AXIS)
     x = alt.X("needed:Q", title="GiB that two transformers and all else need; the mark is what is free")
     base = alt.Chart(alt.Data(values=rows)).encode(y=y)
     bars = base.mark_bar(height=16).encode(
@@ -126,8 +124,8 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
     theirs = row["reference"] + ("" if row["reference_fits"] else ", which does not fit")
     return {
         "case": row["case"],
-        "needed": round(row["needed_bytes"] / _GIB, 1),
-        "free": round(row["free_bytes"] / _GIB, 1),
+        "needed": round(row["needed_bytes"] / GIB, 1),
+        "free": round(row["free_bytes"] / GIB, 1),
         "hue": PALETTE["green" if row["fits"] else "vermilion"],
         "text": f"auto: {row['auto']}; the reference: {theirs}",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from reslab.ltx2._variants import Guidance
+from reslab.ltx2._variants import Guidance, Variant
 from reslab.stages import Described, PipelineError
 
 #: The constant shift of the reference's schedule: Lightricks/LTX-2, `ltx_core/components/schedulers.py`, `max_shift`.
@@ -70,6 +70,32 @@ class Settings:
     def recorded(self) -> dict[str, Any]:
         """The settings as plain data."""
         return asdict(self)
+
+
+def settings_of(
+    variant: Variant,
+    *,
+    stages: str,
+    video_guidance: Guidance | None,
+    audio_guidance: Guidance | None,
+    sigma_schedule: str,
+    tiling: str,
+    decode_audio: str = DecodeAudio.STAGE_1,
+) -> Settings:
+    """Return the settings of a composition: what was given, else the variant's own.
+
+    Raises:
+        PipelineError: A setting is not one of those that there are.
+    """
+    return Settings(
+        variant=variant.name,
+        stages=stages,
+        video_guidance=video_guidance or variant.video,
+        audio_guidance=audio_guidance or variant.audio,
+        sigma_schedule=choose(SigmaSchedule, "sigma_schedule", sigma_schedule),
+        decode_audio=choose(DecodeAudio, "decode_audio", decode_audio),
+        tiling=choose(Tiling, "tiling", tiling),
+    )
 
 
 def choose(kind: type[Described], argument: str, value: str) -> Any:

@@ -4,14 +4,21 @@
     result.show()                 # plays in the notebook, sound muted at first
     result.save("heron.mp4")      # H.264 with AAC sound
 
-Frames are uint8 (frames, height, width, 3), sound is float32 in ±1 (samples, channels). `_mp4` encodes, `_player`
-shows.
+Frames are uint8 (frames, height, width, 3), sound is float32 in ±1 (samples, channels). Web viewers and printed pages
+drop a player, so a strip of frames over the waveform stands under it. What is compared when a notebook is tested is the
+text: pictures and sound differ between processors, and their payloads are left out.
+
+PyAV and Pillow are imported where a video is encoded or drawn, and not before.
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +27,15 @@ import numpy as np
 from reslab.stages import Compared, output_path
 
 if TYPE_CHECKING:
-    from reslab.ltx2._player import Player
+    import av
+    from PIL import Image
+
+_CRF = "18"  # x264's quality, 0 lossless to 51; 18 is about where differences stop being seen
+_LAYOUTS = {1: "mono", 2: "stereo"}
+_STRIP_FRAMES = 6
+_STRIP_WIDTH = 768
+_WAVE_HEIGHT = 64
+_WAVE_COLOR = (0, 114, 178)  # blue of Okabe and Ito's colour-blind-safe palette; reads on white and on black
 
 NOISE = "untrained weights: noise by design"
 
@@ -48,8 +63,6 @@ class Video(Compared):
 
     def show(self) -> Player:
         """Return a player for the notebook: sound muted at first, a strip of frames and the waveform below."""
-        from reslab.ltx2._player import Player
-
         return Player(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -58,8 +71,6 @@ class Video(Compared):
         A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels.
         Folders on the way are made; another suffix than .mp4 is a ValueError.
         """
-        from reslab.ltx2._mp4 import encode
-
         target = output_path(path, "a video", ".mp4")
         target.write_bytes(encode(self))
         return target
@@ -73,3 +84,127 @@ class Video(Compared):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return self.show()._repr_mimebundle_()
+
+
+class Player:
+    """Show a video as a player over a strip of frames and the waveform."""
+
+    def __init__(self, video: Video) -> None:
+        self.video = video
+
+    def __repr__(self) -> str:
+        return repr(self.video)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        caption = html.escape(repr(self.video).removeprefix("Video(").removesuffix(")"))
+        movie, still = _base64(encode(self.video)), _base64(_png(picture(self.video)))
+        page = (
+            "<figure style='margin:0'>"
+            f"<video controls muted loop style='max-width:100%;min-width:256px;image-rendering:pixelated' "
+            f'src="data:video/mp4;base64,{movie}"></video><br>'
+            f'<img style="max-width:100%" alt="Frames from first to last, over the waveform: {caption}" '
+            f'src="data:image/png;base64,{still}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+        return {"text/plain": repr(self), "text/html": page, "image/png": still}
+
+
+def picture(video: Video) -> Image.Image:
+    """Draw a strip of frames from first to last, over the waveform of the sound."""
+    from PIL import Image
+
+    frames = strip(video.frames)
+    wave = waveform(video.audio, width=frames.width)
+    sheet = Image.new("RGBA", (frames.width, frames.height + wave.height))
+    sheet.paste(frames, (0, 0))
+    sheet.paste(wave, (0, frames.height))
+    return sheet
+
+
+def strip(frames: np.ndarray) -> Image.Image:
+    """Draw up to six frames of (frames, height, width, 3), evenly spaced from first to last, side by side."""
+    from PIL import Image
+
+    count = min(_STRIP_FRAMES, len(frames))
+    chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    width = _STRIP_WIDTH // count
+    height = max(1, round(width * frames.shape[1] / frames.shape[2]))
+    sheet = Image.new("RGB", (width * count, height))
+    for place, frame in enumerate(chosen):
+        sheet.paste(Image.fromarray(frame).resize((width, height)), (place * width, 0))
+    return sheet
+
+
+def waveform(audio: np.ndarray, *, width: int) -> Image.Image:
+    """Draw the range of sound (samples, channels) in each column of the picture, on a transparent ground."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGBA", (width, _WAVE_HEIGHT))
+    pen, middle = ImageDraw.Draw(image), (_WAVE_HEIGHT - 1) / 2
+    for x, part in enumerate(np.array_split(np.clip(audio, -1, 1), width)):
+        low, high = (part.min(), part.max()) if part.size else (0.0, 0.0)
+        pen.line([(x, middle - high * middle), (x, middle - low * middle)], fill=_WAVE_COLOR)
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def encode(video: Video) -> bytes:
+    """Return the video as the bytes of an mp4 file.
+
+    A ValueError tells of sound with other than one or two channels.
+    """
+    channels = video.audio.shape[1]
+    if channels not in _LAYOUTS:
+        raise ValueError(f"Sound has one or two channels, got {channels}; mix it down first.")
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, mode="w", format="mp4") as container:
+        picture = _picture_stream(container, video)
+        sound = container.add_stream("aac", rate=video.sample_rate, layout=_LAYOUTS[channels])
+        for image in _even(video.frames):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(picture.encode())
+        if len(video.audio):
+            container.mux(sound.encode(_sound_frame(video)))
+        container.mux(sound.encode())
+    return buffer.getvalue()
+
+
+def _picture_stream(container: Any, video: Video) -> Any:
+    stream = container.add_stream("libx264", rate=Fraction(video.frame_rate).limit_denominator(1001))
+    _, stream.height, stream.width, _ = _even(video.frames).shape
+    stream.pix_fmt = "yuv420p"
+    stream.options = {"crf": _CRF}
+    return stream
+
+
+def _sound_frame(video: Video) -> av.AudioFrame:
+    import av
+
+    samples = np.ascontiguousarray(np.clip(video.audio.T, -1.0, 1.0), dtype=np.float32)
+    frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=_LAYOUTS[len(samples)])
+    frame.sample_rate = video.sample_rate
+    # With a time of its own the file says how many samples are the encoder's priming; without one, players play
+    # those first, and the sound is 1024 samples late.
+    frame.pts, frame.time_base = 0, Fraction(1, video.sample_rate)
+    return frame
+
+
+def _even(frames: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column of frames (frames, height, width, 3) with an odd side.
+
+    >>> _even(np.zeros((1, 3, 5, 3), dtype=np.uint8)).shape
+    (1, 4, 6, 3)
+    """
+    _, height, width, _ = frames.shape
+    return np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")

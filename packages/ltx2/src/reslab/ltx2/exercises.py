@@ -10,6 +10,7 @@ from reslab.ltx2._modes import device_mode, fits_resident
 from reslab.ltx2._resident_fits import mode_bounds
 from reslab.ltx2._shapes import VideoShape
 from reslab.ltx2._variants import variant
+from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_choice, check_number
 from reslab.residency import POOL_SLACK_BYTES, DeviceSpec, Plan, Rehearsal, bounds, workload
 from reslab.stages import Names, ProfileNames, profile_names
@@ -23,7 +24,6 @@ __all__ = [
     "snapshot_moves_more",
 ]
 
-_GIB = 2**30
 _ASKED = Asked(unit="GiB", to=0.1)
 _DENOISE = "LTX2AVDenoisingStage"
 
@@ -156,7 +156,7 @@ def fullest_stage(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdic
         truth=stage,
         options=sorted({*peaks["stage"].head(4), _DENOISE}),
         what="the stage that holds most",
-        why=f"{nbytes / _GIB:.1f} GiB, the transformer that waits for its turn included",
+        why=f"{nbytes / GIB:.1f} GiB, the transformer that waits for its turn included",
         hints=Hints(traps=dict.fromkeys(peaks["stage"], reason), section="section 1"),
     )
 
@@ -172,13 +172,13 @@ def free_for_resident(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Ve
     fit = fits_resident(rehearsal, card, settings={"text_encoder": "layerwise"})
     transformers = 2 * _transformer_gib(rehearsal)
     traps = {
-        fits_resident(rehearsal, card).needed_bytes / _GIB: "that is with the text encoder on the device.",
-        (fit.needed_bytes - POOL_SLACK_BYTES) / _GIB: "the allocator's slack is missing.",
+        fits_resident(rehearsal, card).needed_bytes / GIB: "that is with the text encoder on the device.",
+        (fit.needed_bytes - POOL_SLACK_BYTES) / GIB: "the allocator's slack is missing.",
         transformers: "that is the two transformers; activations and all else come on top.",
     }
     return check_number(
         answer,
-        truth=fit.needed_bytes / _GIB,
+        truth=fit.needed_bytes / GIB,
         what="the size in GiB",
         why="two transformers, all else but most of the text encoder, activations and the allocator's slack",
         asked=_ASKED,
@@ -187,4 +187,4 @@ def free_for_resident(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Ve
 
 
 def _transformer_gib(rehearsal: Rehearsal) -> float:
-    return workload(rehearsal, Plan.of({"lora": "merged"})).components["transformer"].weight_bytes / _GIB
+    return workload(rehearsal, Plan.of({"lora": "merged"})).components["transformer"].weight_bytes / GIB

@@ -15,20 +15,23 @@ Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables
 
 from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
 from reslab.profiler._compare import compare
-from reslab.profiler._comparison import Change, Comparison
+from reslab.profiler._comparison import Comparison
 from reslab.profiler._files import ProfileFileError
 from reslab.profiler._memory import process_memory
 from reslab.profiler._meta import request_facts
 from reslab.profiler._profile import Profile
 from reslab.profiler._profiler import Profiler
 from reslab.profiler._ranges import torch_ranges
-from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, memory_frame, spans_frame
-from reslab.profiler._vega import PALETTE, Figure
+from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
+from reslab.profiler._units import GIB, gib
+from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
 from reslab.profiler._work import UnequalWorkError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BARE_AXIS",
+    "GIB",
     "MEMORY_SCHEMA",
     "PALETTE",
     "SPAN_SCHEMA",
@@ -45,9 +48,14 @@ __all__ = [
     "Reading",
     "UnequalWorkError",
     "compare",
+    "gib",
     "memory_frame",
     "process_memory",
     "request_facts",
     "spans_frame",
     "torch_ranges",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

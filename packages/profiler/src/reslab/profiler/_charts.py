@@ -16,11 +16,9 @@ import polars as pl
 
 from reslab.profiler._tables import UNATTRIBUTED
 from reslab.profiler._units import format_ns, format_share
-from reslab.profiler._vega import PALETTE, Figure
+from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
 
 Row = dict[str, Any]
-
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def stage_bars(stages: pl.DataFrame) -> Figure:
@@ -38,7 +36,7 @@ def stage_bars(stages: pl.DataFrame) -> Figure:
     stages = with_device_share(stages)
     rows = [_bar(row, runs) for row in stages.rows(named=True)]
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("label:N", sort=[row["label"] for row in rows], title=None, axis=_BARE_AXIS),
+        y=alt.Y("label:N", sort=[row["label"] for row in rows], title=None, axis=BARE_AXIS),
         x=alt.X("ms:Q", axis=None),
     )
     bars = base.mark_bar(height=14, cornerRadiusEnd=2).encode(

@@ -1,6 +1,6 @@
 """A profile as a Chrome trace, which Perfetto (ui.perfetto.dev), chrome://tracing and speedscope open.
 
-    export_chrome_trace(profile, "run.json")             # or "run.json.gz", which is compressed
+    export_chrome_trace(profile.spans, profile.memory, "run.json")     # or "run.json.gz", which is compressed
 
 A lane is a track. Perfetto drops a slice that overlaps another on its track without lying inside it, so spans that do
 (two copies at once, a second thread) get a further track of the same lane, and nothing is lost. A span that was timed
@@ -16,16 +16,13 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from reslab.profiler._lanes import STALL
 from reslab.profiler._schema import COMPUTE, COPY, HOST
 from reslab.stages import Kind, output_path
-
-if TYPE_CHECKING:
-    from reslab.profiler._profile import Profile
 
 Event = dict[str, Any]
 
@@ -34,26 +31,27 @@ _TRACKS_A_LANE = 100  # so that a lane's further tracks have numbers next to its
 _ARGS = ("stage", "registered_name", "component", "block", "step", "guidance_pass", "moved_bytes", "error")
 
 
-def export_chrome_trace(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Write a profile as JSON in the Trace Event Format.
+def export_chrome_trace(spans: pl.DataFrame, memory: pl.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a profile's frames as JSON in the Trace Event Format.
 
     Args:
-        profile: What happened, measured or predicted.
+        spans: A frame of `SPAN_SCHEMA`, measured or predicted.
+        memory: A frame of `MEMORY_SCHEMA`.
         path: Where to, ending in .json, or in .json.gz to have it compressed; an existing file is replaced.
 
     Raises:
         ValueError: For another ending.
     """
     target = output_path(path, "a trace", ".json", ".json.gz", "")
-    trace = {"traceEvents": list(trace_events(profile)), "displayTimeUnit": "ns"}
+    trace = {"traceEvents": list(trace_events(spans, memory)), "displayTimeUnit": "ns"}
     text = json.dumps(trace).encode()
     packed = target.suffix.casefold() == ".gz"
     target.write_bytes(gzip.compress(text, mtime=0) if packed else text)
 
 
-def trace_events(profile: Profile) -> Iterator[Event]:
-    """Yield the events of a profile: names of tracks, then slices by track and time, then counters."""
-    rows = profile.spans.with_columns(pl.col(pl.Categorical).cast(pl.String)).rows(named=True)
+def trace_events(spans: pl.DataFrame, memory: pl.DataFrame) -> Iterator[Event]:
+    """Yield the events of a profile's frames: names of tracks, then slices by track and time, then counters."""
+    rows = spans.with_columns(pl.col(pl.Categorical).cast(pl.String)).rows(named=True)
     slices = sorted(_tracked(_slices(rows)), key=lambda event: (event["tid"], event["ts"], -event["dur"]))
     yield _meta("process_name", 0, name="reslab")
     for track in sorted({event["tid"] for event in slices}):
@@ -62,7 +60,7 @@ def trace_events(profile: Profile) -> Iterator[Event]:
         yield _meta("thread_sort_index", track, sort_index=track)
     for event in slices:
         yield {**event, "ts": event["ts"] / 1000, "dur": event["dur"] / 1000}
-    yield from _counters(profile.memory)
+    yield from _counters(memory)
 
 
 def _slices(rows: Iterable[Mapping[str, Any]]) -> Iterator[Event]:

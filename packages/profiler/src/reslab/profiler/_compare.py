@@ -19,10 +19,11 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._comparison import COMPARISON, Change, Comparison
+from reslab.profiler._comparison import Comparison
 from reslab.profiler._consistent import inconsistencies
 from reslab.profiler._profile import Profile
 from reslab.profiler._repeats import TIMES, failed_runs, repeats
+from reslab.profiler._schema import COMPARISON, Change
 from reslab.profiler._shift import Interval, shift_interval
 from reslab.profiler._work import Labels, Profiles, UnequalWorkError, differences
 from reslab.stages import Kind

@@ -15,44 +15,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from reslab.profiler._schema import Schema
-from reslab.stages import Compared, Described
+from reslab.profiler._schema import Change
+from reslab.stages import Compared
 
 if TYPE_CHECKING:
     from reslab.profiler._vega import Figure
-
-
-class Change(Described):
-    """What is said of a stage; each member carries its sentence in `doc`.
-
-    >>> Change.UNSURE.doc
-    'Too few repeats to tell a difference from noise.'
-    """
-
-    SLOWER = "slower", "Slower than noise and the tolerance explain."
-    FASTER = "faster", "Faster than noise and the tolerance explain."
-    SAME = "same", "No difference beyond noise and the tolerance."
-    UNSURE = "unsure", "Too few repeats to tell a difference from noise."
-    NEW = "new", "Only the second side has it."
-    GONE = "gone", "Only the first side has it."
-
-
-COMPARISON: Schema = {
-    "pipeline": pl.String,
-    "stage": pl.String,  # a profile name, or "unattributed"; in `runs` it is null
-    "change": pl.Enum,
-    "a_ms": pl.Float64,  # median over the runs of a; calls of one run are added up
-    "b_ms": pl.Float64,
-    "difference_ms": pl.Float64,  # b − a; a side that lacks the stage counts as 0
-    "relative": pl.Float64,  # difference over a
-    "low_ms": pl.Float64,  # the noise band: the shift from a to b lies between these two
-    "high_ms": pl.Float64,
-    "coverage": pl.Float64,  # with this probability
-    "a_runs": pl.Int64,
-    "b_runs": pl.Int64,
-    "a_peak_bytes": pl.Int64,
-    "b_peak_bytes": pl.Int64,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,7 +52,7 @@ class Comparison(Compared):
         """Return the chart: a bar a stage as long as its difference, with its noise band, worst first."""
         from reslab.profiler._compare_report import difference_bars
 
-        return difference_bars(self)
+        return difference_bars(self.stages, self.runs, labels=self.labels, time=self.time)
 
     def __repr__(self) -> str:
         found = [f"{change}={count}" for change in Change if (count := (self.stages["change"] == change).sum())]
@@ -94,4 +61,4 @@ class Comparison(Compared):
     def _repr_html_(self) -> str:
         from reslab.profiler._compare_report import comparison_html
 
-        return comparison_html(self)
+        return comparison_html(self.stages, self.runs, labels=self.labels, remarks=self.remarks)

@@ -15,6 +15,7 @@ import polars as pl
 from reslab.profiler._hues import OTHER_COLOR
 from reslab.profiler._lanes import LANES, STALL
 from reslab.profiler._units import format_bytes, format_ns
+from reslab.profiler._vega import BARE_AXIS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -24,7 +25,6 @@ WIDTH_PX = 620
 
 NONE = "–"
 _LETTER_PX = 6.5
-_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def lanes_chart(bars: pl.DataFrame, *, x: alt.X, color: alt.Color, unit_ns: float) -> alt.LayerChart | alt.FacetChart:
@@ -42,7 +42,7 @@ def lanes_chart(bars: pl.DataFrame, *, x: alt.X, color: alt.Color, unit_ns: floa
     px_per_ns = WIDTH_PX / max([1, *bars["end_ns"]])
     values = [_bar(row, unit_ns, px_per_ns) for row in longest.sort("lane", "start_ns").iter_rows(named=True)]
     lanes = [lane for lane in LANES if lane in bars["lane"]]
-    y = alt.Y("lane:N", scale=alt.Scale(domain=lanes), title=None, axis=_AXIS)
+    y = alt.Y("lane:N", scale=alt.Scale(domain=lanes), title=None, axis=BARE_AXIS)
     base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y)
     has_component = alt.when(f"datum.component !== '{NONE}'")
     drawn = base.mark_bar(height=17, stroke=OTHER_COLOR, strokeWidth=0.5, clip=True).encode(

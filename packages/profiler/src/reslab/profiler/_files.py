@@ -5,8 +5,8 @@ their own, in base64 under a second key. Under a third lies a checksum of the wh
 were zeros: Parquet readers do not notice a flipped byte in a number, and a profile with a wrong number is worse than
 none.
 
-    save(profile, "run.parquet")
-    load("run.parquet") == profile
+    save(spans, memory, meta, "run.parquet")
+    spans, memory, meta = load("run.parquet")
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile import Profile
 from reslab.profiler._schema import SCHEMA_VERSION
 from reslab.stages import output_path
 
@@ -41,15 +41,15 @@ class ProfileFileError(ValueError):
     """A file is no profile, or none that this version can read."""
 
 
-def save(profile: Profile, path: FilePath) -> None:
-    """Write a profile into one Parquet file, replacing what is there and making the folders on the way."""
-    memory = io.BytesIO()
-    profile.memory.write_parquet(memory)
+def save(spans: pl.DataFrame, memory: pl.DataFrame, meta: Mapping[str, Any], path: FilePath) -> None:
+    """Write a profile's frames and meta into one Parquet file, replacing it and making the folders on the way."""
+    samples = io.BytesIO()
+    memory.write_parquet(samples)
     write(
-        profile.spans,
+        spans,
         {
-            _META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(profile.meta)}),
-            _MEMORY: base64.b64encode(memory.getvalue()).decode(),
+            _META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(meta)}),
+            _MEMORY: base64.b64encode(samples.getvalue()).decode(),
         },
         path,
     )
@@ -66,8 +66,8 @@ def write(spans: pl.DataFrame, content: dict[str, str], path: FilePath) -> None:
     partial.replace(target)
 
 
-def load(path: FilePath) -> Profile:
-    """Read a profile; raises ProfileFileError for what is none, and FileNotFoundError where nothing is."""
+def load(path: FilePath) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]:
+    """Read a profile's spans, memory and meta; raises ProfileFileError for another file, FileNotFoundError for none."""
     data = Path(path).read_bytes()
     if not (data.startswith(_MAGIC) and data.endswith(_MAGIC)):
         raise ProfileFileError(f"{path}: no Parquet file, or one cut short; copy it once more, or save it again")
@@ -76,7 +76,7 @@ def load(path: FilePath) -> Profile:
     content = json.loads(metadata[_META])
     _check_version(content["schema_version"], path)
     memory = pl.read_parquet(io.BytesIO(base64.b64decode(metadata[_MEMORY])))
-    return Profile(spans=pl.read_parquet(io.BytesIO(data)), memory=memory, meta=content["meta"])
+    return pl.read_parquet(io.BytesIO(data)), memory, content["meta"]
 
 
 def _digest(blank: bytes) -> bytes:

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from reslab.profiler._charts import bar_color, with_device_share
 from reslab.profiler._units import format_bytes, format_ns, format_share
-
-if TYPE_CHECKING:
-    from reslab.profiler._profile import Profile
+from reslab.stages import Markup, html_table
 
 Row = dict[str, Any]
 
 _BAR_PX = 120
 
 
-def profile_html(profile: Profile) -> str:
-    """Return the table of stages, and of named spans, as far as there are any."""
-    stages, named = with_device_share(profile.stages()).rows(named=True), profile.named().rows(named=True)
-    tables = [_stages(stages)] if stages else []
-    if named:
-        tables.append(table(("span", "calls", "host"), (_named(row) for row in named)))
+def profile_html(stages: pl.DataFrame, named: pl.DataFrame) -> str:
+    """Return the table of stages, and of named spans, as far as there are any.
+
+    Args:
+        stages: What `Profile.stages` returns.
+        named: What `Profile.named` returns.
+    """
+    tables = [_stages(with_device_share(stages).rows(named=True))] if stages.height else []
+    if named.height:
+        tables.append(html_table(("span", "calls", "host"), (_named(row) for row in named.rows(named=True))))
     return "".join(tables) or "<p>Nothing was recorded.</p>"
 
 
@@ -37,15 +41,15 @@ def _stages(rows: Sequence[Row]) -> str:
     timed = any(row["device_ms"] is not None for row in rows)
     shares = {"device": _device, "share of the device": _share} if timed else {"share": _share}
     columns = {"stage": _name, **aside, "calls": _calls, "host": _host, **shares, "peak memory": _peak}
-    return table(columns, ((cell(row) for cell in columns.values()) for row in rows))
+    return html_table(columns, ((cell(row) for cell in columns.values()) for row in rows))
 
 
 def _name(row: Row) -> str:
-    return escape(row["stage"])
+    return str(row["stage"])
 
 
 def _registered(row: Row) -> str:
-    return escape(", ".join(row["registered_names"]))
+    return ", ".join(row["registered_names"])
 
 
 def _calls(row: Row) -> str:
@@ -63,7 +67,7 @@ def _device(row: Row) -> str:
 def _share(row: Row) -> str:
     share = row["share"] if row["device_share"] is None else row["device_share"]
     style = f"display:inline-block;height:0.7em;width:{share * _BAR_PX:.0f}px;background-color:{bar_color(row)}"
-    return f'<span style="{style}"></span> {format_share(share)}'
+    return Markup(f'<span style="{style}"></span> {escape(format_share(share))}')
 
 
 def _peak(row: Row) -> str:
@@ -72,16 +76,6 @@ def _peak(row: Row) -> str:
 
 
 def _named(row: Row) -> Iterable[str]:
-    yield escape(row["name"])
+    yield row["name"]
     yield str(row["calls"])
     yield _host(row)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table of cells that are escaped already."""
-    return f"<table><thead>{_row(head, 'th')}</thead><tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
-
-
-def _row(cells: Iterable[str], tag: str) -> str:
-    start, end = f'<{tag} style="text-align:left">', f"</{tag}>"
-    return f"<tr>{''.join(start + cell + end for cell in cells)}</tr>"

@@ -38,7 +38,8 @@ WRITTEN = frozenset(
 )
 LONGEST = 32
 
-_LIBRARIES = ("polars", "torch", "diffusers", "transformers")
+#: Packages whose versions are kept, as far as they are loaded; this one is.
+_LIBRARIES = ("reslab.profiler", "polars", "torch", "diffusers", "transformers")
 
 
 def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, Any]) -> Meta:
@@ -117,7 +118,5 @@ def _is_setting(name: str, text: str) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from reslab.profiler import __version__
-
     loaded = {name: str(sys.modules[name].__version__) for name in _LIBRARIES if sys.modules.get(name)}
-    return {"reslab.profiler": __version__, "python": platform.python_version(), **loaded}
+    return {"python": platform.python_version(), **loaded}

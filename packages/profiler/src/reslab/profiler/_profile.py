@@ -4,8 +4,8 @@
     profile.spans.filter(...)   # or ask the frame itself; its columns are in `_schema`
     profile.save("run.parquet"); Profile.load("run.parquet") == profile
 
-It is frozen data: the tables (`_tables`), the chart (`_charts`) and the display (`_html`) are functions of its
-frames, and whether the spans were measured or predicted makes no difference to them.
+It is frozen data: the tables (`_tables`), the charts (`_charts`, `_timeline`) and the display (`_html`) are functions
+of its frames. They do not know this class, and measured and predicted spans are the same to them.
 """
 
 from __future__ import annotations
@@ -151,13 +151,14 @@ class Profile(Compared):
         """
         from reslab.profiler._timeline import timeline
 
-        return timeline(self, pool=pool)
+        device_bytes = self.meta.get("device", {}).get("memory_bytes")
+        return timeline(self.spans, self.memory, pool=pool, device_bytes=device_bytes)
 
     def summary(self) -> str:
         """Return one line for a log: time, longest stages, what no stage accounts for, errors, peak memory."""
         from reslab.profiler._summary import summary
 
-        return summary(self)
+        return summary(self.stages(), self.named(), self.memory)
 
     def export_chrome_trace(self, path: str | os.PathLike[str]) -> None:
         """Write a Chrome trace, which Perfetto (ui.perfetto.dev) opens: a track a lane, memory as counters.
@@ -167,7 +168,7 @@ class Profile(Compared):
         """
         from reslab.profiler._chrome import export_chrome_trace
 
-        export_chrome_trace(self, path)
+        export_chrome_trace(self.spans, self.memory, path)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything into one Parquet file, which any reader of Parquet opens as the frame of spans.
@@ -180,7 +181,7 @@ class Profile(Compared):
         """
         from reslab.profiler._files import save
 
-        save(self, path)
+        save(self.spans, self.memory, self.meta, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Profile:
@@ -194,7 +195,8 @@ class Profile(Compared):
         """
         from reslab.profiler._files import load
 
-        return load(path)
+        spans, memory, meta = load(path)
+        return Profile(spans=spans, memory=memory, meta=meta)
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Hand the spans to whoever reads Arrow: `polars.DataFrame(profile)`, `pyarrow.table(profile)`, DuckDB."""
@@ -208,4 +210,4 @@ class Profile(Compared):
     def _repr_html_(self) -> str:
         from reslab.profiler._html import profile_html
 
-        return profile_html(self)
+        return profile_html(self.stages(), self.named())

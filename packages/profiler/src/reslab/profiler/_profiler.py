@@ -13,7 +13,7 @@ hold in `_schema`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
@@ -31,7 +31,7 @@ from reslab.profiler._torch import accelerator
 _OFF = nullcontext()
 
 
-class Profiler(Recorder):
+class Profiler:
     """Records the spans of a pipeline's runs and of your own `span` blocks.
 
     >>> from reslab.profiler.testing import FakeClock
@@ -53,6 +53,11 @@ class Profiler(Recorder):
             clock other than the default, which no real device runs by, and with None there is none.
     """
 
+    # An observer's callbacks. They are attributes of each profiler and not of its class: IPython completes with what
+    # either has, `__dir__` or not, and no user calls them.
+    begin: Callable[..., None]
+    end: Callable[..., None]
+
     def __init__(
         self,
         pipeline: Observable | None = None,
@@ -64,16 +69,12 @@ class Profiler(Recorder):
     ) -> None:
         self._real = clock is time.perf_counter_ns
         timer, readers = accelerator() if self._real and "auto" in (device, memory) else (None, ())
-        super().__init__(
-            clock,
-            [*readers, *_readers(process_memory())] if memory == "auto" else _readers(memory),
-            counters,
-            timer if device == "auto" else device,
-        )
+        self._clock, self._counters, self._device = clock, counters, timer if device == "auto" else device
+        self._memory = [*readers, *_readers(process_memory())] if memory == "auto" else _readers(memory)
         self._pipeline = pipeline
+        self._recorder = _Listener(pipeline, clock, self._memory, counters, self._device)
+        self.begin, self.end = self._recorder.begin, self._recorder.end
         self._facts: dict[str, Any] = {}
-        self._names: dict[str, StageNames] = {}
-        self._requests: list[dict[str, Any]] = []
         self._origin_ns: int | None = None
         self._until_ns = 0
         self._base: Base | None = None
@@ -102,7 +103,7 @@ class Profiler(Recorder):
             self._base = Base.of(self._device, self._clock)
         if self._origin_ns is None:
             self._origin_ns = self._clock()
-        self._listening = self._pipeline.observe(self) if self._pipeline is not None else _OFF
+        self._listening = self._pipeline.observe(self._recorder) if self._pipeline is not None else _OFF
         return self
 
     def stop(self) -> Profile:
@@ -111,7 +112,7 @@ class Profiler(Recorder):
             self._listening.__exit__(None, None, None)
             self._listening = None
             self._until_ns = self._clock()
-            self.close()
+            self._recorder.close()
         return self.profile
 
     def span(self, name: str) -> AbstractContextManager[None]:
@@ -122,7 +123,7 @@ class Profiler(Recorder):
         """
         if self._listening is None:
             return _OFF
-        return self._blocks.get(name) or self._blocks.setdefault(name, SpanBlock(self, name))
+        return self._blocks.get(name) or self._blocks.setdefault(name, SpanBlock(self._recorder, name))
 
     def note(self, **facts: Any) -> None:
         """Add to the profile's meta, for example the plan that was applied.
@@ -142,7 +143,7 @@ class Profiler(Recorder):
 
     def _read(self) -> Profile:
         until_ns = self._clock() if self.recording else self._until_ns
-        logs = [log for log, _kinds in self._tracks if log]
+        logs = self._recorder.logs()
         if self._device is not None and self._base is not None:
             resolve(logs, self._device, self._base)
         spans, memory = decode(
@@ -153,21 +154,10 @@ class Profiler(Recorder):
         )
         device = self._device
         facts = {"device": {"kind": device.name, "memory_bytes": device.memory_bytes}} if device is not None else {}
-        return Profile(spans=spans, memory=memory, meta=describe(spans, self._requests, facts | self._facts))
+        return Profile(spans=spans, memory=memory, meta=describe(spans, self._recorder.requests, facts | self._facts))
 
-    def _run_begins(self, pipeline_name: str) -> NameTable:
-        if self._pipeline is None or self._pipeline.name != pipeline_name:
-            return {}
-        self._requests.append(request_facts(self._pipeline.request, text_settings=self._pipeline.text_settings))
-        self._names = self._table(self._pipeline)
-        return self._names
-
-    def _stage_begins(self, name: str) -> None:
-        if self._pipeline is not None and name not in self._names:
-            self._names |= self._table(self._pipeline)
-
-    def _table(self, pipeline: Observable) -> dict[str, StageNames]:
-        return {s.registered_name: StageNames(s.profile_name, s.stage_class) for s in pipeline.stages}
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in Profiler.__annotations__]
 
     def __enter__(self) -> Self:
         return self.start()
@@ -182,6 +172,38 @@ class Profiler(Recorder):
 
     def _repr_html_(self) -> str:
         return self.profile._repr_html_()
+
+
+class _Listener(Recorder):
+    """A recorder that keeps the requests of a pipeline's runs, and what its stages are filed under."""
+
+    def __init__(
+        self,
+        pipeline: Observable | None,
+        clock: Clock,
+        memory: Sequence[MemoryReader],
+        counters: Counters | None,
+        device: DeviceTimer | None,
+    ) -> None:
+        super().__init__(clock, memory, counters, device)
+        self.requests: list[dict[str, Any]] = []
+        self._pipeline = pipeline
+        self._names: dict[str, StageNames] = {}
+
+    def _run_begins(self, pipeline_name: str) -> NameTable:
+        if self._pipeline is None or self._pipeline.name != pipeline_name:
+            return {}
+        self.requests.append(request_facts(self._pipeline.request, text_settings=self._pipeline.text_settings))
+        self._names = _table(self._pipeline)
+        return self._names
+
+    def _stage_begins(self, name: str) -> None:
+        if self._pipeline is not None and name not in self._names:
+            self._names |= _table(self._pipeline)
+
+
+def _table(pipeline: Observable) -> dict[str, StageNames]:
+    return {s.registered_name: StageNames(s.profile_name, s.stage_class) for s in pipeline.stages}
 
 
 def _readers(memory: MemoryReader | Sequence[MemoryReader] | None) -> list[MemoryReader]:

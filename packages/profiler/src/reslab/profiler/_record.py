@@ -134,6 +134,10 @@ class Recorder:
             log += (Mark.CLOSE, UNFINISHED, 0, self._clock())
             kinds.clear()
 
+    def logs(self) -> list[Log]:
+        """Return the logs of all threads that recorded anything; they are still written to."""
+        return [log for log, _kinds in self._tracks if log]
+
     def _border(self, log: Log, kind: str, name: str) -> None:
         if kind == Kind.RUN:
             log += (Mark.NAMES, self._run_begins(name), 0, 0)

@@ -19,7 +19,7 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from reslab.stages import Kind
+from reslab.stages import Described, Kind
 
 #: Raised when a column changes its name, type or meaning; files of a newer version are refused.
 SCHEMA_VERSION = 1
@@ -67,6 +67,39 @@ MEMORY_SCHEMA: Schema = {
     "component": pl.Categorical,  # null: all of the pool
     "allocated_bytes": pl.Int64,
     "peak_bytes": pl.Int64,  # highest since the sample before
+}
+
+
+class Change(Described):
+    """What is said of a stage; each member carries its sentence in `doc`.
+
+    >>> Change.UNSURE.doc
+    'Too few repeats to tell a difference from noise.'
+    """
+
+    SLOWER = "slower", "Slower than noise and the tolerance explain."
+    FASTER = "faster", "Faster than noise and the tolerance explain."
+    SAME = "same", "No difference beyond noise and the tolerance."
+    UNSURE = "unsure", "Too few repeats to tell a difference from noise."
+    NEW = "new", "Only the second side has it."
+    GONE = "gone", "Only the first side has it."
+
+
+COMPARISON: Schema = {
+    "pipeline": pl.String,
+    "stage": pl.String,  # a profile name, or "unattributed"; in `runs` it is null
+    "change": pl.Enum,
+    "a_ms": pl.Float64,  # median over the runs of a; calls of one run are added up
+    "b_ms": pl.Float64,
+    "difference_ms": pl.Float64,  # b − a; a side that lacks the stage counts as 0
+    "relative": pl.Float64,  # difference over a
+    "low_ms": pl.Float64,  # the noise band: the shift from a to b lies between these two
+    "high_ms": pl.Float64,
+    "coverage": pl.Float64,  # with this probability
+    "a_runs": pl.Int64,
+    "b_runs": pl.Int64,
+    "a_peak_bytes": pl.Int64,
+    "b_peak_bytes": pl.Int64,
 }
 
 

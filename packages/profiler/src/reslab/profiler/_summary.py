@@ -1,6 +1,6 @@
 """A profile in one line, for a log.
 
-    logger.info(summary(profile))
+    logger.info(summary(profile.stages(), profile.named(), profile.memory))
     # lab: 100 ms; denoise 60 %, encode 30 %, unattributed 10 % | host memory peaked at 11.2 GiB
 
 Shares are of the time of the runs. Where a device was timed they say what it was busy with, because the host's clock
@@ -9,7 +9,7 @@ says only when work was handed over.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
@@ -17,22 +17,21 @@ from reslab.profiler._charts import with_device_share
 from reslab.profiler._tables import UNATTRIBUTED
 from reslab.profiler._units import format_bytes, format_ns, format_share
 
-if TYPE_CHECKING:
-    from reslab.profiler._profile import Profile
-
 _LONGEST = 3
 
 
-def summary(profile: Profile) -> str:
+def summary(stages: pl.DataFrame, named: pl.DataFrame, memory: pl.DataFrame) -> str:
     """Return one line without a newline: each pipeline's time, its longest stages, the rest, errors, peak memory.
 
     Args:
-        profile: What happened, measured or predicted.
+        stages: What `Profile.stages` returns.
+        named: What `Profile.named` returns.
+        memory: A frame of `MEMORY_SCHEMA`.
     """
-    stages = with_device_share(profile.stages())
+    stages = with_device_share(stages)
     told = [_pipeline(name, rows) for (name,), rows in stages.group_by("pipeline", maintain_order=True)]
-    told += [f"{row['name']} {format_ns(row['host_ms'] * 1e6)}" for row in profile.named().iter_rows(named=True)]
-    return " | ".join([*told, *_peaks(profile.memory)]) or "nothing was recorded"
+    told += [f"{row['name']} {format_ns(row['host_ms'] * 1e6)}" for row in named.iter_rows(named=True)]
+    return " | ".join([*told, *_peaks(memory)]) or "nothing was recorded"
 
 
 def _pipeline(name: Any, stages: pl.DataFrame) -> str:

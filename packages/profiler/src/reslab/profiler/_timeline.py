@@ -1,6 +1,6 @@
 """The timeline: what ran when on which lane, over what was resident meanwhile.
 
-    timeline(profile)       # drag to move along, Ctrl and the wheel to zoom, double click to see all of it again
+    timeline(profile.spans, profile.memory)     # drag: move; Ctrl and the wheel: zoom; double click: see all again
 
 Above, a lane a row: the host's stages, steps, passes and calls, then the device's compute, its copies and its stalls,
 as far as the profile has them (`_draw_lanes`). Below, on the same axis, the bytes that each component holds, and the
@@ -10,7 +10,6 @@ memory that there is as a line (`_draw_memory`). A component has one colour in b
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -24,24 +23,25 @@ from reslab.profiler._units import format_bytes, format_ns, format_share, time_u
 from reslab.profiler._vega import Figure, Spec
 from reslab.stages import Kind
 
-if TYPE_CHECKING:
-    from reslab.profiler._profile import Profile
-
 # The wheel alone scrolls the page.
 _ZOOM = "wheel![event.ctrlKey || event.metaKey || event.altKey]"
 
 
-def timeline(profile: Profile, *, pool: str | None = None) -> Figure:
+def timeline(
+    spans: pl.DataFrame, memory: pl.DataFrame, *, pool: str | None = None, device_bytes: int | None = None
+) -> Figure:
     """Draw the lanes of a profile over its memory.
 
     Args:
-        profile: What happened, measured or predicted.
+        spans: A frame of `SPAN_SCHEMA`, measured or predicted.
+        memory: A frame of `MEMORY_SCHEMA`.
         pool: Whose memory to draw; by default the device's if it was read, else what was read first.
+        device_bytes: How much memory the device has, if that is known.
     """
     import altair as alt  # takes two seconds
 
-    bars, pool = lane_bars(profile.spans), pool or first_pool(profile.memory) or ""
-    held = resident_bytes(profile.memory, pool=pool)
+    bars, pool = lane_bars(spans), pool or first_pool(memory) or ""
+    held = resident_bytes(memory, pool=pool)
     until_ns = max([0, *bars["end_ns"], *held["at_ns"]])
     unit, unit_ns = time_unit(until_ns)
     hues = _hues(bars, held)
@@ -52,16 +52,11 @@ def timeline(profile: Profile, *, pool: str | None = None) -> Figure:
     x = alt.X("start:Q", title=f"time ({unit})", axis=alt.Axis(tickCount=8), scale=domain)
     parts = [lanes_chart(bars, x=x.axis(None) if held.height else x, color=color, unit_ns=unit_ns)]
     if held.height:
-        limit = Limit(pool, _there_bytes(profile, pool), until_ns)
-        parts.append(memory_chart(profile.memory, limit, x=x, color=color, unit_ns=unit_ns))
+        limit = Limit(pool, device_bytes if pool == "device" else None, until_ns)
+        parts.append(memory_chart(memory, limit, x=x, color=color, unit_ns=unit_ns))
     chart = alt.vconcat(*parts, spacing=8).resolve_scale(color="shared")
-    figure = Figure.from_altair(chart, caption=_caption(profile, bars, pool))
+    figure = Figure.from_altair(chart, caption=_caption(spans, memory, bars, pool))
     return replace(figure, spec={**figure.spec, "params": [_zoom(figure.spec)]})
-
-
-def _there_bytes(profile: Profile, pool: str) -> int | None:
-    """Return how much of a memory there is, as far as the profile knows."""
-    return profile.meta.get("device", {}).get("memory_bytes") if pool == "device" else None
 
 
 def _zoom(spec: Spec) -> Spec:
@@ -79,9 +74,9 @@ def _hues(bars: pl.DataFrame, held: pl.DataFrame) -> dict[str, str]:
     return hues | ({OTHER: OTHER_COLOR} if OTHER in holders else {})
 
 
-def _caption(profile: Profile, bars: pl.DataFrame, pool: str) -> str:
+def _caption(spans: pl.DataFrame, memory: pl.DataFrame, bars: pl.DataFrame, pool: str) -> str:
     """Say in one sentence how long it took, how much of that the device's lanes were busy, and the peak of memory."""
-    runs = profile.spans.filter(pl.col("kind") == Kind.RUN.value, pl.col("parent").is_null())
+    runs = spans.filter(pl.col("kind") == Kind.RUN.value, pl.col("parent").is_null())
     took_ns = sum(runs["host_ns"]) or max([0, *bars["end_ns"]])
     names = " and ".join(f"{name!r}" for name in runs["name"].cast(pl.String).unique(maintain_order=True))
     parts = [f"{format_ns(took_ns)} of {names}" if names else format_ns(took_ns)]
@@ -89,7 +84,7 @@ def _caption(profile: Profile, bars: pl.DataFrame, pool: str) -> str:
     for lane, said in words.items():
         if covered := covered_ns(bars.filter(pl.col("lane") == lane)):
             parts.append(f"{said} {format_share(covered / took_ns)}")
-    peak = pool_bytes(profile.memory, pool=pool).select(pl.max_horizontal("allocated_bytes", "peak_bytes").max()).item()
+    peak = pool_bytes(memory, pool=pool).select(pl.max_horizontal("allocated_bytes", "peak_bytes").max()).item()
     parts += [f"{pool} memory peaked at {format_bytes(peak)}"] if peak is not None else []
     parts += [f"the {MOST_BARS} longest of {bars.height} spans are drawn"] if bars.height > MOST_BARS else []
     return f"{'; '.join(parts)}."

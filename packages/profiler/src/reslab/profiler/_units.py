@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: Bytes of a GiB.
+GIB = 2**30
+
 
 def format_ns(ns: float) -> str:
     """Return a duration with three significant digits.
@@ -21,6 +24,15 @@ def format_bytes(nbytes: float) -> str:
     ['12 B', '1.5 KiB', '737 MiB', '22.7 GiB']
     """
     return _scaled(nbytes, 1024, ("B", "KiB", "MiB", "GiB"))
+
+
+def gib(nbytes: float) -> str:
+    """Return a size in GiB with two decimals, for sentences and tables that compare sizes.
+
+    >>> gib(35.37 * 2**30)
+    '35.37 GiB'
+    """
+    return f"{nbytes / GIB:.2f} GiB"
 
 
 def format_share(share: float) -> str:

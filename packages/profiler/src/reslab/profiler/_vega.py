@@ -43,6 +43,9 @@ PALETTE = {
     "grey": "#999999",
 }
 
+#: The axis of bars that carry their own labels: their names, and neither line nor ticks.
+BARE_AXIS: dict[str, Any] = {"ticks": False, "domain": False, "labelPadding": 8}
+
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _VERSION = "5.8"  # the oldest Vega-Lite that vl-convert has; JupyterLab 4.6 draws with 5.6
 _MIME = "application/vnd.vegalite.v5+json"

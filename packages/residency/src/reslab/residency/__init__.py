@@ -10,9 +10,8 @@ Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four
 of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING
 
 from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._like import like
@@ -67,6 +66,21 @@ from reslab.residency._report._survey_chart import survey_chart
 from reslab.residency._report._ways_chart import ways_chart
 from reslab.residency._report._what_helps import Advice, what_helps
 from reslab.residency._report._work_chart import work_chart
+from reslab.stages import lazy_names
+
+if TYPE_CHECKING:
+    from reslab.residency._calibrate._link import measure_link
+    from reslab.residency._engine._apply import apply
+    from reslab.residency._engine._difference import lora_difference
+    from reslab.residency._engine._errors import OutOfMemory, ResidencyError, WeightsAbsent
+    from reslab.residency._engine._fit import Budget
+    from reslab.residency._engine._host_need import host_need
+    from reslab.residency._engine._keyed import KeyedFile
+    from reslab.residency._engine._residency import Residency
+    from reslab.residency._engine._strategy import offload_strategy
+    from reslab.residency._rehearse._blank import blank, blanks
+    from reslab.residency._rehearse._rehearse import rehearse
+    from reslab.residency._rehearse._weightless import parameters_to_meta, weightless
 
 __version__ = "0.1.0"
 
@@ -90,16 +104,8 @@ _NEEDS_TORCH = {
     "weightless": "_rehearse._weightless",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _NEEDS_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEEDS_TORCH[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *_NEEDS_TORCH]
-
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+    __getattr__ = lazy_names(__name__, _NEEDS_TORCH)
 
 __all__ = [
     "MERGED",
@@ -110,6 +116,7 @@ __all__ = [
     "Advice",
     "Answer",
     "Bounds",
+    "Budget",
     "Call",
     "ComponentBytes",
     "ComponentSize",
@@ -122,25 +129,33 @@ __all__ = [
     "Footprint",
     "Holder",
     "HostBytes",
+    "KeyedFile",
     "LinkSpeed",
     "Lora",
     "Machine",
     "Memory",
     "Move",
     "Numerics",
+    "OutOfMemory",
     "Placement",
     "Plan",
     "PlanError",
     "Rehearsal",
     "RehearsalError",
+    "Residency",
+    "ResidencyError",
     "Schedule",
     "Settings",
     "StageBounds",
     "Survey",
     "UnknownValueError",
+    "WeightsAbsent",
     "Workload",
+    "apply",
     "beside",
     "beside_chart",
+    "blank",
+    "blanks",
     "bounds",
     "bounds_chart",
     "break_even",
@@ -153,18 +168,24 @@ __all__ = [
     "disk",
     "equal_blocks",
     "footprint",
+    "host_need",
     "kept_chart",
     "kept_row",
     "layerwise",
     "leaner",
     "like",
+    "lora_difference",
+    "measure_link",
     "most_resident",
     "moved_bytes",
     "moved_chart",
+    "offload_strategy",
     "offloading_chart",
+    "parameters_to_meta",
     "pass_time",
     "preset",
     "presets",
+    "rehearse",
     "resident",
     "schedule",
     "slot_times",
@@ -175,11 +196,16 @@ __all__ = [
     "this_machine",
     "user_settings",
     "ways_chart",
+    "weightless",
     "what_helps",
     "work_chart",
     "workload",
 ]
 
 # `import *` has what needs torch too, and imports torch for it; where there is no torch, it has all the others
-if find_spec("torch") is not None:
-    __all__ += sorted(_NEEDS_TORCH)
+if find_spec("torch") is None:
+    __all__ = [name for name in __all__ if name not in _NEEDS_TORCH]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._workload import workload
@@ -17,7 +18,6 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
-_GIB = 2**30
 _ASKED = Asked(unit="GiB", to=0.01)
 
 
@@ -31,7 +31,7 @@ def gib_with_kept(answer: Any, rehearsal: Rehearsal, *, kept: int) -> Verdict:
     """
     plan = preset("streaming", rehearsal, settings={"transformer.resident": kept})
     all_stream, truth = _moved_gib(preset("streaming", rehearsal), rehearsal), _moved_gib(plan, rehearsal)
-    stay = kept * max(workload(rehearsal).components["transformer"].block_bytes) / _GIB
+    stay = kept * max(workload(rehearsal).components["transformer"].block_bytes) / GIB
     traps = {
         all_stream: "that is with none kept.",
         all_stream - truth: "that is what is saved; what is still moved?",
@@ -82,7 +82,7 @@ def gib_of_prefetch(answer: Any, rehearsal: Rehearsal, *, prefetch: int) -> Verd
     """
     work = workload(rehearsal)
     held, one_ahead = _denoising_gib(work, prefetch), _denoising_gib(work, 1)
-    block = max(work.components["transformer"].block_bytes) / _GIB
+    block = max(work.components["transformer"].block_bytes) / GIB
     traps = {
         one_ahead: "that is with one block ahead.",
         held - block: "one slot more: while its block computes, all others are fetched ahead.",
@@ -100,8 +100,8 @@ def gib_of_prefetch(answer: Any, rehearsal: Rehearsal, *, prefetch: int) -> Verd
 
 def _denoising_gib(work: Workload, prefetch: int) -> float:
     plan = preset("streaming", work, settings={"transformer.prefetch": prefetch})
-    return sum(row.device_bytes for row in footprint(plan, work) if row.stage == "LTX2AVDenoisingStage") / _GIB
+    return sum(row.device_bytes for row in footprint(plan, work) if row.stage == "LTX2AVDenoisingStage") / GIB
 
 
 def _moved_gib(plan: Plan, rehearsal: Rehearsal) -> float:
-    return sum(row.fetched_bytes for row in footprint(plan, workload(rehearsal))) / _GIB
+    return sum(row.fetched_bytes for row in footprint(plan, workload(rehearsal))) / GIB

@@ -1,8 +1,7 @@
-"""Sizes, rates and names as people write them, to and from the numbers and keys that the code works with.
+"""Sizes and rates as people write them, to and from the numbers that the code works with.
 
     parse_bytes("12 GiB")          # 12884901888; an integer is bytes already
     parse_rate("1 GB/s")           # 1000000000
-    nearest("RTX 490", known)      # "did you mean 'RTX 4090'?"
 
 GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a bare number.
 """
@@ -57,15 +56,6 @@ def _parse(value: int | str, *, rate: bool, example: str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
-def gib(nbytes: float) -> str:
-    """Return a size in GiB with two decimals, for sentences and tables that compare sizes.
-
-    >>> gib(35.37 * 2**30)
-    '35.37 GiB'
-    """
-    return f"{nbytes / 2**30:.2f} GiB"
-
-
 def size_text(nbytes: float) -> str:
     """Return a size in the largest unit of which there is a tenth, for sentences about models of any size.
 
@@ -78,29 +68,11 @@ def size_text(nbytes: float) -> str:
     return f"{nbytes:.0f} B"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are near, as the end of an error's sentence.
-
-    >>> nearest("H20", ["H200", "T4"])
-    "did you mean 'H200'?"
-    >>> nearest("zzz", ["H200", "T4"])
-    'there are: H200, T4'
-    """
-    names = list(known)
-    if close := _near(name, names):
-        return "did you mean " + " or ".join(map(repr, close)) + "?"
-    return "there are: " + (", ".join(names) or "none")
-
-
 def is_near(name: str, known: Iterable[str]) -> bool:
     """Tell whether a name may be one of the known ones, mistyped.
 
     >>> is_near("transfomer", ["transformer", "vae"]), is_near("latent_upsampler", ["transformer", "vae"])
     (True, False)
     """
-    return bool(_near(name, known))
-
-
-def _near(name: str, known: Iterable[str]) -> list[str]:
-    folded = {each.casefold(): each for each in known}
-    return [folded[each] for each in get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)]
+    folded = [each.casefold() for each in known]
+    return bool(get_close_matches(name.casefold(), folded, n=1, cutoff=0.6))

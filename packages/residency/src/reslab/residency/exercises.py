@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.residency._bounds._preset import preset
 from reslab.residency._bounds._roofline import block_times
@@ -35,8 +36,6 @@ __all__ = [
     "traced_blocks",
     "video_tokens",
 ]
-
-_GIB = 2**30
 
 
 def __dir__() -> list[str]:
@@ -111,8 +110,8 @@ def recipe_gib_encoding_once(answer: Any, rehearsal: Rehearsal) -> Verdict:
     """
     work = workload(rehearsal, Plan.of({"lora": "merged"}))
     rows = footprint(preset("diffusers model offload", work), work)
-    size = {name: each.weight_bytes / _GIB for name, each in work.components.items() if not name.endswith(MERGED)}
-    once, truth = sum(size.values()), sum(row.fetched_bytes for row in rows) / _GIB
+    size = {name: each.weight_bytes / GIB for name, each in work.components.items() if not name.endswith(MERGED)}
+    once, truth = sum(size.values()), sum(row.fetched_bytes for row in rows) / GIB
     twice = truth + size["text_encoder"] + size["connectors"]
     traps = {
         once: "the transformer comes a second time: between its two turns another component was on the card.",
@@ -168,7 +167,7 @@ def activation_gib_at(answer: Any, rehearsal: Rehearsal, tokens: int) -> Verdict
         tokens: Video tokens of the other size.
     """
     per_token, (at, nbytes) = activation_slope(rehearsal)
-    known, slope = nbytes / _GIB, per_token / _GIB
+    known, slope = nbytes / GIB, per_token / GIB
     traps = {
         known: f"that is at {at:,} tokens.",
         known + slope * tokens: f"{at:,} tokens are in the first part already; how many more are there?",

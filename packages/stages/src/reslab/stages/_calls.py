@@ -13,28 +13,31 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._roles import is_module
 from reslab.stages._sections import Sections
-
-if TYPE_CHECKING:
-    from reslab.stages._stage import Stage
+from reslab.stages._stage import Stage
 
 METHODS = ("forward", "encode", "decode")
 _ABSENT = object()
 
 
-def is_module(component: Any) -> bool:
-    """Whether a component has weights, judged without importing torch."""
-    return hasattr(component, "named_parameters") and hasattr(component, "forward")
-
-
 @contextmanager
-def shadowed(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Let `owner.name` be `method` within the block, then exactly what it was."""
+def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let `owner.name` be `value` within the block, then exactly what it was, its own or its class's.
+
+    >>> from types import SimpleNamespace
+    >>> owner = SimpleNamespace(paused=False)
+    >>> with shadowed(owner, "paused", True), shadowed(owner, "forward", print):
+    ...     owner.paused, "forward" in vars(owner)
+    (True, True)
+    >>> owner
+    namespace(paused=False)
+    """
     before = owner.__dict__.get(name, _ABSENT)
-    owner.__dict__[name] = method
+    owner.__dict__[name] = value
     try:
         yield
     finally:

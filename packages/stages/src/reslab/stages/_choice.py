@@ -50,7 +50,7 @@ class Choice(Stage):
         trigger = bind.value(self.trigger)
         for part in (self.present, self.absent):
             if part is not None:
-                part._registered_name = self.registered_name
+                part.set_registered_name(self.registered_name)
         present, absent = (
             s.prepare(bind) if s is not None else (lambda values: None) for s in (self.present, self.absent)
         )

@@ -19,13 +19,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from reslab.stages._described import Described
-
-if TYPE_CHECKING:
-    from reslab.stages._stage import Stage
-    from reslab.stages._stock import Section, StockStage
+from reslab.stages._stage import Stage
+from reslab.stages._stock import Section, StockStage
 
 logger = logging.getLogger(__name__)
 

@@ -138,16 +138,21 @@ def free_name(name: str, taken: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near, as the end of an error's sentence.
 
-    >>> nearest("promt", ["prompt", "width"])
+    >>> nearest("Promt", ["width", "prompt"])
     "did you mean 'prompt'?"
-    >>> nearest("zzz", ["prompt", "width"])
+    >>> nearest("zzz", ["width", "prompt"])
     'known: prompt, width'
+
+    Args:
+        name: The name that was given; capitals do not matter.
+        known: The names that there are, in any order.
     """
-    known = sorted(known)
-    close = get_close_matches(name, known, n=3, cutoff=0.6)
+    names = sorted(known)
+    folded = {each.casefold(): each for each in names}
+    close = get_close_matches(name.casefold(), folded, n=3, cutoff=0.6)
     if close:
-        return "did you mean " + " or ".join(repr(match) for match in close) + "?"
-    return "known: " + (", ".join(known) or "none")
+        return "did you mean " + " or ".join(repr(folded[match]) for match in close) + "?"
+    return "known: " + (", ".join(names) or "none")
 
 
 def _check_text(name: str, what: str) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 from reslab.stages import _blocks, _check, _names, _stock
 from reslab.stages._events import Conductor, Observer, Subscription, Tell
 from reslab.stages._names import PipelineError, ProfileNames
+from reslab.stages._registry import Registry
 from reslab.stages._run import Program, run_observed, run_unobserved
 from reslab.stages._sequence import Stages
-from reslab.stages._stage import Binding, Stage
+from reslab.stages._stage import Binding, Stage, is_in_pipeline, names_of
 from reslab.stages._values import Values
 
 
@@ -46,7 +47,7 @@ class Pipeline:
     ) -> None:
         self.components: dict[str, Any] = dict(components or {})
         self.name = name
-        self.profile_names = _names.rule(profile_names)
+        self._registry = Registry(profile_names)
         self.result = result
         self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
         #: How the pipeline was composed, for the record; plain data.
@@ -59,15 +60,12 @@ class Pipeline:
         self.set_elsewhere: Mapping[str, str] = {}
         #: The inputs of the run under way, else empty.
         self.request: Mapping[str, Any] = {}
-        #: The stage that is running, or None.
-        self.current_stage: Stage | None = None
-        self._bound: list[tuple[Stage, Binding]] = []
+        self._bindings: dict[int, Binding] = {}
         self._groups: dict[int, str] = {}
         self._observers: dict[Subscription, Observer] = {}
         self._conductor: Conductor | None = None
-        self._version = 0
         self._program: Program | None = None
-        self._running: Program | None = None
+        self._running = False
         self._telling: Tell | None = None
 
     @classmethod
@@ -146,41 +144,54 @@ class Pipeline:
             PipelineError: The name is taken or reserved, the stage is in a pipeline already, or something is renamed
                 or given that the stage does not have.
         """
-        if self._running is not None:
+        if self._running:
             raise PipelineError(f"the pipeline {self.name!r} is running; add stages before or after a run")
         stage = stage() if isinstance(stage, type) else stage
         if not isinstance(stage, Stage):
             raise PipelineError(
                 f"wanted a stage, got {type(stage).__name__}; wrap blocks in BlockStage, functions in @stage"
             )
-        if stage._pipeline is not None:
+        if is_in_pipeline(stage):
             raise PipelineError(f"{stage!r} is in a pipeline already; add another instance")
         bind = Binding(
             pipeline=self, components=dict(components or {}), values=dict(values or {}), given=dict(given or {})
         )
-        others = [other._names() for other in self.stages]
+        others = self._registry.names()
         registered_name = name or stage.registered_name
         if name is not None and isinstance(stage, _stock.StockStage):
             stage.begin_names_with(name)
         for shown in stage.sections():
             _names.check_registered(registered_name if shown is stage else shown.registered_name, others)
             _names.check_class(shown.stage_class, others)
-        if stage._explicit_profile_name is not None:
-            _names.check_explicit(stage._explicit_profile_name, others)
+        if (explicit := names_of(stage).explicit) is not None:
+            _names.check_explicit(explicit, others)
         _check.check_names(stage, registered_name, bind)
-        place = len(self._bound) if before is None else self._place(before)
-        stage._registered_name = name or stage._registered_name
-        for each in (stage, *stage.sections()):
-            each._pipeline = self
-        self._bound.insert(place, (stage, bind))
-        self._groups[id(stage)] = group
-        self._version += 1
+        self._registry.insert(stage, name=name, before=before)
+        self._bindings[id(stage)], self._groups[id(stage)] = bind, group
         return self
 
     @property
     def stages(self) -> Stages:
         """The stages in order; also by registered name, with Tab completion."""
-        return Stages([shown for stage, _bind in self._bound for shown in stage.sections()])
+        return self._registry.stages
+
+    @property
+    def current_stage(self) -> Stage | None:
+        """The stage that is running, or None."""
+        return self._registry.current
+
+    @property
+    def profile_names(self) -> str:
+        """The rule by which stages get their profile names, see `ProfileNames`; it can be set.
+
+        Raises:
+            PipelineError: When it is set to what is no rule.
+        """
+        return self._registry.rule
+
+    @profile_names.setter
+    def profile_names(self, rule: str) -> None:
+        self._registry.rule = rule
 
     @property
     def text_settings(self) -> frozenset[str]:
@@ -191,7 +202,7 @@ class Pipeline:
         >>> Pipeline().add(say, name="say", values={"how": "tone"}).text_settings
         frozenset({'tone'})
         """
-        return frozenset(bind.value(name) for stage, bind in self._bound for name in stage.text_settings)
+        return frozenset(bind.value(name) for stage, bind in self._bound() for name in stage.text_settings)
 
     @property
     def execution_device(self) -> Any:
@@ -214,22 +225,27 @@ class Pipeline:
             PipelineError: The request cannot run; nothing has been run.
             Exception: A stage's own error, with the stage's name as a note.
         """
-        if self._running is not None:
+        if self._running:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
         program = self._ready()
         asked = _blocks.without_choices(inputs, self._chosen, self.stages)
         program.check(asked, self.components, self.result, self.set_elsewhere, self._defaults())
         program.prepare()
         values = self._values(asked)
-        self._running, self.request = program, inputs
+        self._running, self.request = True, inputs
         try:
+            self._registry.hold()
             if self._observers or self._conductor is not None:
-                self._telling = self.tell
-                run_observed(self, program, values, self._telling, self._conductor)
+                tell = self._telling = self.tell
+                run_observed(
+                    self.name, self._registry, program, values,
+                    components=self.components, tell=tell, conductor=self._conductor,
+                )  # fmt: skip
             else:
-                run_unobserved(self, program, values)
+                run_unobserved(self.name, self._registry, program, values)
         finally:
-            self._running, self._telling, self.request, self.current_stage = None, None, {}, None
+            self._running, self._telling, self.request = False, None, {}
+            self._registry.release()
         return values[self.result] if self.result is not None else values
 
     def observe(self, observer: Observer) -> Subscription:
@@ -286,32 +302,13 @@ class Pipeline:
         return values
 
     def _ready(self) -> Program:
-        key = (self._version, self.profile_names, self.progress, *self.components, *map(id, self.components.values()))
+        key = (self._registry.version, self.progress, *self.components, *map(id, self.components.values()))
         if self._program is None or self._program.key != key:
-            self._program = Program(key=key, bound=tuple(self._bound), names=self._settled())
+            self._program = Program(key=key, bound=self._bound())
         return self._program
 
-    def _settled(self) -> dict[int, str]:
-        """The profile names of all stages, by id; a stock pipeline's whole call goes by its registered name."""
-        filed = _names.profile_names([stage._names() for stage in self.stages], self.profile_names)
-        whole = {id(stage): stage.registered_name for stage, _bind in self._bound}
-        return whole | {id(stage): name for stage, name in zip(self.stages, filed, strict=True)}
-
-    def _found(self, section: Stage) -> None:
-        """Take up a section that a run has found."""
-        section._pipeline = self
-        self._version += 1
-        if self._running is not None:
-            self._running.names[id(section)] = self._settled()[id(section)]
-
-    def _place(self, name: str) -> int:
-        names = [stage.registered_name for stage in self.stages]
-        if name not in names:
-            raise PipelineError(f"no stage is registered as {name!r}; {_names.nearest(name, names)}")
-        return names.index(name)
-
-    def _profile_name(self, stage: Stage) -> str:
-        return (self._running or self._ready()).names[id(stage)]
+    def _bound(self) -> tuple[tuple[Stage, Binding], ...]:
+        return tuple((stage, self._bindings[id(stage)]) for stage in self._registry.inserted)
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {len(self.stages)} stages, {len(self.components)} components>"
@@ -319,4 +316,5 @@ class Pipeline:
     def _repr_html_(self) -> str:
         from reslab.stages import _report
 
-        return _report.html(self)
+        entries = [_report.Entry(stage, bind, self._groups[id(stage)]) for stage, bind in self._bound()]
+        return _report.html(self.name, entries, components=self.components, result=self.result)

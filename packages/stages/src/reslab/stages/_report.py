@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from reslab.stages._check import EVERYTHING
-from reslab.stages._stage import REQUIRED
-
-if TYPE_CHECKING:
-    from reslab.stages._pipeline import Pipeline
+from reslab.stages._html_table import LEFT, Cell, Markup, html_table
+from reslab.stages._stage import REQUIRED, Binding, Stage
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
 BLUE, ORANGE = "#0072B2", "#E69F00"
@@ -27,6 +25,14 @@ INK = "#7a7a7a"
 COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
 #: Names listed in a cell before the rest is counted.
 SHOWN = 3
+
+
+class Entry(NamedTuple):
+    """A stage as it was added: how it is bound, and the heading that it stands under."""
+
+    stage: Stage
+    binding: Binding
+    group: str
 
 
 class Row(NamedTuple):
@@ -41,12 +47,11 @@ class Row(NamedTuple):
     writes: list[str]
 
 
-def rows(pipeline: Pipeline) -> list[Row]:
+def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
     """Describe every stage in order; of what it could read, what is required or written before."""
     described: list[Row] = []
     written: set[str] = set()
-    shown = [(section, bind, stage) for stage, bind in pipeline._bound for section in stage.sections()]
-    for stage, bind, added in shown:
+    for stage, bind, group in (entry._replace(stage=shown) for entry in entries for shown in entry.stage.sections()):
         signature = stage.signature(EVERYTHING)
         parameters = [name for name in signature.reads if bind.is_component(name)]
         used = [bind.components.get(name, name) for name in (*signature.components, *parameters)]
@@ -61,11 +66,11 @@ def rows(pipeline: Pipeline) -> list[Row]:
         written.update(writes)
         described.append(
             Row(
-                group=pipeline._groups[id(added)],
+                group=group,
                 registered_name=stage.registered_name,
                 profile_name=stage.profile_name,
                 stage_class=stage.stage_class,
-                components=[name for name in used if name in pipeline.components],
+                components=[name for name in used if name in components],
                 reads=reads,
                 writes=writes,
             )
@@ -73,11 +78,11 @@ def rows(pipeline: Pipeline) -> list[Row]:
     return described
 
 
-def needed(pipeline: Pipeline) -> list[str]:
+def needed(entries: Sequence[Entry]) -> list[str]:
     """The values that a request must give."""
     written: set[str] = set()
     wanted: dict[str, None] = {}
-    for stage, bind in pipeline._bound:
+    for stage, bind, _group in entries:
         signature = stage.signature()
         for name, default in signature.reads.items():
             own = name in bind.given or bind.is_component(name)
@@ -87,13 +92,13 @@ def needed(pipeline: Pipeline) -> list[str]:
     return list(wanted)
 
 
-def html(pipeline: Pipeline) -> str:
-    """The table, and the diagram below it."""
-    described = rows(pipeline)
-    asks = ", ".join(needed(pipeline)) or "nothing"
+def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], result: str | None) -> str:
+    """Return the table of a pipeline's stages, and the diagram below it."""
+    described = rows(entries, components)
+    asks = ", ".join(needed(entries)) or "nothing"
     head = (
-        f"<p><b>{escape(pipeline.name)}</b>: {_count(described, 'stage')}, {_count(pipeline.components, 'component')}; "
-        f"needs {escape(asks)}; returns {escape(pipeline.result or 'all values')}</p>"
+        f"<p><b>{escape(name)}</b>: {_count(described, 'stage')}, {_count(components, 'component')}; "
+        f"needs {escape(asks)}; returns {escape(result or 'all values')}</p>"
     )
     return f"<div>{head}{table(described)}{diagram(described)}</div>"
 
@@ -102,19 +107,17 @@ def table(described: list[Row]) -> str:
     """An HTML table with a row a stage, under its group's heading."""
     renamed = any(row.profile_name != row.registered_name for row in described)
     titles = ["", "stage", *(["profile name"] if renamed else []), "of class", "components", "reads", "writes"]
-    lines: list[str] = []
+    lines: list[str | list[Cell]] = []
     numbered = enumerate(described, start=1)
     for group, members in groupby(numbered, key=lambda item: item[1].group):
-        if group:
-            lines.append(f'<tr><th colspan="{len(titles)}" style="text-align:left">{escape(group)}</th></tr>')
+        lines += [group] if group else []
         for place, row in members:
             own_class = row.stage_class if row.stage_class != row.registered_name else ""
             names = [str(place), row.registered_name, *([row.profile_name] if renamed else []), own_class]
             listed = (row.components, row.reads, row.writes)
-            cells = [_cell(_breakable(name)) for name in names] + [_cell(_short(values)) for values in listed]
-            lines.append("<tr>" + "".join(cells) + "</tr>")
-    titled = "".join(f'<th style="text-align:left">{title}</th>' for title in titles)
-    return f"<table><thead><tr>{titled}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+            cells = [*map(_breakable, names), *map(_short, listed)]
+            lines.append([Cell(Markup(cell), style=f"{LEFT};vertical-align:top") for cell in cells])
+    return html_table(titles, lines)
 
 
 def _short(names: list[str]) -> str:
@@ -127,10 +130,6 @@ def _short(names: list[str]) -> str:
 def _breakable(name: str) -> str:
     """A name that may be broken after an underscore and before a word's capital, and nowhere else: LTX2|LoRA|Switch."""
     return re.sub(r"(?<=_)|(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "<wbr>", escape(name))
-
-
-def _cell(content: str) -> str:
-    return f'<td style="text-align:left;vertical-align:top">{content}</td>'
 
 
 def diagram(described: list[Row]) -> str:

@@ -34,17 +34,37 @@ def keep(values: Values, given: Mapping[str, Any], components: Mapping[str, Any]
     kept = values.copy()
     objects = [*flat(values.values()), *flat(given.values()), *components.values()]
     generators = [(each, each.get_state()) for each in objects if _is_generator(each)]
-    schedulers = [(each, _attributes(vars(each))) for each in objects if _is_scheduler(each)]
+    schedulers = [keep_attributes(each) for each in objects if _is_scheduler(each)]
 
     def restore() -> None:
         values.restore(kept)
         for generator, state in generators:
             generator.set_state(state)
-        for scheduler, state in schedulers:
-            vars(scheduler).clear()
-            vars(scheduler).update(_attributes(state))
+        for put_back in schedulers:
+            put_back()
 
     return restore
+
+
+def keep_attributes(owner: Any) -> Callable[[], None]:
+    """Keep the attributes that an object has of its own, and return what puts them back, as often as it is called.
+
+    Lists are copied: multistep schedulers write their history into one.
+
+    >>> from types import SimpleNamespace
+    >>> scheduler = SimpleNamespace(step_index=0, history=[None])
+    >>> put_back = keep_attributes(scheduler)
+    >>> scheduler.step_index, scheduler.sigma, scheduler.history[0] = 1, 0.5, "latents"
+    >>> put_back(); scheduler
+    namespace(step_index=0, history=[None])
+    """
+    kept = _attributes(vars(owner))
+
+    def put_back() -> None:
+        vars(owner).clear()
+        vars(owner).update(_attributes(kept))
+
+    return put_back
 
 
 def flat(values: Iterable[Any]) -> Iterable[Any]:
@@ -56,7 +76,7 @@ def flat(values: Iterable[Any]) -> Iterable[Any]:
 
 
 def _attributes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's attributes with its lists copied: multistep ones write their history into a list."""
+    """Copy attributes, and the lists among them."""
     return {name: list(value) if type(value) is list else value for name, value in state.items()}
 
 

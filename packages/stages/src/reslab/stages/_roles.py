@@ -59,6 +59,11 @@ def role_of(name: str, component: Any, method: str) -> str:
     return named or name
 
 
+def is_module(component: Any) -> bool:
+    """Tell whether a component has weights, judged without importing torch."""
+    return hasattr(component, "named_parameters") and hasattr(component, "forward")
+
+
 def timestep_names(component: Any) -> tuple[str, ...]:
     """Return the parameters of a component's forward that are timesteps."""
     try:

@@ -7,28 +7,25 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.stages import _check
 from reslab.stages._calls import Watch
 from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._registry import Registry
 from reslab.stages._retry import Attempt
 from reslab.stages._sections import Sections
 from reslab.stages._stage import Binding, Stage
 from reslab.stages._stock import StockStage
 from reslab.stages._values import Values
 
-if TYPE_CHECKING:
-    from reslab.stages._pipeline import Pipeline
-
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """A pipeline made ready: names settled, calls bound, requests checked once; remade when `key` changes."""
+    """A pipeline made ready: calls bound, requests checked once; remade when `key` changes."""
 
     key: tuple[Any, ...]
     bound: tuple[tuple[Stage, Binding], ...]
-    names: dict[int, str]
     calls: tuple[tuple[Stage, str, Callable[[Values], None]], ...] = ()
     component_names: dict[int, list[str]] = field(default_factory=dict)
     checked: set[tuple[Any, ...]] = field(default_factory=set)
@@ -65,36 +62,45 @@ class Program:
         )
 
 
-def run_unobserved(pipeline: Pipeline, program: Program, values: Values) -> None:
-    """Call every stage in order."""
+def run_unobserved(name: str, registry: Registry, program: Program, values: Values) -> None:
+    """Call every stage of the pipeline `name` in order."""
     try:
         for stage, _name, call in program.calls:
-            pipeline.current_stage = stage
+            registry.current = stage
             call(values)
     except BaseException as error:
-        note_stage(error, pipeline)
+        note_stage(error, name, registry)
         raise
 
 
-def run_observed(pipeline: Pipeline, program: Program, values: Values, tell: Tell, conductor: Conductor | None) -> None:
-    """Call every stage in order, telling of each run, stage, step, pass and component call."""
+def run_observed(
+    name: str,
+    registry: Registry,
+    program: Program,
+    values: Values,
+    *,
+    components: Mapping[str, Any],
+    tell: Tell,
+    conductor: Conductor | None,
+) -> None:
+    """Call every stage of the pipeline `name` in order, telling of each run, stage, step, pass and component call."""
     bound = [stage for stage, _bind in program.bound]
     stock = any(isinstance(stage, StockStage) for stage in bound)
-    sections = Sections(pipeline, tell, conductor) if stock else None
-    names = program.component_names
-    watch = Watch(tell, conductor, pipeline.components, lambda: names.get(id(pipeline.current_stage), []), sections)
+    sections = Sections(registry, components, tell, conductor) if stock else None
+    used = program.component_names
+    watch = Watch(tell, conductor, components, lambda: used.get(id(registry.current), []), sections)
     try:
-        with told(tell, Kind.RUN, sys.intern(pipeline.name)), watch.run(bound):
-            for (stage, name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):
+        with told(tell, Kind.RUN, sys.intern(name)), watch.run(bound):
+            for (stage, stage_name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):
                 if sections is not None and isinstance(stage, StockStage):
                     conducted_whole(conductor, stage, sections, call, values, bind)
                     continue
-                pipeline.current_stage = stage
-                place = pipeline.stages.index(stage) if stock else bound.index(stage)
-                with told(tell, Kind.STAGE, name, place):
+                registry.current = stage
+                place = registry.stages.index(stage) if stock else bound.index(stage)
+                with told(tell, Kind.STAGE, stage_name, place):
                     conducted(conductor, stage, call, values, bind)
     except BaseException as error:
-        note_stage(error, pipeline)
+        note_stage(error, name, registry)
         raise
 
 
@@ -144,17 +150,17 @@ def conducted_whole(
         conductor.sections(stock, partial(sectioned, values))
 
 
-def note_stage(error: BaseException, pipeline: Pipeline) -> None:
-    """Note on the error in which stage it was raised; its type and traceback stay its own."""
+def note_stage(error: BaseException, pipeline: str, registry: Registry) -> None:
+    """Note on the error in which stage of `pipeline` it was raised; its type and traceback stay its own."""
     if isinstance(error, NameError) and error.name and _raised_in(error).startswith("diffusers."):
         # diffusers imports some packages only where they are there (ftfy, for Wan's prompts), and fails by their name
         error.add_note(f"diffusers uses {error.name!r} here, a package that is not installed")
-    current, shown = pipeline.current_stage, pipeline.stages
+    current, shown = registry.current, registry.stages
     for place, stage in enumerate(shown, start=1):
         if stage is current:
-            error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline.name!r}")
+            error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline!r}")
     if isinstance(current, StockStage):  # unobserved, its sections are not told apart
-        error.add_note(f"in the call of {current.registered_name!r}, of {pipeline.name!r}")
+        error.add_note(f"in the call of {current.registered_name!r}, of {pipeline!r}")
 
 
 def _raised_in(error: BaseException) -> str:

@@ -20,16 +20,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._registry import Registry
 from reslab.stages._roles import Role, numbers, role_of, timestep_reader
-
-if TYPE_CHECKING:
-    from reslab.stages._pipeline import Pipeline
-    from reslab.stages._stock import Section, StockStage
+from reslab.stages._stock import Section, StockStage
 
 #: What diffusers' schedulers count their steps in.
 _COUNTERS = ("_step_index", "counter")
@@ -39,13 +37,16 @@ class Sections:
     """Tells observers and a conductor of the sections of one stock pipeline's calls.
 
     Args:
-        pipeline: Whose stages the sections are.
+        registry: The pipeline's stages, to which sections belong.
+        components: The pipeline's components by name.
         tell: Where events go.
         conductor: Acts around each section, if there is one.
     """
 
-    def __init__(self, pipeline: Pipeline, tell: Tell, conductor: Conductor | None) -> None:
-        self._pipeline, self._tell, self._conductor = pipeline, tell, conductor
+    def __init__(
+        self, registry: Registry, components: Mapping[str, Any], tell: Tell, conductor: Conductor | None
+    ) -> None:
+        self._registry, self._components, self._tell, self._conductor = registry, components, tell, conductor
         self._stock: StockStage | None = None
         self._inside = False
         self._clear()
@@ -177,7 +178,7 @@ class Sections:
 
     def _touch(self, name: str) -> None:
         if self._section is None and not self._inside:
-            self._next(role_of(name, self._pipeline.components[name], "forward"))
+            self._next(role_of(name, self._components[name], "forward"))
             self._note(name)
 
     def _goes_on(self, role: str) -> None:
@@ -204,8 +205,8 @@ class Sections:
         assert self._stock is not None
         section = self._stock.section(role, number, after=after)
         self._called.clear()
-        self._pipeline.current_stage = self._section = section
-        self._tell.begin(Kind.STAGE, sys.intern(section.registered_name), self._pipeline.stages.index(section))
+        self._registry.current = self._section = section
+        self._tell.begin(Kind.STAGE, sys.intern(section.registered_name), self._registry.stages.index(section))
         if self._conductor is not None:
             self._acting = self._conductor.section(section)
             try:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from reslab.stages._names import nearest
-
-if TYPE_CHECKING:
-    from reslab.stages._stage import Stage
+from reslab.stages._stage import Stage
 
 
-class Stages(Sequence["Stage"]):
+class Stages(Sequence[Stage]):
     """An ordered view: `stages[0]`, `stages["decode"]`, or `stages.decode`; names complete with Tab."""
 
     def __init__(self, stages: Sequence[Stage]) -> None:

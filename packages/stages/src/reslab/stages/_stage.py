@@ -20,14 +20,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from reslab.stages import _names
 from reslab.stages._frozen import freeze
 from reslab.stages._names import Names, PipelineError
-
-if TYPE_CHECKING:
-    from reslab.stages._pipeline import Pipeline
 
 
 class _Required:
@@ -66,6 +63,22 @@ class Signature:
         freeze(self)
 
 
+class Register(Protocol):
+    """What a stage asks of the pipeline that it is in: names, its own and the others'; see `_registry`."""
+
+    def profile_name(self, stage: Stage) -> str:
+        """Return what the stage's measurements are filed under."""
+
+    def others(self, stage: Stage) -> list[Names]:
+        """Return the names of all other stages."""
+
+    def found(self, section: Stage) -> None:
+        """Take up a section that a run has found."""
+
+    def changed(self) -> None:
+        """Note that a name, or the order of sections, has changed."""
+
+
 class Stage:
     """One named step of a pipeline."""
 
@@ -76,7 +89,7 @@ class Stage:
     #: Values that it reads whose text is a setting and not a user's: profiles keep it, as they keep numbers.
     text_settings: tuple[str, ...] = ()
 
-    _pipeline: Pipeline | None = None
+    _register: Register | None = None
     _registered_name: str | None = None
     _explicit_profile_name: str | None = None
 
@@ -111,8 +124,8 @@ class Stage:
     @property
     def profile_name(self) -> str:
         """What measurements are filed under: the explicit name, else by the pipeline's rule, else the class name."""
-        if self._pipeline is not None:
-            return self._pipeline._profile_name(self)
+        if self._register is not None:
+            return self._register.profile_name(self)
         return self._explicit_profile_name or self.stage_class
 
     def set_registered_name(self, name: str) -> None:
@@ -224,18 +237,42 @@ class Stage:
         raise PipelineError(f"the stage {self.registered_name!r} reads {source!r}{renamed}, which nothing has written")
 
     def _renamed(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline._version += 1
-
-    def _names(self) -> Names:
-        return Names(self.registered_name, self.stage_class, self._explicit_profile_name)
+        if self._register is not None:
+            self._register.changed()
 
     def _others(self) -> list[Names]:
-        stages = self._pipeline.stages if self._pipeline is not None else ()
-        return [other._names() for other in stages if other is not self]
+        return self._register.others(self) if self._register is not None else []
 
     def __repr__(self) -> str:
         return f"<{self.stage_class} {self.registered_name!r}>"
+
+
+def names_of(stage: Stage) -> Names:
+    """Return a stage's three names; the explicit profile name is None unless one was set."""
+    return Names(stage.registered_name, stage.stage_class, stage._explicit_profile_name)
+
+
+def join(stage: Stage, register: Register, *, name: str | None = None) -> None:
+    """Put a stage on a pipeline's register, under a registered name of its own if one is given."""
+    stage._register = register
+    stage._registered_name = name or stage._registered_name
+
+
+def is_in_pipeline(stage: Stage) -> bool:
+    """Tell whether a pipeline has the stage."""
+    return stage._register is not None
+
+
+class Surroundings(Protocol):
+    """What a stage finds around it when it runs; a pipeline has it."""
+
+    components: dict[str, Any]
+    config: Mapping[str, Any]
+    progress: bool
+
+    @property
+    def execution_device(self) -> Any:
+        """Where blocks create their tensors, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,13 +280,13 @@ class Binding:
     """How the names of one stage meet those of its pipeline.
 
     Attributes:
-        pipeline: The pipeline.
+        pipeline: What the stage finds around it.
         components: Component names of the stage → of the pipeline, where they differ.
         values: Value names of the stage → of the pipeline, where they differ.
         given: Values fixed for this stage alone, in its own names.
     """
 
-    pipeline: Pipeline
+    pipeline: Surroundings
     components: Mapping[str, str]
     values: Mapping[str, str]
     given: Mapping[str, Any]

@@ -13,9 +13,8 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from reslab.stages._calls import is_module
 from reslab.stages._names import free_name
-from reslab.stages._roles import Role, role_of
+from reslab.stages._roles import Role, is_module, role_of
 from reslab.stages._stage import REQUIRED, Binding, Signature, Stage
 
 
@@ -86,8 +85,8 @@ class StockStage(Stage):
         if found is None:
             found = Section(self, role, number, self._name(role, number))
             self._sections.insert(self._behind(after), found)
-            if self._pipeline is not None:
-                self._pipeline._found(found)
+            if self._register is not None:
+                self._register.found(found)
         elif after is not None and self._sections.index(found) < self._sections.index(after):
             self._sections.remove(found)
             self._sections.insert(self._behind(after), found)
@@ -108,7 +107,7 @@ class StockStage(Stage):
     def _name(self, role: str, number: int) -> str:
         name = self._prefix + role + (f"_{number}" if number > 1 else "")
         taken = {other.registered for other in self._others()} | {each.registered_name for each in self._sections}
-        return free_name(name, taken) if self._pipeline is not None and name in taken else name
+        return free_name(name, taken) if self._register is not None and name in taken else name
 
     def _behind(self, after: Section | None) -> int:
         return 0 if after is None else self._sections.index(after) + 1

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from reslab.profiler import gib
 from reslab.residency._bounds._compute import StageCompute, compute_by_stage
 from reslab.residency._bounds._memory import Memory, memory
 from reslab.residency._bounds._roofline import remembered, uncosted
@@ -32,7 +33,6 @@ from reslab.residency._plan._numerics import VaeTiling
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._units import gib
 from reslab.stages import Compared
 
 if TYPE_CHECKING:

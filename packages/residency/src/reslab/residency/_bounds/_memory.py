@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from reslab.profiler import gib
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._footprint import (
     NOTHING,
@@ -18,7 +19,6 @@ from reslab.residency._plan._footprint import (
     pool_slack,
 )
 from reslab.residency._plan._workload import Workload
-from reslab.residency._units import gib
 from reslab.stages import freeze
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from reslab.profiler import gib
 from reslab.residency._bounds._stage import StageBounds
 from reslab.residency._plan._tables import table
-from reslab.residency._units import gib
 
 _TEXT = ("stage", "registered_name", "limited_by")
 _DERIVED = ("floor_ns", "ceiling_ns", "peak_bytes", "limited_by")

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from reslab.profiler import GIB
 from reslab.residency._device._cards import UNIFIED, Figure, cards, catalogue, folded
 from reslab.residency._device._evidence import NOWHERE, Confidence, Evidence
 from reslab.residency._device._given import (
@@ -35,24 +36,24 @@ from reslab.residency._device._given import (
 from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._names import find, unknown
 from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 if TYPE_CHECKING:
     import polars as pl
 
-_GIB, _GB, _TERA = 2**30, 10**9, 10**12
+_GB, _TERA = 10**9, 10**12
 _DISK_BYTES_PER_S = 5_000_000_000
 _DISK = "a usual NVMe disk on PCIe 4.0, reading in sequence; say disk=... for yours"
 _KINDS = {"Apple": "mps", "Intel": "xpu"}
 #: Figures of the catalogue by the fields that they are, with their unit.
 _FIELDS = {
-    "memory_bytes": ("memory_gib", _GIB),
+    "memory_bytes": ("memory_gib", GIB),
     "memory_bytes_per_s": ("memory_bandwidth_gb_s", _GB),
     "host_ns_per_operation": ("host_us_per_operation", 1000),
     "link_bytes_per_s": ("link_h2d_gb_s", _GB),
     "link_back_bytes_per_s": ("link_d2h_gb_s", _GB),
     "link_pageable_bytes_per_s": ("link_pageable_gb_s", _GB),
-    "host_memory_bytes": ("host_memory_gib", _GIB),
+    "host_memory_bytes": ("host_memory_gib", GIB),
 }
 
 
@@ -261,7 +262,7 @@ def _line(name: str) -> tuple[str | float | None, ...]:
     bandwidth, rate = spec.memory_bytes_per_s, spec.matrix_flops_per_s.get("bfloat16")
     by = spec.evidence.get("matrix_flops_per_s.bfloat16", NOWHERE).confidence
     rates = (bandwidth and bandwidth / _GB, rate and rate / _TERA)
-    return (cards()[name].family, name, spec.memory_bytes / _GIB, *rates, str(by))
+    return (cards()[name].family, name, spec.memory_bytes / GIB, *rates, str(by))
 
 
 def _rates(figures: Mapping[str, Figure], kind: str) -> dict[str, int]:

@@ -10,10 +10,10 @@ import re
 from difflib import SequenceMatcher
 from math import ceil, log
 
+from reslab.profiler import GIB
 from reslab.residency._device._cards import cards, catalogue, folded, named
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
-_GIB = 2**30
 #: A name without as many leading letters of a card's, or as much in common, is near to none.
 _LETTERS, _COMMON = 2, 0.6
 _SIZE = re.compile(r"\b(\d+) ?Gi?B\b", re.IGNORECASE)
@@ -28,7 +28,7 @@ def find(name: str, memory_bytes: int | None = None) -> str | None:
     found = named(name)
     if not found or not memory_bytes:
         return found[0] if found else None
-    return min(found, key=lambda each: abs(log(memory_bytes / (catalogue()[each]["memory_gib"].value * _GIB))))
+    return min(found, key=lambda each: abs(log(memory_bytes / (catalogue()[each]["memory_gib"].value * GIB))))
 
 
 def near(name: str) -> str | None:

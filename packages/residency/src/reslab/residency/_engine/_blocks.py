@@ -13,7 +13,7 @@ import torch
 
 from reslab.residency._anatomy import Anatomy
 from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 
 def find_blocks(component: torch.nn.Module, named: str | Sequence[str] | None = None) -> dict[str, torch.nn.Module]:

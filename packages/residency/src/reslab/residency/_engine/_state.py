@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from reslab.profiler import gib
 from reslab.residency._engine._buffers import Source
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._mover import Mover
@@ -16,7 +17,6 @@ from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._tables import table as html_table
-from reslab.residency._units import gib
 
 STATE: Mapping[str, Any] = {
     "component": pl.String,

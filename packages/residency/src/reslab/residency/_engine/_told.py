@@ -20,8 +20,8 @@ from reslab.residency._engine._errors import ResidencyError
 from reslab.residency._engine._fit import Budget
 from reslab.residency._plan._placement import PlanError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._units import is_near, nearest
-from reslab.stages import Pipeline
+from reslab.residency._units import is_near
+from reslab.stages import Pipeline, nearest
 
 
 def check_kinds(pipeline: object, plan: object, budget: object) -> None:

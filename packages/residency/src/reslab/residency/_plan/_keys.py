@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
 from reslab.residency._plan._placement import COUNTED, FIELDS, Kind, Placement, PlanError
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 LORA, NUMERIC, PLACEMENT = "lora", "numerics", "placement"
 #: What can be told of a component, with the type that reads it.

@@ -37,7 +37,7 @@ from reslab.residency._plan._placement import (
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
-from reslab.residency._units import nearest
+from reslab.stages import nearest
 
 #: Components that the reference streams layer by layer unless told otherwise.
 _REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")

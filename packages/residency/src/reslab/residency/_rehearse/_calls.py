@@ -19,11 +19,12 @@ from reslab.residency import _eager, _lora
 from reslab.residency._rehearse._errors import UnknownValueError
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
-from reslab.residency._rehearse._repeat import Repeats, settings, shadowed
+from reslab.residency._rehearse._repeat import Repeats, settings
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.residency._stored import Unusual
+from reslab.stages import shadowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,12 +27,11 @@ from reslab.residency._rehearse._functions import Functions
 from reslab.residency._rehearse._liveness import Liveness
 from reslab.residency._rehearse._phantom import META, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._rehearse._repeat import shadowed
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._stand import Stand
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
 from reslab.residency._stored import all_plain, unusual
-from reslab.stages import Pipeline, Section
+from reslab.stages import Pipeline, Section, keep_attributes, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
 METHODS = ("forward", "encode", "decode")
@@ -118,7 +117,7 @@ def _prepared(
         pipeline.progress = False
         for component in pipeline.components.values():
             if hasattr(component, "set_timesteps"):
-                stack.callback(_restore, component, _attributes(component))
+                stack.callback(keep_attributes(component))
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
         stack.enter_context(uncompiled(parts))
@@ -133,16 +132,6 @@ def _prepared(
                     answer = calls.answering(module, lambda: stand.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
-
-
-def _attributes(scheduler: Any) -> dict[str, Any]:
-    """A scheduler's attributes with its lists copied: multistep ones write their history into a list."""
-    return {name: list(value) if type(value) is list else value for name, value in vars(scheduler).items()}
-
-
-def _restore(scheduler: Any, attributes: Mapping[str, Any]) -> None:
-    vars(scheduler).clear()
-    vars(scheduler).update(attributes)
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:

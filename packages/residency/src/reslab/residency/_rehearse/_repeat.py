@@ -28,6 +28,7 @@ from reslab.residency._rehearse._phantom import Phantoms
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
 from reslab.residency._stored import USUAL, parts
+from reslab.stages import shadowed
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"
@@ -353,18 +354,3 @@ def _own(value: Any) -> Iterator[tuple[str, Any]]:
     for name, each in getattr(value, "__dict__", {}).items():
         if name not in _COUNTERS and type(each) in _PLAIN:
             yield name, (type(each), each)
-
-
-@contextmanager
-def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let `owner.name` be `value` within the block, then exactly what it was."""
-    absent = object()
-    before = owner.__dict__.get(name, absent)
-    owner.__dict__[name] = value
-    try:
-        yield
-    finally:
-        if before is absent:
-            del owner.__dict__[name]
-        else:
-            owner.__dict__[name] = before

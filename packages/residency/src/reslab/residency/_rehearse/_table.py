@@ -6,7 +6,8 @@ from html import escape
 
 import polars as pl
 
-_GIB = 2**30
+from reslab.profiler import GIB
+
 _SUMS = ("flops", "read_bytes", "written_bytes")
 _LAUNCHES = ("host_operations",)
 _PEAKS = ("activation_peak_bytes", "workspace_bytes")
@@ -31,8 +32,8 @@ def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
         (pl.col("flops") / 1e12).alias("tflop"),
         (pl.col("read_bytes") / 1e9).alias("read_gb"),
         (pl.col("written_bytes") / 1e9).alias("written_gb"),
-        (pl.col("activation_peak_bytes") / _GIB).alias("activation_gib"),
-        (pl.col("workspace_bytes") / _GIB).alias("workspace_gib"),
+        (pl.col("activation_peak_bytes") / GIB).alias("activation_gib"),
+        (pl.col("workspace_bytes") / GIB).alias("workspace_gib"),
         "host_operations",
     )
 
@@ -46,7 +47,7 @@ def stages(by_method: pl.DataFrame, glue: pl.DataFrame) -> pl.DataFrame:
     """
     called = by_method.group_by("stage", maintain_order=True)
     sums = called.agg(pl.col("calls").sum(), pl.col("tflop").sum(), pl.col("activation_gib").max())
-    held = glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / _GIB).alias("held_gib"))
+    held = glue.select(pl.col("stage").cast(pl.String), (pl.col("peak_bytes") / GIB).alias("held_gib"))
     joined = held.join(sums, on="stage", how="left", maintain_order="left")
     return joined.select("stage", pl.col("calls", "tflop", "activation_gib").fill_null(0), "held_gib")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from reslab.profiler import GIB
 from reslab.residency._bounds._bounds import Bounds
 from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
@@ -45,7 +46,6 @@ SURVEY: Mapping[str, Any] = {
     "why": pl.String,
     "hint": pl.String,  # the smallest change with which it would fit; empty where it does
 }
-_GIB = 2**30
 _TILED = "The VAE decodes in tiles, since nothing fits without: that is another choice of bits."
 
 
@@ -156,9 +156,9 @@ def _row(answer: Answer) -> tuple[Any, ...]:
         limits.fits,
         answer.keep,
         *_seconds(limits),
-        limits.peak_bytes / _GIB,
-        limits.moved_bytes / _GIB,
-        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / _GIB,
+        limits.peak_bytes / GIB,
+        limits.moved_bytes / GIB,
+        (limits.memory.pinned_bytes + limits.memory.pageable_bytes) / GIB,
         answer.why,
         answer.hint,
     )

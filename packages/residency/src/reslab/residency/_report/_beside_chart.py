@@ -12,9 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
+from reslab.profiler import BARE_AXIS, PALETTE, Figure, gib
 
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 #: What is shorter in every plan than this share of the longest is left out: the picture is about where time goes.
 _SMALL = 1e-2
 
@@ -33,7 +32,7 @@ def beside_chart(rows: pl.DataFrame) -> Figure:
     stages, plans = (list(dict.fromkeys(shown[name])) for name in ("stage", "plan"))
     x = alt.X("floor:Q", scale=alt.Scale(type="log"), title="seconds", axis=alt.Axis(format="~g", tickCount=5))
     base = alt.Chart().encode(
-        y=alt.Y("stage:N", sort=stages, title=None, axis=_BARE_AXIS),
+        y=alt.Y("stage:N", sort=stages, title=None, axis=BARE_AXIS),
         tooltip=["plan:N", "stage:N", "bounds:N", "measured:N", "moved:N"],
     )
     bands = base.mark_bar(height=12, color=PALETTE["blue"], opacity=0.5).encode(x=x, x2="ceiling:Q")
@@ -61,7 +60,7 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
         "bounds": f"{floor:.2g} to {ceiling:.2g} s",
         "measured": f"{seconds:.2g} s",
         "label": f"{seconds:.2g} s{ratio}",
-        "moved": f"{row['moved_bytes'] / 2**30:.2f} GiB copied",
+        "moved": f"{gib(row['moved_bytes'])} copied",
     }
 
 

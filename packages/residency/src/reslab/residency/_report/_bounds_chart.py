@@ -12,11 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
+from reslab.profiler import BARE_AXIS, PALETTE, Figure, gib
 
 #: What a floor is bound by, with its colour.
 LIMITS = {"compute": "blue", "memory": "green", "host": "purple", "copy": "vermilion"}
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def bounds_chart(stages: pl.DataFrame) -> Figure:
@@ -37,7 +36,7 @@ def bounds_chart(stages: pl.DataFrame) -> Figure:
     color = alt.Color("limit:N", title="bound by", scale=scale, legend=alt.Legend(orient="top"))
     outline = alt.Stroke("limit:N", scale=scale, legend=None)
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("stage:N", sort=[row["stage"] for row in rows], title=None, axis=_BARE_AXIS),
+        y=alt.Y("stage:N", sort=[row["stage"] for row in rows], title=None, axis=BARE_AXIS),
         tooltip=["stage:N", "text:N", "limit:N", "moves:N"],
     )
     floors = base.mark_bar(height=14).encode(x=alt.X("floor:Q", axis=None), color=color)
@@ -57,7 +56,7 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
         "text": f"{_seconds(floor)} to {_seconds(ceiling)}"
         if _seconds(floor) != _seconds(ceiling)
         else _seconds(floor),
-        "moves": f"{row['moved_bytes'] / 2**30:.2f} GiB copied",
+        "moves": f"{gib(row['moved_bytes'])} copied",
     }
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from reslab.profiler import gib
 from reslab.residency._bounds._bounds import Bounds
-from reslab.residency._units import gib
 
 
 def missing(limits: Bounds) -> int:

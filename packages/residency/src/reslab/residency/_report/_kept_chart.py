@@ -12,10 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
-
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
-_GIB = 2**30
+from reslab.profiler import BARE_AXIS, GIB, PALETTE, Figure
 
 
 def kept_chart(streaming: pl.DataFrame) -> Figure:
@@ -37,7 +34,7 @@ def kept_chart(streaming: pl.DataFrame) -> Figure:
     scale = alt.Scale(domain=[0, blocks], nice=False)
     x = alt.X("least:Q", scale=scale, axis=None)
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("device:N", sort=None, title=None, axis=_BARE_AXIS), tooltip=["device:N", "text:N"]
+        y=alt.Y("device:N", sort=None, title=None, axis=BARE_AXIS), tooltip=["device:N", "text:N"]
     )
     hue = PALETTE["blue"]
     room = base.mark_bar(height=1, color=PALETTE["grey"]).encode(
@@ -53,7 +50,7 @@ def kept_chart(streaming: pl.DataFrame) -> Figure:
 def _bar(row: dict[str, Any]) -> dict[str, Any]:
     least, most, each = row["keep"], row["fused_keep"], row["copy_ns"] and row["keep_bytes"] / max(row["keep"], 1)
     counts = f"{least} to {most}" if least != most else f"{least}"
-    size = f", {least * each / _GIB:.1f} GiB or more" if least else ""
+    size = f", {least * each / GIB:.1f} GiB or more" if least else ""
     return {
         "device": row["device"],
         "least": least,

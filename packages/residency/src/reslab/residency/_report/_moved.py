@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
+from reslab.profiler import BARE_AXIS, GIB, PALETTE, Figure
 from reslab.residency._bounds._workload import workload
 from reslab.residency._plan._footprint import footprint
 from reslab.residency._plan._numerics import MERGED
@@ -32,8 +32,6 @@ LORA = "distilled LoRA"
 REST = "all others"
 #: Components that are drawn by themselves; the same hues as in every chart of a run.
 _HUES = {"transformer": "blue", "text_encoder": "orange", "connectors": "yellow", REST: "grey"}
-_GIB = 2**30
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def moved_bytes(rehearsal: Rehearsal, recipes: Mapping[str, tuple[Plan, Workload]]) -> pl.DataFrame:
@@ -85,11 +83,11 @@ def moved_chart(moved: pl.DataFrame) -> Figure:
     bars = (
         moved.filter(pl.col("component") != LORA)
         .group_by(label=label, part=part, maintain_order=True)
-        .agg(gib=pl.col("bytes").sum() / _GIB)
+        .agg(gib=pl.col("bytes").sum() / GIB)
     )
     total = bars.group_by("label", maintain_order=True).agg(pl.col("gib").sum())
     order = total["label"].to_list()
-    y = alt.Y("label:N", sort=order, title=None, axis=_BARE_AXIS)
+    y = alt.Y("label:N", sort=order, title=None, axis=BARE_AXIS)
     drawn = alt.Chart(alt.Data(values=[_rounded(row, place) for place, row in enumerate(bars.rows(named=True))]))
     stacks = drawn.mark_bar(height=18).encode(
         y=y,
@@ -115,7 +113,7 @@ def _rounded(row: dict[str, Any], place: int) -> dict[str, Any]:
 
 def _caption(moved: pl.DataFrame) -> str:
     sums = moved.filter(pl.col("component") != LORA).group_by("recipe", "direction", maintain_order=True)
-    gib = {(recipe, to): nbytes / _GIB for recipe, to, nbytes in sums.agg(pl.col("bytes").sum()).rows()}
+    gib = {(recipe, to): nbytes / GIB for recipe, to, nbytes in sums.agg(pl.col("bytes").sum()).rows()}
     said = (
         f"{recipe}: {gib[recipe, 'in']:.1f} GiB in, {gib[recipe, 'out']:.1f} out"
         for recipe in moved["recipe"].unique(maintain_order=True)

@@ -13,13 +13,12 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
+from reslab.profiler import BARE_AXIS, PALETTE, Figure
 from reslab.residency._report._slots import COMPUTES, COMPUTING, COPIED, COPYING, STALLS, THERE
 
 #: States with their colour, in the order of the legend.
 _HUES = {COMPUTES: "blue", STALLS: "vermilion", COPIED: "orange", THERE: "grey"}
 _WIDTH_PX, _ROW_PX, _DIGIT_PX = 580, 15, 5.0
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
 
 
 def slots_chart(times: pl.DataFrame) -> Figure:
@@ -64,7 +63,7 @@ def _panel(times: pl.DataFrame, x: Any, px: float) -> Any:
         scale=alt.Scale(domain=list(_HUES), range=[PALETTE[hue] for hue in _HUES.values()]),
         legend=alt.Legend(orient="top", symbolType="square", symbolStrokeWidth=0, offset=2),
     )
-    y = alt.Y("place:N", scale=alt.Scale(domain=places), title=None, axis=_BARE_AXIS)
+    y = alt.Y("place:N", scale=alt.Scale(domain=places), title=None, axis=BARE_AXIS)
     base = alt.Chart(alt.Data(values=[_bar(row, px) for row in rows]))
     is_thin, is_dark = alt.when(f"datum.state === '{THERE}'"), alt.when(f"datum.state === '{COPIED}'")
     bars = base.mark_bar(stroke="white", strokeWidth=0.4).encode(

@@ -12,9 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler import PALETTE, Figure
-
-_BARE_AXIS = {"ticks": False, "domain": False, "labelPadding": 8}
+from reslab.profiler import BARE_AXIS, PALETTE, Figure
 
 
 def work_chart(table: pl.DataFrame) -> Figure:
@@ -31,7 +29,7 @@ def work_chart(table: pl.DataFrame) -> Figure:
     total = float(table["tflop"].sum())
     rows = [_bar(row, total) for row in table.iter_rows(named=True)]
     base = alt.Chart(alt.Data(values=rows)).encode(
-        y=alt.Y("label:N", sort=[row["label"] for row in rows], title=None, axis=_BARE_AXIS),
+        y=alt.Y("label:N", sort=[row["label"] for row in rows], title=None, axis=BARE_AXIS),
         x=alt.X("tflop:Q", axis=None),
     )
     bars = base.mark_bar(height=14, cornerRadiusEnd=2, color=PALETTE["blue"]).encode(
