@@ -99,7 +99,7 @@ def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
 def _component(plan: Plan, workload: Workload, name: str) -> Iterator[ComponentBytes]:
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
-    before = between = between_runs(plan, workload, name)
+    before = between = between_runs(kept, placements[0])
     former = placements[0]
     for place, (stage, placement) in enumerate(zip(workload.stages, placements, strict=True)):
         slot_bytes, through = _streamed(workload, name, place, placement, kept[place])
@@ -126,8 +126,8 @@ def _streamed(workload: Workload, name: str, place: int, placement: Placement, k
     size = workload.components[name]
     outside = size.outside_bytes if moves_outside(placement) else 0
     kinds = workload.blocks_of[name, place]
-    known = {blocks: [block for block in blocks if block not in kept] for blocks in kinds}
     distinct = streamed(workload, name, place, placement, kept)
+    known = {blocks: [block for block in blocks if block in distinct] for blocks in kinds}
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
     streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
@@ -233,7 +233,8 @@ def waits(plan: Plan, workload: Workload, name: str) -> Units:
 
 def settled(plan: Plan, workload: Workload, name: str) -> Units:
     """Return the units of a component that come to the device before the run and stay: they need no second copy."""
-    return between_runs(plan, workload, name).intersection(*keeps(plan, workload, name))
+    kept = keeps(plan, workload, name)
+    return between_runs(kept, plan.placement(name, workload.stages[0])).intersection(*kept)
 
 
 def comes_from_disk(plan: Plan, workload: Workload, name: str) -> bool:
