@@ -33,7 +33,9 @@ class Script:
         self.plan, self.workload = plan, workload
         self.moves = schedule(plan, workload).moves
         self._keeps = {name: keeps(plan, workload, name) for name in workload.components}
-        self._between = {name: between_runs(plan, workload, name) for name in workload.components}
+        self._between = {
+            name: between_runs(kept, plan.placement(name, workload.stages[0])) for name, kept in self._keeps.items()
+        }
         self._ahead = {name: ahead(plan, workload, name) for name in workload.components}
         self._cursor = 0
         self._first: dict[str | None, int] = {}

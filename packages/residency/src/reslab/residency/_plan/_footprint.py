@@ -264,7 +264,7 @@ def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[Componen
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
     moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
-    between = between_runs(plan, workload, name)
+    between = between_runs(kept, placements[0])
     rows = list(_rows(name, size, workload.stages, placements, kept, moved, between))
     settled = between.intersection(*kept)
     units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
@@ -316,8 +316,8 @@ def _streamed(workload: Workload, name: str, place: int, placement: Placement, k
         return _Streamed()
     size = workload.components[name]
     outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset[int]()
-    known = {blocks: [block for block in blocks if block not in kept] for blocks in workload.blocks_of[name, place]}
     distinct = streamed(workload, name, place, placement, kept)
+    known = {blocks: [block for block in blocks if block in distinct] for blocks in workload.blocks_of[name, place]}
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
     streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)

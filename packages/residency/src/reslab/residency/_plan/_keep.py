@@ -22,6 +22,7 @@ from reslab.stages import nearest
 OUTSIDE = -1
 
 Units = frozenset[int]
+_NOTHING: Units = frozenset()
 
 
 def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
@@ -36,11 +37,14 @@ def keeps(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
     return tuple(kept)
 
 
-def between_runs(plan: Plan, workload: Workload, name: str) -> Units:
-    """Return the units of a component that are on the device before the run, and again (or still) after it."""
-    if not workload.stages or not stays(plan.placement(name, workload.stages[0])):
-        return frozenset()
-    return keeps(plan, workload, name)[0]
+def between_runs(kept: tuple[Units, ...], first: Placement) -> Units:
+    """Return the units of a component that are on the device before the run, and again (or still) after it.
+
+    Args:
+        kept: What it keeps in each stage, from `keeps`.
+        first: Its placement in the first stage.
+    """
+    return kept[0] if stays(first) else frozenset()
 
 
 def ahead(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
@@ -94,7 +98,7 @@ def streamed_by(call: Call, placement: Placement, kept: Units) -> tuple[int, ...
 def streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> Units:
     """Return the blocks that go through the slots of a component in the stage at `place`."""
     called = workload.blocks_of.get((name, place), ()) if placement.streams else ()
-    return frozenset[int]().union(*called) - kept
+    return _NOTHING.union(*called) - kept
 
 
 def kept_part(placement: Placement, blocks: int) -> Units:

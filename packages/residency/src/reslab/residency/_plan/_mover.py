@@ -34,9 +34,9 @@ class Mover:
         self.name = name
         self.size: ComponentSize = workload.components[name]
         self.placements = [plan.placement(name, stage) for stage in workload.stages]
-        self.between = between_runs(plan, workload, name)
         self.everything = all_units(self.size)
         self.keeps = keeps(plan, workload, name)
+        self.between = between_runs(self.keeps, self.placements[0])
         self.ahead = ahead(plan, workload, name)
         self.placement: Placement = self.placements[0]
         self.held: Units = frozenset()
