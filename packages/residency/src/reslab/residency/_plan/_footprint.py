@@ -12,8 +12,9 @@ These are the sums of what `schedule` does, in closed form and a thousand times 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 from reslab.residency._plan._keep import (
@@ -92,15 +93,15 @@ class Waiting:
 
     Attributes:
         nbytes: Of all that waits.
-        largest_bytes: Of its largest unit: a block, or what lies outside the blocks.
         from_disk: Whether it waits on disk. A component that does so for one stage does for all.
+        window_bytes: Where it does, its largest unit: a block, or what lies outside the blocks. Else 0.
         settled: Units that are fetched before the run and stay, so that they need no second copy.
         often: Larger for what moves more often in a run; by its placement where that is equal.
     """
 
     nbytes: int
-    largest_bytes: int
     from_disk: bool
+    window_bytes: int
     settled: Units
     often: tuple[float, bool, bool]
 
@@ -207,7 +208,7 @@ class Footprint:
         Args:
             pinnable_bytes: What may be pinned; None for all.
         """
-        window = max((each.largest_bytes for each in self.waiting.values() if each.from_disk), default=0)
+        window = max((each.window_bytes for each in self.waiting.values()), default=0)
         moving = [name for name, each in self.waiting.items() if each.nbytes and not each.from_disk]
         ordered = sorted(moving, key=lambda name: self.waiting[name].often, reverse=True)
         copies = {name: self.waiting[name].nbytes for name in ordered}
@@ -264,14 +265,16 @@ def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[Componen
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
     moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
+    sizes = cache(partial(_sum, size))  # from stage to stage the same units are kept
     between = between_runs(kept, placements[0])
-    rows = list(_rows(name, size, workload.stages, placements, kept, moved, between))
+    rows = list(_rows(name, sizes, workload.stages, placements, kept, moved, between))
     settled = between.intersection(*kept)
     units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
+    from_disk = any(placement.kind is Kind.DISK for placement in placements)
     waiting = Waiting(
-        nbytes=_sum(size, units - settled),
-        largest_bytes=max((unit_bytes(size, unit) for unit in units - settled), default=0),
-        from_disk=any(placement.kind is Kind.DISK for placement in placements),
+        nbytes=sizes(units - settled),
+        from_disk=from_disk,
+        window_bytes=max((unit_bytes(size, unit) for unit in units - settled), default=0) if from_disk else 0,
         settled=settled,
         often=(
             sum(row.fetched_bytes for row in rows) / max(size.weight_bytes, 1),
@@ -284,7 +287,7 @@ def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[Componen
 
 def _rows(
     name: str,
-    size: ComponentSize,
+    sizes: Callable[[Units], int],
     stages: Sequence[str],
     placements: Sequence[Placement],
     kept: Sequence[Units],
@@ -293,16 +296,16 @@ def _rows(
 ) -> Iterator[ComponentBytes]:
     before, former = between, placements[0]
     for place, (stage, placement, own, calls) in enumerate(zip(stages, placements, kept, moved, strict=True)):
-        kept_bytes = _sum(size, own)
-        back = _sum(size, before - own) * former.copy_back + calls.through_bytes * placement.copy_back
+        kept_bytes = sizes(own)
+        back = sizes(before - own) * former.copy_back + calls.through_bytes * placement.copy_back
         if place + 1 == len(stages):
-            back += _sum(size, own - between) * placement.copy_back
+            back += sizes(own - between) * placement.copy_back
         yield ComponentBytes(
             component=name,
             stage=stage,
             kept_bytes=kept_bytes,
             slot_bytes=calls.slot_bytes,
-            fetched_bytes=_sum(size, own - before) + calls.through_bytes,
+            fetched_bytes=sizes(own - before) + calls.through_bytes,
             copied_back_bytes=back,
             from_disk=placement.kind is Kind.DISK,
         )
