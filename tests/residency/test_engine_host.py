@@ -156,7 +156,7 @@ def test_the_allocators_slack_is_one_too(plan, slack, beside):
         assert beside >= 0
 
 
-def held(managed):
+def on_host(managed):
     return managed.table()["host_bytes"].sum() + managed._sources.disk.window.bytes.nbytes
 
 
@@ -166,9 +166,9 @@ def check_host(plan):
         for _ in range(2):
             assert torch.equal(run(managed._pipeline), WANT)
         tries = 300
-        while held(managed) != host(bounded(plan)) and (tries := tries - 1):
+        while on_host(managed) != host(bounded(plan)) and (tries := tries - 1):
             time.sleep(0.01)  # no call waits for what is unused, so it may still be on its way to the device
-        assert held(managed) == host(bounded(plan))
+        assert on_host(managed) == host(bounded(plan))
 
 
 @pytest.mark.parametrize("place", PLACES, ids=repr)
@@ -181,9 +181,10 @@ def test_what_bounds_says_of_the_host_is_what_the_engine_holds_in_any_plan(plan)
     check_host(plan)
 
 
-def test_what_is_resident_at_first_and_swapped_at_last_has_a_copy_on_the_host():
-    plan = Plan.of({"encoder": swap(), "encoder@encode": "resident"})
-    assert host(bounded(plan)) == 3 * BLOCK
+@pytest.mark.parametrize(("until", "blocks"), [("last stage", 0), ("each stage", 3)])
+def test_what_is_resident_at_first_needs_a_copy_if_it_leaves_before_the_run_ends(until, blocks):
+    plan = Plan.of({"encoder": swap(until=until), "encoder@encode": "resident"})
+    assert host(bounded(plan)) == blocks * BLOCK
     check_host(plan)
 
 
