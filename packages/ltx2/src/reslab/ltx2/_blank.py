@@ -24,9 +24,8 @@ from reslab.ltx2._configs import class_name, components, config
 from reslab.ltx2._materialize import lora_values, materialized
 from reslab.ltx2._neighborhood import CountedProcessor
 from reslab.ltx2._small import lora_layers
-from reslab.ltx2._stages import MAX_SEQUENCE_LENGTH
 from reslab.ltx2._tokenizer import byte_tokenizer
-from reslab.ltx2._variants import Variant, variant
+from reslab.ltx2._variants import MAX_SEQUENCE_LENGTH, Variant, variant
 from reslab.residency import parameters_to_meta, weightless
 
 #: Rank of the released LoRA files (`…-distilled-lora-384.safetensors`).

@@ -16,11 +16,8 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from reslab.ltx2 import _lora
 from reslab.ltx2._limits import Limits
 from reslab.ltx2._rules import check_request
-from reslab.ltx2._variants import Variant
+from reslab.ltx2._variants import MAX_SEQUENCE_LENGTH, Variant
 from reslab.stages import BlockStage, Choice, Signature, Stage
-
-#: Tokens a prompt is padded to: diffusers 0.42.1, `LTX2TextEncoderStep`.
-MAX_SEQUENCE_LENGTH = 1024
 
 
 class InputValidationStage(Stage):

@@ -23,6 +23,8 @@ from typing import Literal
 
 from reslab.ltx2._numbers import is_number
 
+#: Tokens a prompt is padded to: diffusers 0.42.1, `LTX2TextEncoderStep`.
+MAX_SEQUENCE_LENGTH = 1024
 # [L] DISTILLED_SIGMA_VALUES and STAGE_2_DISTILLED_SIGMA_VALUES, equal in [D]; a final 0 is implied.
 _DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
 _STAGE_2_SIGMAS = (0.909375, 0.725, 0.421875)

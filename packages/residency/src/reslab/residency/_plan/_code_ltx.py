@@ -15,10 +15,9 @@ from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._differences import by_sentence, in_single_stages, placed_otherwise
 from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._placement import Kind, Placement, Until, layerwise, swap
+from reslab.residency._plan._presets import STREAMED
 
 TOOL = "ltx-pipelines"
-#: Models whose blocks it streams; every other one is loaded whole for its stage.
-STREAMED = ("text_encoder", "transformer")
 _OFFLOAD = {Kind.RESIDENT: "none", Kind.SWAP: "none", Kind.LAYERWISE: "cpu", Kind.DISK: "disk"}
 _RUN = ("python -m ltx_pipelines.ti2vid_two_stages", '"$@"')
 

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reslab.residency._plan._code_ltx import STREAMED
 from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._placement import (
     Granularity,
@@ -39,6 +38,8 @@ from reslab.residency._plan._settings import Settings
 from reslab.residency._plan._workload import Workload
 from reslab.stages import nearest
 
+#: Models whose blocks ltx-pipelines streams; every other one is loaded whole for its stage.
+STREAMED = ("text_encoder", "transformer")
 #: Components that the reference streams layer by layer unless told otherwise.
 _REFERENCE_LAYERWISE = ("text_encoder", "image_encoder", "vae")
 _AS_MANY = "as many blocks stay as the device has room for"
