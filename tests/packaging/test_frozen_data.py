@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from reslab import ltx2, profiler, residency, stages
 from reslab.ltx2 import _download, _fetch, _layout, _limits, _mode_rules, _read, _settings, _sizes
 from reslab.ltx2 import _variants as ltx2_variants
-from reslab.profiler import _vega, teaching
+from reslab.profiler import teaching
+from reslab.profiler._report import _vega
 from reslab.residency._device import _host
 from reslab.residency._engine import _fit
 from reslab.residency._plan import _code, _footprint, _ratio, _workload

@@ -69,7 +69,7 @@ def test_costs_are_null_where_nobody_measured_them(told, prof):
 
 
 def test_costs_are_measured_once_and_not_while_recording(clock, monkeypatch):
-    from reslab.profiler import _profiler
+    from reslab.profiler._record import _profiler
 
     asked = []
     monkeypatch.setattr(_profiler, "measure_costs", lambda **_: asked.append(0) or {"span_ns": 1.0})

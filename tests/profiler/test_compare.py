@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.profiler import Change, Profile, Profiler, UnequalWorkError, compare
-from reslab.profiler._shift import shift_interval
+from reslab.profiler._compare._shift import shift_interval
 from reslab.profiler.testing import FakeClock
 from reslab.profiler.toy import Toy
 from reslab.stages import Pipeline, Stage

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from reslab.profiler import Profiler, _decode, _record
+from reslab.profiler import Profiler
+from reslab.profiler._record import _decode, _record
 from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
 
 

@@ -97,7 +97,7 @@ def test_the_peak_of_this_process_is_what_was_needed_since_the_last_reading():
 
 
 def test_without_proc_psutil_is_asked_if_it_is_there(monkeypatch):
-    from reslab.profiler import _memory
+    from reslab.profiler._record import _memory
 
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr(_memory, "find_spec", lambda _: None)

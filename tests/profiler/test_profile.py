@@ -8,7 +8,8 @@ import sys
 import polars as pl
 import pytest
 
-from reslab.profiler import SPAN_SCHEMA, Profile, ProfileFileError, _files, memory_frame, spans_frame
+from reslab.profiler import SPAN_SCHEMA, Profile, ProfileFileError, memory_frame, spans_frame
+from reslab.profiler._profile import _files
 
 
 @pytest.fixture

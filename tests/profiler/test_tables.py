@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reslab.profiler import Profile, Profiler, _accounts, _overhead, _tables, spans_frame
+from reslab.profiler import Profile, Profiler, spans_frame
+from reslab.profiler._profile import _accounts, _tables
+from reslab.profiler._record import _overhead
 from reslab.profiler.testing import FakeClock
 
 

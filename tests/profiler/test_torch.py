@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from reslab.profiler import Profiler, _torch
+from reslab.profiler import Profiler
+from reslab.profiler._record import _torch
 from reslab.profiler.testing import FakeClock, SimulatedDevice
 
 DEVICE = SimpleNamespace(type="cuda", index=0)

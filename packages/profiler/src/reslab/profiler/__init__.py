@@ -13,19 +13,19 @@ charts are views of that frame, and what no stage accounts for is a row too.
 Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables` (the views).
 """
 
-from reslab.profiler._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
-from reslab.profiler._compare import compare
-from reslab.profiler._comparison import Comparison
-from reslab.profiler._files import ProfileFileError
-from reslab.profiler._memory import process_memory
-from reslab.profiler._meta import request_facts
-from reslab.profiler._profile import Profile
-from reslab.profiler._profiler import Profiler
-from reslab.profiler._ranges import torch_ranges
-from reslab.profiler._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
-from reslab.profiler._units import GIB, gib
-from reslab.profiler._vega import BARE_AXIS, PALETTE, Figure
-from reslab.profiler._work import UnequalWorkError
+from reslab.profiler._compare._compare import compare
+from reslab.profiler._compare._comparison import Comparison
+from reslab.profiler._compare._work import UnequalWorkError
+from reslab.profiler._profile._files import ProfileFileError
+from reslab.profiler._profile._meta import request_facts
+from reslab.profiler._profile._profile import Profile
+from reslab.profiler._profile._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
+from reslab.profiler._record._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
+from reslab.profiler._record._memory import process_memory
+from reslab.profiler._record._profiler import Profiler
+from reslab.profiler._record._ranges import torch_ranges
+from reslab.profiler._report._units import GIB, gib
+from reslab.profiler._report._vega import BARE_AXIS, PALETTE, Figure
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._compare import CONFIDENCE
-from reslab.profiler._shift import shift_interval
+from reslab.profiler._compare._compare import CONFIDENCE
+from reslab.profiler._compare._shift import shift_interval
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.profiler.toy import Toy
 

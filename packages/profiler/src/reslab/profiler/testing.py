@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from reslab.profiler._clock import Reading
-from reslab.profiler._schema import COMPUTE
+from reslab.profiler._profile._schema import COMPUTE
+from reslab.profiler._record._clock import Reading
 
 __all__ = ["FakeClock", "FakeMemory", "Point", "SimulatedDevice"]
 

@@ -1,0 +1,1 @@
+"""Profiles for the eye: charts, a table, a trace."""
