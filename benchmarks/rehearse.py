@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from reslab import ltx2
-from reslab.ltx2._configs import config
+from reslab.ltx2._checkpoint._configs import config
 from reslab.residency import parameters_to_meta, rehearse, weightless
 from reslab.stages import Pipeline, Stage
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reslab.ltx2._load import load
+from reslab.ltx2._checkpoint._load import load
 
 torch.set_num_threads(1)
 

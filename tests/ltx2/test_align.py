@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from reslab.ltx2._align import align, aligned_copy, aligned_empty, is_aligned
+from reslab.ltx2._checkpoint._align import align, aligned_copy, aligned_empty, is_aligned
 
 
 def misaligned(tensor: torch.Tensor) -> torch.Tensor:

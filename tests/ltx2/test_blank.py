@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from reslab import ltx2, residency
-from reslab.ltx2 import _blank, _materialize, _rehearsal
-from reslab.ltx2._align import is_aligned
-from reslab.ltx2._sizes import small_config
+from reslab.ltx2 import _rehearsal
+from reslab.ltx2._checkpoint import _blank, _values
+from reslab.ltx2._checkpoint._align import is_aligned
+from reslab.ltx2._checkpoint._sizes import small_config
 
 GIB = 2**30
 #: Published counts of parameters, and GiB at two bytes each.
@@ -146,7 +147,7 @@ def test_a_materialised_transformer_of_35_gib_takes_one_and_a_half(blanks):
     transformer = blanks["LTX-2.3"].components["transformer"]
     shared = {
         (path, name, weight.shape): weight.nbytes
-        for path, owner in _materialize.with_shared_paths(transformer)
+        for path, owner in _values.with_shared_paths(transformer)
         for name, weight in owner._parameters.items()
         if weight is not None
     }

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GemmaTokenizer
 
-from reslab.ltx2._load import load
-from reslab.ltx2._weights import choose
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint._layout import choose
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._write import write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PARTS = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder", "latent_upsampler")
@@ -31,7 +31,7 @@ def folder(written, tmp_path):
 @pytest.fixture
 def unread(monkeypatch):
     """Nothing may be read: what is refused is refused before."""
-    monkeypatch.setattr("reslab.ltx2._load.read_component", None)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._load.read_component", None)
 
 
 def weight_name(part, variant=""):
@@ -157,7 +157,7 @@ NAMES = [
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", [*NAMES, "a\0.safetensors", 5, None], ids=repr)
 def test_an_index_names_plain_files_of_its_folder_only(folder, unread, monkeypatch, part, name):
-    monkeypatch.setattr("reslab.ltx2._files.safe_open", None)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._headers.safe_open", None)
     index(folder, part, [weight_name(part), name])
     with pytest.raises(ValueError, match=rf"{part}/{weight_name(part)}.index.json names "):
         load(folder, progress=False)

@@ -9,9 +9,8 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 
 from reslab import ltx2
-from reslab.ltx2._configs import config
-from reslab.ltx2._detect import detect
-from reslab.ltx2._sizes import SIZES, small_config
+from reslab.ltx2._checkpoint._configs import config, detect
+from reslab.ltx2._checkpoint._sizes import SIZES, small_config
 from reslab.stages import PipelineError
 
 NAMES = ["LTX-2", "LTX-2.3", "LTX-2.3 distilled"]

@@ -11,12 +11,12 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from reslab import ltx2
-from reslab.ltx2 import _fetch, _load
-from reslab.ltx2._compose import two_stage
-from reslab.ltx2._download import DownloadPlan, FetchedFile
-from reslab.ltx2._hub import HuggingFaceHub, Listing
-from reslab.ltx2._load import load
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint import _fetch, _load
+from reslab.ltx2._checkpoint._download import DownloadPlan, FetchedFile
+from reslab.ltx2._checkpoint._hub import HuggingFaceHub, Listing
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._write import write
+from reslab.ltx2._pipeline._compose import two_stage
 from reslab.residency import Plan, apply, device, rehearse, survey
 
 REPO = "someone/LTX-2.3-tiny"

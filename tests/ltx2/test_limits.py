@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKLLTX2Video, FlowMatchEulerDiscreteScheduler
 
 from reslab import ltx2
-from reslab.ltx2._configs import config
-from reslab.ltx2._decoding import tiled
-from reslab.ltx2._sizes import small_config
+from reslab.ltx2._checkpoint._configs import config
+from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._pipeline._stages import tiled
 from reslab.stages import PipelineError
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9}
@@ -89,7 +89,7 @@ def test_what_people_ask_for_is_within_the_bounds(pipes, request_):
 
 
 def test_a_rehearsal_without_bounds_is_refused_before_a_model_is_built(monkeypatch):
-    monkeypatch.setattr("reslab.ltx2._blank.blank", lambda *args, **kwargs: pytest.fail("a model was built"))
+    monkeypatch.setattr("reslab.ltx2._checkpoint._blank.blank", lambda *_, **__: pytest.fail("a model was built"))
     for asked in ({"width": 640_000, "height": 640_000}, {"num_frames": 10**9}, {"num_inference_steps": 10**9}):
         with pytest.raises(ValueError, match=r"is more than|lasts"):
             ltx2.rehearsal("LTX-2.3", image=True, **asked)

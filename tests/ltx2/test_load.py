@@ -8,11 +8,11 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
-from reslab.ltx2._align import is_aligned
-from reslab.ltx2._compose import two_stage
-from reslab.ltx2._load import load
-from reslab.ltx2._lora import add_lora, set_strength
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint._align import is_aligned
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._lora import add_lora, set_strength
+from reslab.ltx2._checkpoint._write import write
+from reslab.ltx2._pipeline._compose import two_stage
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -296,7 +296,7 @@ def test_writing_leaves_a_full_folder_alone_and_no_half_one_behind(original, fol
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("reslab.ltx2._write.save_file", fail)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._write.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         write(original, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

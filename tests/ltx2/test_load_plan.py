@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reslab import residency
-from reslab.ltx2 import _load
-from reslab.ltx2._by_plan import leaves_in_files
-from reslab.ltx2._compose import one_stage, two_stage
-from reslab.ltx2._load import load
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint import _load
+from reslab.ltx2._checkpoint._arguments import leaves_in_files
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._write import write
+from reslab.ltx2._pipeline._compose import one_stage, two_stage
 from reslab.residency import Plan, PlanError
 
 REQUEST = {"prompt": "a heron over a weir", "width": 128, "height": 64, "num_frames": 9, "seed": 7}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reslab.ltx2._lora import add_lora, check_lora, read_lora, set_strength
-from reslab.ltx2._small import small, small_lora
+from reslab.ltx2._checkpoint._lora import add_lora, check_lora, read_lora, set_strength
+from reslab.ltx2._checkpoint._small import small, small_lora
 
 
 @pytest.fixture(scope="module")

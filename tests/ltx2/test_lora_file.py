@@ -11,10 +11,10 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from reslab import ltx2, residency
-from reslab.ltx2._load import load
-from reslab.ltx2._lora import add_lora, read_lora, set_strength
-from reslab.ltx2._small import small
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._lora import add_lora, read_lora, set_strength
+from reslab.ltx2._checkpoint._small import small
+from reslab.ltx2._checkpoint._write import write
 
 LAYER = "transformer_blocks.0.attn1.to_q"
 OTHER = "transformer_blocks.1.attn1.to_k"
@@ -355,7 +355,7 @@ def damaged(folder, kind):
     ],
 )
 def test_a_file_that_is_none_is_named_before_weights_are_read(tmp_path, written, monkeypatch, kind, message):
-    monkeypatch.setattr("reslab.ltx2._load.read_component", None)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._load.read_component", None)
     with pytest.raises(ValueError, match=rf"lora.safetensors.*{message}"):
         load(written, lora=damaged(tmp_path, kind), progress=False)
 
@@ -366,7 +366,7 @@ def test_a_whole_model_is_no_lora(tmp_path, written):
 
 
 def test_a_lora_that_does_not_fit_is_refused_before_weights_are_read(tmp_path, written, monkeypatch):
-    monkeypatch.setattr("reslab.ltx2._load.read_component", None)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._load.read_component", None)
     file = saved(tmp_path, {f"transformer.{LAYER}.lora_A.weight": torch.zeros(4, 64)})
     with pytest.raises(ValueError, match=r"has lora_A.weight but not its partner"):
         load(written, lora=file, progress=False)

@@ -19,9 +19,10 @@ from diffusers.pipelines.ltx2 import LTX2ConditionPipeline, LTX2LatentUpsamplePi
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab import ltx2
-from reslab.ltx2 import _lora, _upsample
-from reslab.ltx2._settings import REFERENCE_SHIFT
-from reslab.ltx2._upsample import denormalised_audio, denormalised_video
+from reslab.ltx2._checkpoint import _lora
+from reslab.ltx2._pipeline import _stages
+from reslab.ltx2._pipeline._settings import REFERENCE_SHIFT
+from reslab.ltx2._pipeline._stages import denormalised_audio, denormalised_video
 from reslab.stages import Pipeline, stage
 
 WIDTH, HEIGHT, FRAMES, STEPS, SEED = 128, 64, 9, 4, 7
@@ -209,11 +210,11 @@ def normalised_video(monkeypatch, pipe):
         whole = denormalised_video(latents, num_frames, height, width, vae, transformer)
         return (whole - vae.latents_mean.view(1, -1, 1, 1, 1)) / vae.latents_std.view(1, -1, 1, 1, 1)
 
-    monkeypatch.setattr(_upsample, "denormalised_video", unpacked_only)
+    monkeypatch.setattr(_stages, "denormalised_video", unpacked_only)
 
 
 def packed_normalised_audio(monkeypatch, pipe):
-    monkeypatch.setattr(_upsample, "denormalised_audio", lambda latents, frames, vae: latents)
+    monkeypatch.setattr(_stages, "denormalised_audio", lambda latents, frames, vae: latents)
 
 
 def shifted_schedule(monkeypatch, pipe):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reslab.ltx2._load import load
-from reslab.ltx2._write import write
+from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._write import write
 
 COMMON = (
     "transformer_blocks.0.attn1.to_q.weight",
@@ -141,7 +141,7 @@ def test_a_gguf_header_that_is_none_is_named(tmp_path, data):
 
 
 def test_only_the_beginning_of_a_gguf_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("reslab.ltx2._gguf.HEADER_BYTES", 80)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._single_file.HEADER_BYTES", 80)
     (tmp_path / "a.gguf").write_bytes(gguf() + bytes(100))
     with pytest.raises(ValueError, match=r"GGUF file .*'ltxv'"):
         load(tmp_path / "a.gguf")

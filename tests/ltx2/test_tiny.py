@@ -5,10 +5,9 @@ import torch
 from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from reslab.ltx2._configs import COMPONENTS, config
-from reslab.ltx2._sizes import SIZES, small_config
-from reslab.ltx2._small import lora_layers, small
-from reslab.ltx2._tokenizer import byte_tokenizer
+from reslab.ltx2._checkpoint._configs import COMPONENTS, config
+from reslab.ltx2._checkpoint._sizes import SIZES, small_config
+from reslab.ltx2._checkpoint._small import byte_tokenizer, lora_layers, small
 
 # What may be smaller: widths, depths, and the ids and sizes that follow from a smaller vocabulary or image.
 SHRUNK = {

@@ -22,8 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab import ltx2, profiler, residency, stages
-from reslab.ltx2 import _download, _fetch, _layout, _limits, _mode_rules, _read, _settings, _sizes
 from reslab.ltx2 import _variants as ltx2_variants
+from reslab.ltx2._checkpoint import _download, _fetch, _layout, _read, _sizes
+from reslab.ltx2._modes import _modes
+from reslab.ltx2._pipeline import _limits, _settings
 from reslab.profiler import teaching
 from reslab.profiler._report import _vega
 from reslab.residency._device import _host
@@ -167,7 +169,7 @@ EXAMPLES = {
     ltx2.DownloadPlan: download,
     _fetch.Fetched: lambda: _fetch.Fetched(layout=layout(), commit="c"),
     _layout.Layout: layout,
-    _mode_rules.Case: lambda: _mode_rules.Case(
+    _modes.Case: lambda: _modes.Case(
         rehearsal=rehearsal(), device=residency.device("T4"), settings=residency.user_settings()
     ),
     ltx2.ModeRun: mode_run,

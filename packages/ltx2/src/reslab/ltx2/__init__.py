@@ -16,52 +16,50 @@ What needs torch is imported when it is first asked for, so that variants and sh
 
 from typing import TYPE_CHECKING
 
-from reslab.ltx2._modes import MODES, Fit, device_mode, fits_resident
-from reslab.ltx2._recipe import documented_recipe
-from reslab.ltx2._reference import ReferenceDecision, reference_decision
-from reslab.ltx2._rehearsal import rehearsal
-from reslab.ltx2._resident_fits import fits_chart, mode_bounds, resident_fits
+from reslab.ltx2._modes._fits import fits_chart, mode_bounds, resident_fits
+from reslab.ltx2._modes._modes import MODES, Fit, device_mode, fits_resident
+from reslab.ltx2._modes._reference import ReferenceDecision, reference_decision
+from reslab.ltx2._rehearsal import documented_recipe, rehearsal
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
 from reslab.stages import lazy_names
 
 if TYPE_CHECKING:
-    from reslab.ltx2._blank import Blank, blank
-    from reslab.ltx2._checkpoint import Checkpoint
-    from reslab.ltx2._compose import one_stage, two_stage
+    from reslab.ltx2._checkpoint._blank import Blank, blank
+    from reslab.ltx2._checkpoint._checkpoint import Checkpoint
+    from reslab.ltx2._checkpoint._download import DownloadPlan
+    from reslab.ltx2._checkpoint._hub import Hub
+    from reslab.ltx2._checkpoint._load import load
+    from reslab.ltx2._checkpoint._write import write
     from reslab.ltx2._device import default_device
-    from reslab.ltx2._download import DownloadPlan
-    from reslab.ltx2._explorer import ModeExplorer, mode_explorer
-    from reslab.ltx2._hub import Hub
-    from reslab.ltx2._load import load
-    from reslab.ltx2._mode_run import ModeRun, ModeRuns
-    from reslab.ltx2._mode_runs import compare_modes, run_mode
+    from reslab.ltx2._modes._explorer import ModeExplorer, mode_explorer
+    from reslab.ltx2._modes._runs import ModeRun, ModeRuns, compare_modes, run_mode
+    from reslab.ltx2._pipeline._compose import one_stage, two_stage
     from reslab.ltx2._trial import Trial, trial
     from reslab.ltx2._video import Video
-    from reslab.ltx2._write import write
 
 __version__ = "0.1.0"
 
 _NEEDS_TORCH = {
-    "Blank": "_blank",
-    "Checkpoint": "_checkpoint",
-    "DownloadPlan": "_download",
-    "Hub": "_hub",
-    "ModeExplorer": "_explorer",
-    "ModeRun": "_mode_run",
-    "ModeRuns": "_mode_run",
+    "Blank": "_checkpoint._blank",
+    "Checkpoint": "_checkpoint._checkpoint",
+    "DownloadPlan": "_checkpoint._download",
+    "Hub": "_checkpoint._hub",
+    "ModeExplorer": "_modes._explorer",
+    "ModeRun": "_modes._runs",
+    "ModeRuns": "_modes._runs",
     "Trial": "_trial",
     "Video": "_video",
-    "blank": "_blank",
-    "compare_modes": "_mode_runs",
+    "blank": "_checkpoint._blank",
+    "compare_modes": "_modes._runs",
     "default_device": "_device",
-    "load": "_load",
-    "mode_explorer": "_explorer",
-    "one_stage": "_compose",
-    "run_mode": "_mode_runs",
+    "load": "_checkpoint._load",
+    "mode_explorer": "_modes._explorer",
+    "one_stage": "_pipeline._compose",
+    "run_mode": "_modes._runs",
     "trial": "_trial",
-    "two_stage": "_compose",
-    "write": "_write",
+    "two_stage": "_pipeline._compose",
+    "write": "_checkpoint._write",
 }
 
 if not TYPE_CHECKING:  # a type checker would take every name for one that is there

@@ -5,20 +5,35 @@
 
 Shipped are the two-stage pipelines from text, with their default settings, at the sizes of `SIZES`. They are made by
 `python lab.py rehearsals`, which takes minutes, and a test holds them to what rehearsing says.
+
+The recipe that diffusers documents for two stages, as far as moving weights goes: the pipeline is called twice.
+
+    work = documented_recipe(workload(rehearsal("LTX-2.3")))
+    plan = preset("diffusers model offload", work)
+    sum(row.fetched_bytes for row in footprint(plan, work))      # 131 GiB, where 66.6 do
+
+The second call encodes the prompt again, so text encoder and connectors run before each of the two denoising stages
+(diffusers 0.42.1, `docs/source/en/api/pipelines/ltx2.md`).
+
+How the pipeline of a rehearsal is loaded and run, as lines of Python: what `residency.Answer.code` prints.
+
+    loading_code(variant("LTX-2.3"), (768, 512, 121), {}, {})["load"]
+
+The lines stand in the rehearsal's meta under "code"; they name a plan `plan`, and leave a pipeline `pipe`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from reslab.ltx2._rehearsal_code import CODE, loading_code
 from reslab.ltx2._shipped import FOLDER, check_size, check_torch, file_name
 from reslab.ltx2._variants import Variant, variant, variants
-from reslab.residency import Rehearsal
+from reslab.residency import Call, Rehearsal, Workload
 
 #: Width, height and frames of the shipped rehearsals: those of published measurements, the default, and what is nearest
 #: to 540p, to 720p upright and across, and to 1080p.
@@ -99,8 +114,8 @@ def made(
     """Rehearse a variant at its full size, whether or not a rehearsal of it ships; arguments as of `rehearsal`."""
     import numpy as np
 
-    from reslab.ltx2._blank import blank
-    from reslab.ltx2._compose import one_stage, two_stage
+    from reslab.ltx2._checkpoint._blank import blank
+    from reslab.ltx2._pipeline._compose import one_stage, two_stage
     from reslab.residency import rehearse
 
     pipe = (two_stage if stages == "two" else one_stage)(blank(chosen.name), **settings)
@@ -130,3 +145,85 @@ def ship(folder: Path, *, missing: bool = False) -> None:
 if __name__ == "__main__":
     with resources.as_file(resources.files("reslab.ltx2").joinpath(FOLDER)) as own:
         ship(own, missing="--missing" in sys.argv[1:])
+
+
+PROMPT = ("TextEncodingStage", "LTX2TextConnectorStage")
+REFINE = "LTX2RefinementStage"
+AGAIN = "{} (second call)"
+
+
+def documented_recipe(workload: Workload) -> Workload:
+    """Return the workload of a two-stage run in which the prompt is encoded again for the second stage.
+
+    Args:
+        workload: Of a two-stage pipeline of this package, which encodes it once.
+    """
+    again = tuple(AGAIN.format(stage) for stage in PROMPT)
+    place = workload.stages.index(REFINE)
+    stages = (*workload.stages[:place], *again, *workload.stages[place:])
+    repeated = {AGAIN.format(stage): workload.activations.get(stage, 0) for stage in PROMPT}
+    return Workload(
+        components=workload.components,
+        stages=stages,
+        calls=tuple(sorted(_calls(workload), key=lambda call: stages.index(call.stage))),
+        activations={**workload.activations, **repeated},
+    )
+
+
+def _calls(workload: Workload) -> Iterator[Call]:
+    for call in workload.calls:
+        yield call
+        if call.stage in PROMPT:
+            yield replace(call, stage=AGAIN.format(call.stage))
+
+
+#: Where residency looks for it in the meta of a rehearsal.
+CODE = "code"
+
+
+def loading_code(
+    chosen: Variant, size: tuple[int, int, int], asked: Mapping[str, Any], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the lines that load a variant by a plan and make a video of a size.
+
+    Args:
+        chosen: The variant.
+        size: Width, height and frames.
+        asked: What else was asked of `rehearsal`: `stages`, `image`, `num_inference_steps`.
+        settings: What the pipeline was composed with.
+    """
+    stages = asked.get("stages", "two")
+    width, height, num_frames = size
+    video = {"width": width, "height": height, "num_frames": num_frames}
+    steps = {name: asked[name] for name in ("num_inference_steps",) if name in asked}
+    request = [f"prompt={_PROMPT_LINE!r}", *(["image=image"] if asked.get("image") else []), *_arguments(video | steps)]
+    load = [repr(chosen.hub_id), "plan=plan", *(["two_stage=False"] if stages == "one" else [])]
+    rehearsed = [repr(chosen.name), *_arguments(video | dict(asked) | dict(settings))]
+    lines = [
+        f"checkpoint = ltx2.load({', '.join(load)})",
+        f"pipe = ltx2.{stages}_stage({', '.join(['checkpoint', *_arguments(settings)])})",
+    ]
+    if chosen.only_rehearsed:
+        lines.insert(0, f"# {chosen.name} can be rehearsed, not loaded yet")
+    if asked.get("image"):
+        lines.append("image = ...  # the first frame")
+    return {
+        "imports": "from reslab import ltx2, residency",
+        "load": lines,
+        "files": "checkpoint.files",
+        "rehearsal": f"ltx2.rehearsal({', '.join(rehearsed)})",
+        "run": f'pipe.run({", ".join(request)}).save("video.mp4")',
+    }
+
+
+_PROMPT_LINE = "a heron over a weir"
+
+
+def _arguments(given: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={_text(value)}" for name, value in given.items()]
+
+
+def _text(value: Any) -> str:
+    """Return a value as Python; what is of this package begins with its name."""
+    own = type(value).__module__.startswith("reslab.ltx2") and not isinstance(value, str)
+    return f"ltx2.{value!r}" if own else repr(str(value) if isinstance(value, str) else value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reslab.ltx2._numbers import nearest
+from reslab.ltx2._pipeline._numbers import nearest
 
 SPATIAL_COMPRESSION = 32  # vae.spatial_compression_ratio: pixels a latent, each way
 TEMPORAL_COMPRESSION = 8  # vae.temporal_compression_ratio: frames a latent, after the first

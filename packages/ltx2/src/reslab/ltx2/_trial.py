@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from reslab.ltx2._blank import blank
-from reslab.ltx2._checkpoint import Checkpoint
+from reslab.ltx2._checkpoint._blank import blank
+from reslab.ltx2._checkpoint._checkpoint import Checkpoint
+from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._device import default_device
-from reslab.ltx2._load import load
 from reslab.stages import freeze
 
 _VARIANT = "LTX-2.3 distilled"  # eleven passes in place of 123, and no LoRA

@@ -21,7 +21,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from reslab.ltx2._numbers import is_number
+from reslab.ltx2._pipeline._numbers import is_number
 
 #: Tokens a prompt is padded to: diffusers 0.42.1, `LTX2TextEncoderStep`.
 MAX_SEQUENCE_LENGTH = 1024

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from reslab.ltx2._modes import device_mode, fits_resident
-from reslab.ltx2._resident_fits import mode_bounds
+from reslab.ltx2._modes._fits import mode_bounds
+from reslab.ltx2._modes._modes import device_mode, fits_resident
 from reslab.ltx2._shapes import VideoShape
 from reslab.ltx2._variants import variant
 from reslab.profiler import GIB

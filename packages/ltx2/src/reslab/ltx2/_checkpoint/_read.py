@@ -1,0 +1,221 @@
+"""Read one component from its folder: weights checked before, loaded by its own library, aligned after.
+
+diffusers and transformers load the weights; what they leave silent is checked around them. Missing and unexpected
+keys and wrong shapes are found in the files' headers against a model on the meta device, so that a checkpoint saved
+from a model with PEFT wrappers (`*.base_layer.*` keys) is refused, instead of leaving its parameters on the meta
+device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from reslab.ltx2._checkpoint._align import align
+from reslab.ltx2._checkpoint._arguments import leaves_in_files
+from reslab.ltx2._checkpoint._blank import converted
+from reslab.ltx2._checkpoint._configs import PERTURBED, find_class, quiet_transformers
+from reslab.ltx2._checkpoint._layout import (
+    COMPUTED,
+    UPSAMPLER,
+    WITHOUT_WEIGHTS,
+    Stored,
+    config_name,
+    headers,
+    precision,
+    read_config,
+)
+from reslab.ltx2._checkpoint._small import read_tokenizer
+from reslab.residency import Plan, host_need
+
+# What constructors of diffusers and transformers raise for values that they cannot use.
+_UNBUILDABLE = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    StrictDataclassError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Hold what a caller asks of a checkpoint; see `load`."""
+
+    variant: str | None = None
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    latent_upsampler: Path | None = None
+    lora: Path | None = None
+    two_stage: bool = True
+    progress: bool = True
+    plan: Plan | None = None
+
+
+def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch.device | str | None = None) -> Any:
+    """Read a component, its weights in `dtype` and in aligned memory of `device`.
+
+    A ValueError names what is missing, damaged or unexpected.
+    """
+    if name == "tokenizer":
+        return read_tokenizer(folder)
+    if name == "scheduler":
+        return _read_scheduler(folder)
+    module = _read_text_encoder(folder, dtype) if name == "text_encoder" else _read_diffusers(name, folder, dtype)
+    absent = [key for key, parameter in module.named_parameters() if parameter.is_meta]
+    if absent:
+        raise ValueError(f"{name}: no weights came for {_some(absent)}; download the checkpoint again.")
+    return align(module.eval(), device=device)
+
+
+def _read_scheduler(folder: Path) -> Any:
+    kind = _class_of(folder)
+    with naming(folder):
+        return kind.from_pretrained(folder)
+
+
+def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    kind, stored = _class_of(folder), headers(name, folder)
+    check_weights(name, expected_shapes(folder), stored)
+    built = PERTURBED if name == "transformer" else {}
+    variant = precision(name, folder)
+    return kind.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, variant=variant, **built
+    )
+
+
+def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
+    """Read the text encoder; transformers renames keys between releases, so it tells what fitted."""
+    headers("text_encoder", folder)  # a damaged file is named here
+    kind, variant = _architecture_of(folder), precision("text_encoder", folder)
+    _meta_text_encoder(folder)  # and a configuration that describes none here
+    try:
+        with quiet_transformers():
+            module, report = kind.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                variant=variant,
+            )
+    except RuntimeError as error:
+        raise ValueError(f"text_encoder: {error}") from None
+    for trouble in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = [key for key in map(str, report[trouble]) if not (trouble[0] == "u" and key.endswith(COMPUTED))]
+        if keys:
+            found = _some(sorted(keys))
+            raise ValueError(f"text_encoder: {trouble.replace('_', ' ')}: {found}; download the checkpoint again.")
+    return module
+
+
+def _class_of(folder: Path) -> Any:
+    return _module_class(read_config(folder).get("_class_name"), folder)
+
+
+def _architecture_of(folder: Path) -> Any:
+    names = read_config(folder).get("architectures")
+    return _module_class(names[0] if isinstance(names, list) and names else None, folder)
+
+
+def _module_class(name: Any, folder: Path) -> Any:
+    """Find the class that a configuration names; a ValueError says that it names none."""
+    if not isinstance(name, str):
+        raise ValueError(f"{config_name(folder)} names no class but {name!r}; download it again.")
+    try:
+        return find_class(name)
+    except ValueError as error:
+        raise ValueError(f"{config_name(folder)}: {error}") from None
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Name the configuration in the errors that a component's own constructor raises for it."""
+    try:
+        yield
+    except _UNBUILDABLE as error:
+        raise ValueError(f"{config_name(folder)} describes nothing that can be built ({error}).") from None
+
+
+def meta_module(folder: Path) -> torch.nn.Module:
+    """Build a diffusers component from its configuration on the meta device: shapes, no memory."""
+    kind = _class_of(folder)
+    with naming(folder), torch.device("meta"):
+        return kind.from_config(kind.load_config(folder, local_files_only=True))
+
+
+def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every weight and buffer that a diffusers component stores."""
+    return {key: tuple(tensor.shape) for key, tensor in meta_module(folder).state_dict().items()}
+
+
+def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, Stored]) -> None:
+    """Check that stored weights are those expected, by name and shape; one ValueError names what is not."""
+    problems = []
+    if unexpected := sorted(stored.keys() - expected.keys()):
+        wrapped = any(".base_layer." in key for key in unexpected)
+        why = " (saved from a model with PEFT adapters: save it without them)" if wrapped else ""
+        problems.append(f"{len(unexpected)} unexpected keys{why}: {_some(unexpected)}")
+    if missing := sorted(expected.keys() - stored.keys()):
+        problems.append(f"{len(missing)} missing keys: {_some(missing)}")
+    for key in sorted(expected.keys() & stored.keys()):
+        if expected[key] != stored[key].shape:
+            problems.append(f"{key} has shape {stored[key].shape} in {stored[key].file.name}, not {expected[key]}")
+    if problems:
+        raise ValueError(f"{name} does not fit its configuration: {'; '.join(problems[:4])}.")
+
+
+def _some(names: Iterable[str], count: int = 3) -> str:
+    listed = list(names)
+    return ", ".join(listed[:count]) + (f" and {len(listed) - count} more" if len(listed) > count else "")
+
+
+def memory_bytes(
+    parts: Mapping[str, Path], dtype: torch.dtype, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0
+) -> int:
+    """Return the host memory that a checkpoint takes once loaded, from the configurations of its components alone.
+
+    With a plan it is what the plan needs: what waits on the host, and the window of what comes from disk. Without one,
+    on an accelerator, it is that of the largest component, which passes through the host.
+
+    Args:
+        parts: The folder of each component.
+        dtype: Of the weights.
+        wanted: What is asked for.
+        upsampler_bytes: Of an upsampler's files whose configuration is not here yet.
+        lora_bytes: Of the LoRA, as far as it is read.
+    """
+    modules = {
+        name: converted(_meta_text_encoder(folder) if name == "text_encoder" else meta_module(folder), dtype)
+        for name, folder in parts.items()
+        if name not in WITHOUT_WEIGHTS
+    }
+    beside = lora_bytes + (0 if leaves_in_files(wanted.plan, UPSAMPLER) else upsampler_bytes)
+    if wanted.plan is not None:
+        return host_need(wanted.plan, modules) + beside
+    sizes = [sum(parameter.nbytes for parameter in module.parameters()) for module in modules.values()]
+    on_host = wanted.device is None or torch.device(wanted.device).type == "cpu"
+    return sum(sizes) + beside if on_host else max([*sizes, upsampler_bytes, lora_bytes])
+
+
+def text_rows(folder: Path) -> int:
+    """Return how many tokens a text encoder has rows for, from its configuration."""
+    kind = _architecture_of(folder)
+    with naming(folder):
+        return int(kind.config_class.from_dict(read_config(folder)).get_text_config().vocab_size)
+
+
+def _meta_text_encoder(folder: Path) -> Any:
+    """Build a text encoder from its configuration on the meta device; a ValueError says that it describes none."""
+    kind = _architecture_of(folder)
+    with naming(folder), torch.device("meta"):
+        return kind(kind.config_class.from_dict(read_config(folder)))

@@ -1,0 +1,1 @@
+"""Device modes: decided, run, compared, and tried with a widget."""
