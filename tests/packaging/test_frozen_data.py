@@ -28,11 +28,13 @@ from reslab.ltx2._modes import _modes
 from reslab.ltx2._pipeline import _limits, _settings
 from reslab.profiler import teaching
 from reslab.profiler._report import _vega
-from reslab.residency._device import _host
-from reslab.residency._engine import _fit
-from reslab.residency._plan import _code, _footprint, _ratio, _workload
+from reslab.residency import _units
+from reslab.residency._device import _machine
+from reslab.residency._engine import _checks
+from reslab.residency._plan import _code, _workload
 from reslab.residency._plan import _settings as plan_settings
 from reslab.residency._rehearse import _schema, _structure
+from reslab.residency._schedule import _footprint
 from reslab.stages import FrozenDict, freeze
 
 #: Frozen, but no data: why each has no example.
@@ -138,8 +140,10 @@ EXAMPLES = {
     residency.LinkSpeed: lambda: residency.LinkSpeed(
         device="cuda:0", pinned_bytes_per_s=3, pageable_bytes_per_s=1, back_bytes_per_s=2, nbytes=4, repeats=5
     ),
-    _host.HostMemory: lambda: _host.HostMemory(**dict.fromkeys(map(_name, dataclasses.fields(_host.HostMemory)), 1)),
-    residency.Budget: lambda: _fit.Budget(device_bytes=1),
+    _machine.HostMemory: lambda: _machine.HostMemory(
+        **dict.fromkeys(map(_name, dataclasses.fields(_machine.HostMemory)), 1)
+    ),
+    residency.Budget: lambda: _checks.Budget(device_bytes=1),
     _code.Code: lambda: plan().as_code("diffusers", components=["transformer"]),
     _code.Wanted: lambda: _code.Wanted(
         places={"vae": residency.swap()},
@@ -157,7 +161,7 @@ EXAMPLES = {
     residency.Numerics: lambda: residency.Numerics(),
     residency.Placement: lambda: residency.layerwise(resident=3),
     residency.Plan: plan,
-    _ratio.Ratio: lambda: _ratio.Ratio(copy_s_per_compute_s=0.5),
+    _units.Ratio: lambda: _units.Ratio(copy_s_per_compute_s=0.5),
     plan_settings.Setting: lambda: next(iter(residency.user_settings(vae="swap").items.values())),
     residency.Settings: lambda: residency.user_settings(vae="swap", transformer={"prefetch": 2}),
     residency.ComponentSize: lambda: _workload.ComponentSize(outside_bytes=1, block_bytes=(2,)),

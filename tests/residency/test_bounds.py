@@ -27,8 +27,8 @@ from reslab.residency import (
     swap,
     workload,
 )
-from reslab.residency._plan._footprint import pool_slack
 from reslab.residency._rehearse._schema import SCHEMAS
+from reslab.residency._schedule._footprint import pool_slack
 
 MB, GB = 10**6, 10**9
 BLOCKS = 4

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from reslab.residency import Confidence, DeviceError, Holder, Machine, Plan, bounds, detect, device, this_machine
-from reslab.residency._device._host import host_memory
+from reslab.residency._device._machine import host_memory
 
 GIB = 2**30
 

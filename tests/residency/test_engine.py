@@ -25,8 +25,8 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._engine._throttle import Link
-from reslab.residency._plan._ratio import Ratio
+from reslab.residency._engine._lanes import Link
+from reslab.residency._units import Ratio
 from reslab.stages import Pipeline, stage
 
 WIDTH = 16  # one weight and its bias are 1088 bytes, so nothing is padded

@@ -29,10 +29,10 @@ from reslab.residency import (
     rehearse,
     swap,
 )
-from reslab.residency._bounds._memory import memory
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._fit import check_fits
-from reslab.residency._engine._setting import Setting
+from reslab.residency._engine._checks import check_fits
+from reslab.residency._engine._config import Setting
+from reslab.residency._predict._memory import memory
 from reslab.stages import Pipeline, stage
 
 WIDTH = 32

@@ -8,10 +8,10 @@ import torch
 
 from reslab import ltx2
 from reslab.residency import Plan, WeightsAbsent, apply, device_bytes, disk, layerwise, schedule, swap
-from reslab.residency._engine._blocks import find_blocks
-from reslab.residency._engine._buffers import copy_on_host
 from reslab.residency._engine._director import Director
 from reslab.residency._engine._lanes import ThreadLane
+from reslab.residency._engine._layout import copy_on_host
+from reslab.residency._model._anatomy import find_blocks
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
 PARTS = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder", "latent_upsampler")

@@ -23,8 +23,8 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._engine import _buffers
-from reslab.residency._engine._adapted import Adapted
+from reslab.residency._engine import _layout
+from reslab.residency._model._lora import Adapted
 from reslab.stages import Pipeline, stage
 
 WIDTH = 16  # one weight and its bias are 1088 bytes; merging concerns the 1024 of the weight
@@ -288,7 +288,7 @@ def test_memory_that_another_mode_left_is_given_back(pipeline, monkeypatch):
             made.append(weakref.ref(memory))
             return memory
 
-    monkeypatch.setattr(_buffers.mmap, "mmap", Recorded)
+    monkeypatch.setattr(_layout.mmap, "mmap", Recorded)
     with apply(pipeline, Plan.of({MODEL: "swap"})):
         run(pipeline)
     assert [each() is not None for each in made] == [True] * 4  # what lies outside the blocks, and three blocks

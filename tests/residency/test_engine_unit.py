@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from reslab.residency import Budget, ComponentSize, Plan, ResidencyError, Workload
 from reslab.residency._engine import _unit
-from reslab.residency._engine._buffers import HostBuffer, boundary, lay_out
-from reslab.residency._engine._merged_unit import MergedUnit
+from reslab.residency._engine._config import Setting, Sources
+from reslab.residency._engine._lanes import Link
+from reslab.residency._engine._layout import HostBuffer, boundary, lay_out
+from reslab.residency._engine._merge import MergedUnit
 from reslab.residency._engine._only_copy import OnlyCopy, give_up
-from reslab.residency._engine._setting import Setting, Sources
-from reslab.residency._engine._throttle import Link
 from reslab.residency._engine._unit import TABLE, Event, Shared, Slot, Unit, Where
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
-from reslab.residency._engine import _absent, _component, _lanes, _managed, _mover, _recovery, _unit
+from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed, _mover, _unit
 from reslab.stages import Pipeline, Stage
 
 WIDTH = 16
@@ -273,7 +273,7 @@ def test_entering_that_is_interrupted_leaves_nothing_behind():
     plan = Plan.of({"one": "layerwise", "two": "disk"})
     for count in itertools.count(1, 71):
         managed = apply(PIPELINE, plan)
-        sys.settrace(interrupted_at_line(count, (_managed, _component, _absent), signal.raise_signal, signal.SIGINT))
+        sys.settrace(interrupted_at_line(count, (_managed, _component, _guards), signal.raise_signal, signal.SIGINT))
         try:
             managed.__enter__()
         except KeyboardInterrupt:
@@ -364,7 +364,7 @@ def test_a_signal_waits_for_the_end_of_a_mask():
     done = []
 
     def stop_inside():
-        with _recovery.masked():
+        with _interrupts.masked():
             signal.raise_signal(signal.SIGINT)
             done.append("inside")
         done.append("after")

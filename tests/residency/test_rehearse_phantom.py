@@ -5,10 +5,8 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from reslab.residency import UnknownValueError, weightless
-from reslab.residency._rehearse._functions import Functions
-from reslab.residency._rehearse._liveness import Liveness
-from reslab.residency._rehearse._phantom import Phantoms
-from reslab.residency._rehearse._trace import Trace
+from reslab.residency._rehearse._phantom import Functions, Phantoms
+from reslab.residency._rehearse._trace import Liveness, Trace
 
 
 @pytest.fixture

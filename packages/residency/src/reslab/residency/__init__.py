@@ -13,24 +13,32 @@ of moves) and `_device/_spec` (what is known of a card). Nothing here imports to
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from reslab.residency._bounds._bounds import Bounds
-from reslab.residency._bounds._like import like
-from reslab.residency._bounds._memory import Memory
-from reslab.residency._bounds._named import bounds
-from reslab.residency._bounds._preset import preset
-from reslab.residency._bounds._roomy import most_resident
-from reslab.residency._bounds._stage import StageBounds
-from reslab.residency._bounds._workload import workload
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._evidence import Confidence, Evidence, Holder
-from reslab.residency._device._link import LinkSpeed
 from reslab.residency._device._machine import Machine, this_machine
-from reslab.residency._device._spec import DeviceError, DeviceSpec
-from reslab.residency._plan import _code_diffusers as _code_diffusers  # enters itself in `TOOLS`
-from reslab.residency._plan import _code_ltx as _code_ltx
-from reslab.residency._plan._decisions import DecidedBy, Decision
-from reslab.residency._plan._footprint import (
+from reslab.residency._device._spec import DeviceError, DeviceSpec, LinkSpeed
+from reslab.residency._plan._numerics import MERGED, Lora, Numerics
+from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._presets import presets
+from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user_settings
+from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
+from reslab.residency._predict._bounds import Bounds, like
+from reslab.residency._predict._break_even import break_even, break_even_tokens
+from reslab.residency._predict._memory import Memory
+from reslab.residency._predict._preset import bounds, most_resident, preset
+from reslab.residency._predict._rehearsed import workload
+from reslab.residency._predict._slot_times import pass_time, slot_times
+from reslab.residency._predict._stage_bounds import StageBounds
+from reslab.residency._rehearse._failures import RehearsalError, UnknownValueError
+from reslab.residency._rehearse._rehearsal import Rehearsal
+from reslab.residency._report._beside import beside, beside_chart, kept_row
+from reslab.residency._report._break_even_charts import kept_chart, offloading_chart
+from reslab.residency._report._run_charts import bounds_chart, survey_chart, work_chart
+from reslab.residency._report._slot_charts import slots_chart, ways_chart
+from reslab.residency._report._traffic import moved_bytes, moved_chart
+from reslab.residency._schedule._footprint import (
     POOL_SLACK_BYTES,
     POOL_SLACK_SHARE,
     ComponentBytes,
@@ -39,66 +47,47 @@ from reslab.residency._plan._footprint import (
     device_bytes,
     footprint,
 )
-from reslab.residency._plan._keep import check_plan
-from reslab.residency._plan._leaner import leaner
-from reslab.residency._plan._moves import Act, Move, Schedule
-from reslab.residency._plan._numerics import MERGED, Lora, Numerics
-from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
-from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._presets import presets
-from reslab.residency._plan._schedule import schedule
-from reslab.residency._plan._settings import Settings, user_settings
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
-from reslab.residency._rehearse._errors import RehearsalError, UnknownValueError
-from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._report._answer import SURVEY, Answer
-from reslab.residency._report._beside import beside, kept_row
-from reslab.residency._report._beside_chart import beside_chart
-from reslab.residency._report._bounds_chart import bounds_chart
-from reslab.residency._report._break_even import break_even, break_even_tokens
-from reslab.residency._report._kept_chart import kept_chart
-from reslab.residency._report._moved import moved_bytes, moved_chart
-from reslab.residency._report._offloading_chart import offloading_chart
-from reslab.residency._report._slots import pass_time, slot_times
-from reslab.residency._report._slots_chart import slots_chart
-from reslab.residency._report._survey import Survey, survey
-from reslab.residency._report._survey_chart import survey_chart
-from reslab.residency._report._ways_chart import ways_chart
-from reslab.residency._report._what_helps import Advice, what_helps
-from reslab.residency._report._work_chart import work_chart
+from reslab.residency._schedule._kept_units import check_plan
+from reslab.residency._schedule._leaner import leaner
+from reslab.residency._schedule._schedule import Act, Move, Schedule, schedule
+from reslab.residency._tools import _diffusers as _diffusers  # enters itself in `TOOLS`
+from reslab.residency._tools import _ltx_pipelines as _ltx_pipelines
+from reslab.residency._tune._answer import SURVEY, Answer
+from reslab.residency._tune._survey import Survey, survey
+from reslab.residency._tune._what_helps import Advice, what_helps
 from reslab.stages import lazy_names
 
 if TYPE_CHECKING:
     from reslab.residency._calibrate._link import measure_link
     from reslab.residency._engine._apply import apply
-    from reslab.residency._engine._difference import lora_difference
-    from reslab.residency._engine._errors import OutOfMemory, ResidencyError, WeightsAbsent
-    from reslab.residency._engine._fit import Budget
+    from reslab.residency._engine._checkpoint import KeyedFile
+    from reslab.residency._engine._checks import Budget
     from reslab.residency._engine._host_need import host_need
-    from reslab.residency._engine._keyed import KeyedFile
+    from reslab.residency._engine._lora_difference import lora_difference
     from reslab.residency._engine._residency import Residency
-    from reslab.residency._engine._strategy import offload_strategy
+    from reslab.residency._errors import OutOfMemory, ResidencyError, WeightsAbsent
     from reslab.residency._rehearse._blank import blank, blanks
     from reslab.residency._rehearse._rehearse import rehearse
     from reslab.residency._rehearse._weightless import parameters_to_meta, weightless
+    from reslab.residency._tools._strategy import offload_strategy
 
 __version__ = "0.1.0"
 
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
-    "Budget": "_engine._fit",
-    "KeyedFile": "_engine._keyed",
-    "OutOfMemory": "_engine._errors",
+    "Budget": "_engine._checks",
+    "KeyedFile": "_engine._checkpoint",
+    "OutOfMemory": "_errors",
     "Residency": "_engine._residency",
-    "ResidencyError": "_engine._errors",
-    "WeightsAbsent": "_engine._errors",
+    "ResidencyError": "_errors",
+    "WeightsAbsent": "_errors",
     "apply": "_engine._apply",
     "blank": "_rehearse._blank",
     "blanks": "_rehearse._blank",
     "host_need": "_engine._host_need",
-    "lora_difference": "_engine._difference",
+    "lora_difference": "_engine._lora_difference",
     "measure_link": "_calibrate._link",
-    "offload_strategy": "_engine._strategy",
+    "offload_strategy": "_tools._strategy",
     "parameters_to_meta": "_rehearse._weightless",
     "rehearse": "_rehearse._rehearse",
     "weightless": "_rehearse._weightless",

@@ -4,12 +4,15 @@
     parse_rate("1 GB/s")           # 1000000000
 
 GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a bare number.
+
+How copying relates to computing on a card: what a link here can be held to, so that it feels as it does there.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 _UNITS = {"B": 1} | {
@@ -76,3 +79,18 @@ def is_near(name: str, known: Iterable[str]) -> bool:
     """
     folded = [each.casefold() for each in known]
     return bool(get_close_matches(name.casefold(), folded, n=1, cutoff=0.6))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """How long it takes to copy the weights of every call of a run, for each second that the calls compute."""
+
+    copy_s_per_compute_s: float
+
+    def rate(self, *, copied_bytes: int, compute_s: float) -> float:
+        """Return the bytes a second with which copying takes that much longer than computing.
+
+        >>> Ratio(copy_s_per_compute_s=2.0).rate(copied_bytes=1000, compute_s=5.0)
+        100.0
+        """
+        return copied_bytes / (self.copy_s_per_compute_s * compute_s)

@@ -1,24 +1,38 @@
-"""The checks of the exercises in notebooks 00, 03, 05 and 08; each computes its truth with the packages."""
+"""The checks of the exercises in notebooks 00, 03, 05 and 08; each computes its truth with the packages.
+
+The checks of the exercises in notebook 03; each finds its truth in the order of moves on two lanes.
+
+They are public as `reslab.residency.exercises`.
+
+The checks of the exercises in notebook 08; each computes its truth from the rehearsal of what was run.
+
+They are public as `reslab.residency.exercises`. Answers differ between the mid-size model and the full one.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import polars as pl
 
 from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
-from reslab.residency._bounds._preset import preset
-from reslab.residency._bounds._roofline import block_times
-from reslab.residency._bounds._workload import workload
 from reslab.residency._device._spec import DeviceSpec
-from reslab.residency._plan._footprint import footprint
 from reslab.residency._plan._numerics import MERGED
+from reslab.residency._plan._placement import Layout, layerwise, swap
 from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Workload, equal_blocks
+from reslab.residency._predict._break_even import break_even
+from reslab.residency._predict._preset import preset
+from reslab.residency._predict._rehearsed import workload
+from reslab.residency._predict._roofline import block_times
+from reslab.residency._predict._slot_times import pass_time
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._report._break_even import break_even
-from reslab.residency._slot_exercises import blocks_that_stay, copies_made, prefetch_of_leading
-from reslab.residency._trial_exercises import gib_more_each_stage, gib_of_prefetch, gib_with_kept
+from reslab.residency._schedule._footprint import footprint
+from reslab.residency._schedule._schedule import schedule
 
 __all__ = [
     "activation_gib_at",
@@ -248,3 +262,182 @@ def _trace(rehearsal: Rehearsal, trace: int) -> dict[str, int]:
 
 def _parameters(rehearsal: Rehearsal, component: str) -> int:
     return int(rehearsal.components.row(by_predicate=pl.col("component") == component, named=True)["parameters"])
+
+
+def blocks_that_stay(answer: Any, *, blocks: int, copy: float) -> Verdict:
+    """Check how many strided blocks have to stay, with prefetch 1, so that no pass but the first waits for a copy.
+
+    Args:
+        answer: A number of blocks, or `...`.
+        blocks: Blocks of the model.
+        copy: How many times longer copying a block takes than computing it.
+    """
+    by_bytes = math.ceil(blocks * (1 - 1 / copy)) if copy > 1 else 0
+    enough = (
+        kept for kept in count(by_bytes) if _is_free(Plan.of({"transformer": layerwise(resident=kept)}), blocks, copy)
+    )
+    truth = next(enough)
+    traps = {
+        by_bytes: "by the bytes that is enough; is it for each gap between two blocks that stream?",
+        blocks - truth: "that many may stream; how many stay?",
+        blocks: "then nothing streams; fewer are enough.",
+    }
+    return check_number(
+        answer,
+        truth=truth,
+        what="the number of blocks",
+        why=f"copying the other {blocks - truth} takes {(blocks - truth) * copy:g}, computing all takes {blocks}, "
+        "and between two that stream enough others compute",
+        asked=Asked(unit="blocks"),
+        hints=Hints(traps=traps, section="sections 4 and 5", beside={"by the bytes alone": by_bytes, "all": blocks}),
+    )
+
+
+def copies_made(answer: Any, *, blocks: int, slots: int, passes: int) -> Verdict:
+    """Check how many copies a run makes where all blocks stream through some slots.
+
+    Args:
+        answer: A number of copies, or `...`.
+        blocks: Blocks of the model.
+        slots: Slots, the one that computes included.
+        passes: Times that the model is called.
+    """
+    plan = Plan.of({"transformer": layerwise(prefetch=slots - 1)})
+    work = equal_blocks(blocks, passes=passes)
+    traps = {
+        blocks: "that is one pass; what is still there when the next one begins?",
+        blocks
+        + (passes - 1) * max(blocks - slots, 0): "the blocks that stay in their slots are not those needed next.",
+        slots * passes: "each pass needs every block.",
+        blocks * (passes - 1): "the first pass needs its copies, too.",
+    }
+    return check_number(
+        answer,
+        truth=schedule(plan, work).moved_bytes(),  # a byte a block
+        what="the number of copies",
+        why="in a circle, the block that was used longest ago is the next to be needed"
+        if slots < blocks
+        else "all blocks fit, so each is copied once",
+        asked=Asked(unit="copies"),
+        hints=Hints(traps=traps, section="section 4", beside={"blocks": blocks, "slots": slots}),
+    )
+
+
+def prefetch_of_leading(answer: Any, *, blocks: int, resident: int, copy: float) -> Verdict:
+    """Check how deep the prefetch has to be so that leading resident blocks never wait, the first pass apart.
+
+    Args:
+        answer: Blocks that are fetched ahead, or `...`.
+        blocks: Blocks of the model.
+        resident: How many of them, the first ones, stay.
+        copy: How many times longer copying a block takes than computing it.
+    """
+    plans = (Plan.of({"transformer": layerwise(resident=resident, layout=Layout.LEADING, prefetch=n)}) for n in count())
+    truth = next(depth for depth, plan in enumerate(plans) if _is_free(plan, blocks, copy))
+    traps = {
+        truth + 1: "that may be the number of slots: one of them computes, the others are fetched ahead.",
+        1: "that is the prefetch in the picture, and the blocks that stream wait there.",
+        blocks - resident: "then each has a slot of its own; is that needed?",
+        truth - 1: "with that some block still comes too late.",
+    }
+    return check_number(
+        answer,
+        truth=truth,
+        what="the prefetch",
+        why=f"{resident} blocks and {truth + 1} slots: memory for {resident + truth + 1} blocks",
+        asked=Asked(unit="blocks"),
+        hints=Hints(traps=traps, section="section 5", beside={"blocks that stay": resident}),
+    )
+
+
+def _is_free(plan: Plan, blocks: int, copy: float) -> bool:
+    return pass_time(plan, blocks=blocks, copy=copy) < 1 + 1e-9
+
+
+_ASKED = Asked(unit="GiB", to=0.01)
+
+
+def gib_with_kept(answer: Any, rehearsal: Rehearsal, *, kept: int) -> Verdict:
+    """Check how many GiB a streaming run moves if some of the transformer's blocks stay on the device.
+
+    Args:
+        answer: GiB, to two decimals, or `...`.
+        rehearsal: Of a run of LTX-2.
+        kept: Blocks that stay.
+    """
+    plan = preset("streaming", rehearsal, settings={"transformer.resident": kept})
+    all_stream, truth = _moved_gib(preset("streaming", rehearsal), rehearsal), _moved_gib(plan, rehearsal)
+    stay = kept * max(workload(rehearsal).components["transformer"].block_bytes) / GIB
+    traps = {
+        all_stream: "that is with none kept.",
+        all_stream - truth: "that is what is saved; what is still moved?",
+        truth - stay: "the blocks that stay have to come once, too.",
+    }
+    return check_number(
+        answer,
+        truth=truth,
+        what="the size in GiB",
+        why=f"{kept} blocks are fetched once and not in every pass; with none kept it is {all_stream:.2f}",
+        asked=_ASKED,
+        hints=Hints(traps=traps, section="section 3", beside={"with none kept": all_stream}),
+    )
+
+
+def gib_more_each_stage(answer: Any, rehearsal: Rehearsal) -> Verdict:
+    """Check how many GiB more a swapping run moves if a component leaves after each stage, not after its last.
+
+    Args:
+        answer: GiB, to two decimals, or `...`.
+        rehearsal: Of a run of LTX-2.
+    """
+    last = preset("swap", rehearsal)
+    each = last.decide(dict.fromkeys(workload(rehearsal).components, swap(until="each stage")), why="exercise")
+    before, after = _moved_gib(last, rehearsal), _moved_gib(each, rehearsal)
+    traps = {
+        after: "that is what would be moved; how much more is it?",
+        before: "that is what swapping moves as it is; how much more would it be?",
+        2 * (after - before): "it comes twice, which is once more.",
+    }
+    return check_number(
+        answer,
+        truth=after - before,
+        what="the size in GiB",
+        why=f"{before:.2f} become {after:.2f}, since the transformer works in two stages and comes twice",
+        asked=replace(_ASKED, rounded=(round(round(after, 2) - round(before, 2), 2),)),
+        hints=Hints(traps=traps, section="section 3", beside={"swapping as it is": before}),
+    )
+
+
+def gib_of_prefetch(answer: Any, rehearsal: Rehearsal, *, prefetch: int) -> Verdict:
+    """Check how many GiB of weights are on the device in denoising if blocks stream with a deeper prefetch.
+
+    Args:
+        answer: GiB, to two decimals, or `...`.
+        rehearsal: Of a run of LTX-2.
+        prefetch: Blocks fetched ahead.
+    """
+    work = workload(rehearsal)
+    held, one_ahead = _denoising_gib(work, prefetch), _denoising_gib(work, 1)
+    block = max(work.components["transformer"].block_bytes) / GIB
+    traps = {
+        one_ahead: "that is with one block ahead.",
+        held - block: "one slot more: while its block computes, all others are fetched ahead.",
+        (prefetch + 1) * block: "that is the slots alone; what lies outside the blocks is there, too.",
+    }
+    return check_number(
+        answer,
+        truth=held,
+        what="the size in GiB",
+        why=f"{prefetch + 1} slots of {block:.3f}, and what lies outside the blocks",
+        asked=_ASKED,
+        hints=Hints(traps=traps, section="section 3", beside={"one block ahead": one_ahead}),
+    )
+
+
+def _denoising_gib(work: Workload, prefetch: int) -> float:
+    plan = preset("streaming", work, settings={"transformer.prefetch": prefetch})
+    return sum(row.device_bytes for row in footprint(plan, work) if row.stage == "LTX2AVDenoisingStage") / GIB
+
+
+def _moved_gib(plan: Plan, rehearsal: Rehearsal) -> float:
+    return sum(row.fetched_bytes for row in footprint(plan, workload(rehearsal))) / GIB

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import torch
 
-from reslab.residency._device._link import LinkSpeed
+from reslab.residency._device._spec import LinkSpeed
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._buffers import HostBuffer, Layout, copy_on_host
+from reslab.residency._engine._layout import HostBuffer, Layout, copy_on_host
 
 #: Bytes of one copy; a block of LTX-2.3 has three times as many.
 NBYTES = 2**28

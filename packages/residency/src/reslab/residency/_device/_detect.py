@@ -17,15 +17,12 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from reslab.residency._device._catalogue import build, like_card, linked, unknown_card, with_rates
+from reslab.residency._device._catalogue import build, find, like_card, linked, unknown_card, with_rates
 from reslab.residency._device._evidence import Confidence, Evidence, Holder
 from reslab.residency._device._given import Compute, Size, assumed, size, with_figures, with_host
-from reslab.residency._device._host import HostMemory
-from reslab.residency._device._host import host_memory as read_host_memory
-from reslab.residency._device._link import LinkSpeed
-from reslab.residency._device._machine import Machine, this_machine
-from reslab.residency._device._names import find
-from reslab.residency._device._spec import DeviceError, DeviceSpec
+from reslab.residency._device._machine import HostMemory, Machine, this_machine
+from reslab.residency._device._machine import host_memory as read_host_memory
+from reslab.residency._device._spec import DeviceError, DeviceSpec, LinkSpeed
 
 #: A slice's name: its card, and how many of the card's compute slices it has.
 _SLICE = re.compile(r"(.*) MIG (?:(\d+)c\.)?(\d+)g\..*")

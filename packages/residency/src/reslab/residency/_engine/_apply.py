@@ -7,19 +7,17 @@ from dataclasses import replace
 
 import torch
 
-from reslab.residency._device._host import host_memory
-from reslab.residency._device._machine import this_machine
+from reslab.residency._device._machine import host_memory, this_machine
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._checkpoint import Paths
-from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._engine._fit import Budget
+from reslab.residency._engine._checks import Budget, check_kinds, own_files, read_device
+from reslab.residency._engine._config import Setting
+from reslab.residency._engine._lanes import Link
 from reslab.residency._engine._residency import Residency
-from reslab.residency._engine._setting import Setting
-from reslab.residency._engine._throttle import Link
-from reslab.residency._engine._told import check_kinds, own_files, read_device
+from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._ratio import Ratio
 from reslab.residency._plan._workload import Workload
+from reslab.residency._units import Ratio
 from reslab.stages import Pipeline
 
 ON_OOM = ("stop", "step-down")

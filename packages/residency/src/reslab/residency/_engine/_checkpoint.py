@@ -6,6 +6,13 @@
     checkpoint.read("blocks.0.weight", target)   # its bytes, into memory of ours
 
 A mapped file counts as memory of the process, page by page as it is read; what is read into a window does not.
+
+A safetensors file whose keys are not the names that a module has for its weights.
+
+    KeyedFile("model.safetensors", {"language_model.norm.weight": "model.language_model.norm.weight"})
+
+It is a path wherever one is wanted. Libraries rename weights between releases, and a LoRA is published with names of
+its own; the file stays as it is, and is read under the names that the module has.
 """
 
 from __future__ import annotations
@@ -14,6 +21,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +29,8 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._engine._keyed import KeyedFile
+from reslab.residency._errors import ResidencyError
+from reslab.stages import freeze
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -235,3 +243,30 @@ def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
 
 def _text(dtype: torch.dtype | str) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedFile(os.PathLike[str]):
+    """A file, and the module's names of what it holds.
+
+    Attributes:
+        path: The file.
+        names: By key, the name of a parameter or buffer; what the file holds besides these is passed over.
+    """
+
+    path: str | os.PathLike[str]
+    names: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def name(self) -> str:
+        """Return the file's own name."""
+        return Path(self.path).name
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
+    def __repr__(self) -> str:
+        return f"KeyedFile({os.fspath(self.path)!r}, {len(self.names)} names)"

@@ -2,23 +2,33 @@
 
 Its parameters may change while it is managed: a LoRA adds some, and takes them away again. `refresh` notices, gives
 the units concerned back, and makes them anew; the others stay where they are.
+
+Weights without values: what stands in their place while a residency brings the values from files.
+
+A parameter on meta cannot be given memory. So another parameter stands in its place in the module, absent until its
+value is fetched, and leaving puts the one on meta back. A buffer is never absent: it is read from the files at once.
+
+    stand_ins = StandIns(device)
+    stand_ins.install(module, checkpoint)
+    stand_ins.unknown                       # the parameters on meta, by the identity of those that stand in for them
+    stand_ins.put_back()
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
-from reslab.residency._engine import _absent
-from reslab.residency._engine._adapted import Adapted
-from reslab.residency._engine._blocks import entries, find_blocks
-from reslab.residency._engine._buffers import boundary, lay_out, memory_key
+from reslab.residency._engine import _guards
 from reslab.residency._engine._checkpoint import Checkpoint, names
-from reslab.residency._engine._stand_ins import StandIns
+from reslab.residency._engine._layout import boundary, lay_out, memory_key
 from reslab.residency._engine._unit import Shared, Unit
-from reslab.residency._plan._keep import OUTSIDE
+from reslab.residency._model._anatomy import entries, find_blocks
+from reslab.residency._model._lora import Adapted
 from reslab.residency._plan._workload import ComponentSize
+from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages import Subscription
 
 #: Stands for the component itself.
@@ -171,18 +181,18 @@ class Component:
         for number, block in enumerate(self.blocks):
             for entry in entries(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]
-                self._watches.append(_absent.watch_calls(entry, self._before(number)))
-                self._watches.extend(_absent.watch_calls(module, self._inside(number)) for module in inner)
-        self._watches.append(_absent.watch_calls(self.module, self._before(WHOLE)))
+                self._watches.append(_guards.watch_calls(entry, self._before(number)))
+                self._watches.extend(_guards.watch_calls(module, self._inside(number)) for module in inner)
+        self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE)))
         for module in self._outer_modules():
             if module is not self.module and _owns(module):
-                self._watches.append(_absent.watch_calls(module, self._before(OUTSIDE)))
+                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE)))
         for module in filter(_owns, self.module.modules()):
-            self._watches.append(_absent.give_whole(module, self._find))
-            self._watches.append(_absent.refuse_loading(module, self._find))
+            self._watches.append(_guards.give_whole(module, self._find))
+            self._watches.append(_guards.refuse_loading(module, self._find))
         for path, module in self.module.named_modules():
             if next(module.parameters(), None) is not None:
-                self._watches.append(_absent.refuse_writing(module, f"{self.name}.{path}" if path else self.name))
+                self._watches.append(_guards.refuse_writing(module, f"{self.name}.{path}" if path else self.name))
 
     def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
         return self._unit_of.get(id(parameter))
@@ -210,3 +220,57 @@ def _owns(module: torch.nn.Module) -> bool:
 def _is_inside(blocks: set[int]) -> bool:
     """Tell whether a parameter belongs to one block and to nothing else."""
     return len(blocks) == 1 and OUTSIDE not in blocks
+
+
+class StandIns:
+    """Stands in for the parameters and buffers of one component that have no values.
+
+    Args:
+        device: Where it computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
+        self._stands: dict[int, torch.Tensor] = {}
+        #: The parameters on meta, by the identity of those that stand in for them.
+        self.unknown: dict[int, torch.nn.Parameter] = {}
+
+    def install(self, module: torch.nn.Module, checkpoint: Checkpoint) -> None:
+        """Stand in for what is on meta; what stands in already is left."""
+        own = names(module)
+        for part in module.modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None and tensor.is_meta:
+                        self._replaced.append((tensors, name, tensor))
+                        tensors[name] = self._stand(tensor, own[id(tensor)], checkpoint)
+
+    def put_back(self) -> None:
+        """Put the tensors on meta back, where something else has not taken their place."""
+        while self._replaced:
+            tensors, name, tensor = self._replaced[-1]
+            if tensors.get(name) is self._stands.get(id(tensor)):
+                tensors[name] = tensor
+            self._replaced.pop()
+        self._stands.clear()
+        self.unknown.clear()
+
+    def _stand(self, tensor: torch.Tensor, own: tuple[str, ...], checkpoint: Checkpoint) -> Any:
+        """Return what stands in for a tensor, the same wherever that is."""
+        if id(tensor) not in self._stands:
+            if isinstance(tensor, torch.nn.Parameter):
+                stand: torch.Tensor = self._parameter(tensor)
+            else:
+                key = checkpoint.key(own)
+                assert key is not None, own
+                stand = checkpoint.mapped(key).clone()
+            self._stands[id(tensor)] = stand
+        return self._stands[id(tensor)]
+
+    def _parameter(self, tensor: torch.nn.Parameter) -> torch.nn.Parameter:
+        with torch.inference_mode(False):
+            stand = torch.nn.Parameter(_guards.empty(tensor.dtype, self._device), requires_grad=tensor.requires_grad)
+        vars(stand).update(vars(tensor))
+        self.unknown[id(stand)] = tensor
+        return stand

@@ -19,9 +19,9 @@ from typing import NamedTuple, Protocol
 import torch
 from safetensors.torch import save_file
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Piece, Pin, Source, copy_on_host, span
 from reslab.residency._engine._checkpoint import Checkpoint, Paths, paths
-from reslab.residency._engine._errors import ResidencyError
+from reslab.residency._engine._layout import HostBuffer, Layout, Part, Piece, Pin, Source, copy_on_host, span
+from reslab.residency._errors import ResidencyError
 
 #: The names of parameters, all that each has, by their identity.
 Names = Mapping[int, Sequence[str]]

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 import torch
 
-from reslab.residency._engine._blocks import find_blocks
-from reslab.residency._plan._footprint import footprint
+from reslab.residency._model._anatomy import find_blocks
 from reslab.residency._plan._numerics import MERGED
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import ComponentSize, Workload
+from reslab.residency._schedule._footprint import footprint
 
 
 def host_need(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> int:

@@ -6,11 +6,20 @@ ticket; what needs the copy waits for the ticket. Each copy is told to the obser
     lane = ThreadLane()
     ticket = lane.issue(Copy(name="vae@decode", nbytes=4096, parts=((target, source),), tell=pipeline.tell))
     ticket.wait()
+
+A slower link, so that a trade-off can be felt on any machine: each copy takes as long as that link would.
+
+    apply(pipeline, plan, link="1 GB/s")                  # a bandwidth
+    apply(pipeline, plan, link=like(card, rehearsal))     # a card's ratio of copying to computing
+
+`like` takes the ratio from a rehearsal of what the card would run; the time that computing takes here comes from the
+first run, which copies unthrottled.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +30,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from reslab.residency._engine._buffers import Part, copy_on_host
-from reslab.residency._engine._recovery import masked
+from reslab.residency._engine._interrupts import masked
+from reslab.residency._engine._layout import Part, copy_on_host
+from reslab.residency._units import LEAST_BARE_RATE, Ratio, parse_rate
 from reslab.stages import Kind, Observer
 
 _LOOK_AGAIN_S = 0.1  # a notice that an interrupt has swallowed is made up for after that
@@ -227,3 +237,49 @@ def _end(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None]) -> None:
     jobs.put(None)
     with suppress(Empty):
         ended.get(timeout=_END_WITHIN_S)
+
+
+class Link:
+    """Holds a lane to a bandwidth: copies that follow each other take exactly their bytes' time together.
+
+    Args:
+        link: A bandwidth, or a ratio whose bandwidth `learn` will find; None for no limit.
+        clock: Returns seconds.
+        sleep: Sleeps that many seconds.
+
+    Raises:
+        ValueError: For what is no bandwidth, 0, or a bare number below 1 MB/s.
+    """
+
+    def __init__(
+        self,
+        link: str | int | Ratio | None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.ratio = link if isinstance(link, Ratio) else None
+        self.bytes_per_s: float | None = None if link is None or isinstance(link, Ratio) else parse_rate(link)
+        if self.bytes_per_s == 0:
+            raise ValueError(f"link={link!r} would never finish a copy; name a bandwidth above 0, or leave link out")
+        if isinstance(link, int) and link < LEAST_BARE_RATE:
+            raise ValueError(f"link={link} is {link} bytes a second; did you mean '{link} GB/s'?")
+        self._clock, self._sleep, self._free_s = clock, sleep, 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Tell whether copies are held to anything, now or later."""
+        return self.ratio is not None or self.bytes_per_s is not None
+
+    def learn(self, *, copied_bytes: int, compute_s: float) -> None:
+        """Take the bandwidth from how long computing took here, if the link is a ratio and this is the first time."""
+        if self.ratio is not None and self.bytes_per_s is None and compute_s > 0:
+            self.bytes_per_s = self.ratio.rate(copied_bytes=copied_bytes, compute_s=compute_s)
+
+    def hold(self, nbytes: int, issued_s: float) -> None:
+        """Sleep until a copy of that size, issued at that time, would have come over the link."""
+        if self.bytes_per_s is None:
+            return
+        self._free_s = max(self._free_s, issued_s) + nbytes / self.bytes_per_s
+        if (left := self._free_s - self._clock()) > 0:
+            self._sleep(left)

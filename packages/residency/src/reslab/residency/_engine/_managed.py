@@ -13,17 +13,15 @@ from collections.abc import Mapping
 
 import torch
 
-from reslab.residency._engine import _absent, _accelerator
-from reslab.residency._engine._choices import Tiling, check_choices
+from reslab.residency._engine import _accelerator, _guards
+from reslab.residency._engine._checks import Tiling, check_choices, check_weights, weights
 from reslab.residency._engine._component import Component, Watcher
-from reslab.residency._engine._errors import ResidencyError
-from reslab.residency._engine._kept import Kept
-from reslab.residency._engine._merged import Merged
-from reslab.residency._engine._movable import check_modules
+from reslab.residency._engine._config import Setting, Sources
+from reslab.residency._engine._merge import Merged
+from reslab.residency._engine._movable import Kept, check_modules
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._setting import Setting, Sources
-from reslab.residency._engine._told import check_weights, weights
 from reslab.residency._engine._unit import Shared
+from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._plan import Plan
 from reslab.stages import Observer, Pipeline
@@ -140,7 +138,7 @@ class Managed:
     def _component(self, name: str, module: torch.nn.Module, plan: Plan, why: str | None) -> Component:
         if why is not None:
             return Kept(name, module, device=self._setting.device, watcher=self._watcher, why=why)
-        if _absent.is_managed(module):
+        if _guards.is_managed(module):
             raise ResidencyError(f"{name!r} is managed by another residency; leave that one's `with` block first")
         return Component(
             name,

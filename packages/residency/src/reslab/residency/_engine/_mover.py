@@ -16,10 +16,10 @@ from functools import partial
 
 import torch
 
-from reslab.residency._engine._buffers import boundary
+from reslab.residency._engine._interrupts import masked
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
+from reslab.residency._engine._layout import boundary
 from reslab.residency._engine._only_copy import OnlyCopy, give_up
-from reslab.residency._engine._recovery import masked
 from reslab.residency._engine._unit import Slot, Sources, Unit, Where
 from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.residency._engine._buffers import HostBuffer, Layout, Part, Pin, boundary, copy_on_host, span, views
+from reslab.residency._engine._layout import HostBuffer, Layout, Part, Pin, boundary, copy_on_host, span, views
 
 
 class OnlyCopy:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 
 from reslab.residency._engine import _accelerator
+from reslab.residency._engine._interrupts import asked
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._recovery import asked
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload

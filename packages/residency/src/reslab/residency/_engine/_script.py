@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reslab.residency._plan._keep import OUTSIDE, Units, ahead, between_runs, keeps, streamed
-from reslab.residency._plan._moves import Act, Move
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._schedule import schedule
 from reslab.residency._plan._workload import Workload
+from reslab.residency._schedule._kept_units import OUTSIDE, Units, ahead, between_runs, keeps, streamed
+from reslab.residency._schedule._schedule import Act, Move, schedule
 
 Moves = Sequence[Move]
 

@@ -21,12 +21,12 @@ from typing import Protocol
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from reslab.residency._engine import _absent
-from reslab.residency._engine._buffers import HostBuffer, Layout, Piece, Source, memory_key, views
+from reslab.residency._engine import _guards
+from reslab.residency._engine._guards import Mark, fits, marks, outdate, written
 from reslab.residency._engine._lanes import Ticket
+from reslab.residency._engine._layout import HostBuffer, Layout, Piece, Source, memory_key, views
 from reslab.residency._engine._only_copy import OnlyCopy
-from reslab.residency._engine._written import Mark, fits, marks, outdate, written
-from reslab.residency._plan._keep import OUTSIDE
+from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages import Described
 
 #: Parameters that a residency left in one piece of memory with others, which lives as long as any of them.
@@ -298,9 +298,9 @@ class Unit:
             for piece, tensor in zip(self.layout.pieces, tensors, strict=bool(tensors)):
                 piece.parameter.data = tensor
                 if self.where is Where.UNTOUCHED:
-                    _absent.allow_copying(piece.parameter)
+                    _guards.allow_copying(piece.parameter)
                 else:
-                    _absent.refuse_copying(piece.parameter, self.component)
+                    _guards.refuse_copying(piece.parameter, self.component)
         self._marks = marks(self.layout)
 
     def keep_writes(self) -> bool:
@@ -404,7 +404,7 @@ class Unit:
         """Give up the source, but for the values that were known before."""
         pieces = zip(self.layout.pieces, self.source.tensors, strict=True)
         self._known = tuple(
-            _absent.empty(piece.dtype, self._device) if piece.is_unknown else tensor.clone() for piece, tensor in pieces
+            _guards.empty(piece.dtype, self._device) if piece.is_unknown else tensor.clone() for piece, tensor in pieces
         )
         self.source.close()
         self.shared.source = None
@@ -459,7 +459,7 @@ class Unit:
     @cached_property
     def _absent(self) -> tuple[torch.Tensor, ...]:
         kinds: Mapping[torch.dtype, torch.Tensor] = {
-            dtype: _absent.empty(dtype, self._device) for dtype in {piece.dtype for piece in self.layout.pieces}
+            dtype: _guards.empty(dtype, self._device) for dtype in {piece.dtype for piece in self.layout.pieces}
         }
         return tuple(kinds[piece.dtype] for piece in self.layout.pieces)
 

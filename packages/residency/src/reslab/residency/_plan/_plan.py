@@ -8,6 +8,11 @@
 
 A plan is only its decisions, in the grammar of `_keys`; what nobody decided has its default, which is to be resident.
 What a person set is never changed: `decide` passes over it, and over anything for one stage that they set for all.
+
+A plan as JSON and back: a list of decisions, in the grammar of `_keys`, which a person can read and write.
+
+{"schema_version": 1, "name": "plan", "places_all": false, "decisions": [
+    {"setting": "transformer.resident", "value": 30, "by": "rule", "why": "so that it fits"}]}
 """
 
 from __future__ import annotations
@@ -20,15 +25,27 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from reslab.residency._plan._code import Code, Wanted, code_for
-from reslab.residency._plan._decisions import DecidedBy, Decision
-from reslab.residency._plan._keys import LORA, NUMERIC, PLACEMENT, Key, flatten, parse_key
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
-from reslab.residency._plan._placement import FIELDS, Kind, Placement
-from reslab.residency._plan._settings import Setting, Settings, user_settings
+from reslab.residency._plan._placement import FIELDS, Kind, Placement, PlanError
+from reslab.residency._plan._settings import (
+    LORA,
+    NUMERIC,
+    PLACEMENT,
+    DecidedBy,
+    Decision,
+    Key,
+    Setting,
+    Settings,
+    flatten,
+    parse_key,
+    read_value,
+    user_settings,
+)
 from reslab.stages import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl
+
 
 _RESIDENT = Placement()
 
@@ -126,7 +143,6 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON, who decided and why included."""
-        from reslab.residency._plan._files import to_json
 
         return to_json(self.decisions.values(), name=self.name, places_all=self.places_all)
 
@@ -137,7 +153,6 @@ class Plan:
         Raises:
             PlanError: If it is something else, or of a newer version.
         """
-        from reslab.residency._plan._files import from_json
 
         decisions, name, places_all = from_json(text)
         return Plan(decisions=decisions, name=name, places_all=places_all)
@@ -176,7 +191,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
 
     def table(self) -> pl.DataFrame:
         """Return a row a decision: setting, value, by, why."""
-        from reslab.residency._plan._tables import decisions
+        from reslab.residency._plan._plan_table import decisions
 
         return decisions(self.decisions.values())
 
@@ -228,7 +243,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
             yield f"lora={str(self.lora)!r}"
 
     def _repr_html_(self) -> str:
-        from reslab.residency._plan._tables import plan_html
+        from reslab.residency._plan._plan_table import plan_html
 
         return plan_html(self.name, self.table())
 
@@ -245,3 +260,48 @@ def _means_something(key: Key, decided: Mapping[Key, Decision]) -> bool:
         return True
     place = decided.get(key.sibling(PLACEMENT)) or decided.get(key.general().sibling(PLACEMENT))
     return key.field in FIELDS[place.value if place else Kind.RESIDENT]
+
+
+#: Raised when a name changes its meaning; plans of a newer version are refused.
+SCHEMA_VERSION = 1
+
+
+def to_json(decisions: Iterable[Decision], *, name: str, places_all: bool) -> str:
+    """Return the fields of a plan as JSON, who decided and why included."""
+    rows = [{"setting": str(each.key), "value": each.value, "by": each.by, "why": each.why} for each in decisions]
+    head = {"schema_version": SCHEMA_VERSION, "name": name, "places_all": places_all}
+    return json.dumps({**head, "decisions": rows}, indent=2)
+
+
+def from_json(text: str) -> tuple[dict[Key, Decision], str, bool]:
+    """Read the decisions of a plan, its name, and whether it places all components.
+
+    Raises:
+        PlanError: It is no plan, or one of a newer version.
+    """
+    content = _content(text)
+    decided = [_decision(row) for row in content["decisions"]]
+    # plans of reslab-residency 0.1.0 do not say it
+    return {each.key: each for each in decided}, content["name"], content.get("places_all", False)
+
+
+def _decision(row: dict[str, Any]) -> Decision:
+    if {"setting", "value", "by", "why"} - row.keys() or row["by"] not in list(DecidedBy):
+        raise PlanError(f"a decision has a setting, a value, by (one of {[*map(str, DecidedBy)]}) and why; got {row}")
+    key = parse_key(row["setting"])
+    return Decision(key=key, value=read_value(key, row["value"]), by=DecidedBy(row["by"]), why=row["why"])
+
+
+def _content(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(f"this is no plan: not JSON ({error})") from None
+    if not isinstance(content, dict) or {"schema_version", "name", "decisions"} - content.keys():
+        raise PlanError("this is JSON, but no plan that Plan.to_json wrote")
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise PlanError(
+            f"the plan has schema version {content['schema_version']}, but this reslab-residency reads version "
+            f"{SCHEMA_VERSION}; install the one that wrote it, or a newer one"
+        )
+    return content

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reslab.residency._plan._decisions import DecidedBy
 from reslab.residency._plan._placement import (
     Granularity,
     Kind,
@@ -34,7 +33,7 @@ from reslab.residency._plan._placement import (
     swap,
 )
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._settings import Settings
+from reslab.residency._plan._settings import DecidedBy, Settings
 from reslab.residency._plan._workload import Workload
 from reslab.stages import nearest
 

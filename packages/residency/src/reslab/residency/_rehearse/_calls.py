@@ -15,15 +15,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency import _eager, _lora
-from reslab.residency._rehearse._errors import UnknownValueError
-from reslab.residency._rehearse._liveness import Liveness
+from reslab.residency._model import _eager, _lora
+from reslab.residency._model._storage import Unusual
+from reslab.residency._rehearse._failures import UnknownValueError
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
-from reslab.residency._rehearse._trace import Segment, Trace
+from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
-from reslab.residency._stored import Unusual
 from reslab.stages import shadowed
 
 

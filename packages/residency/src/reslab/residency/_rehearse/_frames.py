@@ -9,15 +9,15 @@ from typing import Any
 
 import polars as pl
 
-from reslab.residency._anatomy import Anatomy
+from reslab.residency._model._anatomy import Anatomy
+from reslab.residency._model._storage import unusual
 from reslab.residency._rehearse._calls import Traced
+from reslab.residency._rehearse._conductor import Stand
 from reslab.residency._rehearse._costs import UNKNOWN
-from reslab.residency._rehearse._errors import raise_uncosted
+from reslab.residency._rehearse._failures import raise_uncosted
 from reslab.residency._rehearse._phantom import Row
 from reslab.residency._rehearse._schema import frame
-from reslab.residency._rehearse._stand import Stand
 from reslab.residency._rehearse._weightless import raise_unfollowed
-from reslab.residency._stored import unusual
 
 
 def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> dict[str, pl.DataFrame]:

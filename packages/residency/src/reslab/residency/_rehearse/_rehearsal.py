@@ -8,19 +8,29 @@
 
 It is frozen data that needs no torch to read: plans, bounds and predictions are functions of its frames, whose columns
 are in `_schema`.
+
+One rehearsal, one Parquet file: the calls are its table, the other frames and the meta lie in its metadata.
+
+Any reader of Parquet opens it as the frame of calls; nothing is pickled. Each other frame is a Parquet file of its own,
+in base 85 under its name.
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from reslab.residency._rehearse._schema import SCHEMAS, check_frame
-from reslab.stages import Compared
+from reslab.residency._rehearse._failures import RehearsalError
+from reslab.residency._rehearse._schema import SCHEMA_VERSION, SCHEMAS, check_frame
+from reslab.stages import Compared, output_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,13 +84,13 @@ class Rehearsal(Compared):
         Args:
             lora: "dynamic" as it was run, or "merged".
         """
-        from reslab.residency._rehearse._table import table
+        from reslab.residency._rehearse._rehearsal_table import table
 
         return table(self.calls, self.traces, lora)
 
     def stages(self) -> pl.DataFrame:
         """Return a row a stage, in order: stage, calls, tflop, activation_gib, held_gib (values between calls)."""
-        from reslab.residency._rehearse._table import stages
+        from reslab.residency._rehearse._rehearsal_table import stages
 
         return stages(self.table(), self.glue)
 
@@ -95,14 +105,12 @@ class Rehearsal(Compared):
 
         Folders on the way are made; a ValueError is raised for an ending of another format.
         """
-        from reslab.residency._rehearse._files import save
 
         save({name: getattr(self, name) for name in SCHEMAS}, self.meta, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Rehearsal:
         """Read what `save` wrote; raises RehearsalError for a file that is something else, or of another version."""
-        from reslab.residency._rehearse._files import load
 
         frames, meta = load(path)
         return Rehearsal(**frames, meta=meta)
@@ -116,6 +124,68 @@ class Rehearsal(Compared):
         )
 
     def _repr_html_(self) -> str:
-        from reslab.residency._rehearse._table import html
+        from reslab.residency._rehearse._rehearsal_table import html
 
         return html(self.table(), caption=repr(self))
+
+
+_META = "reslab.rehearsal"
+_LEVEL = 19  # of zstd: rehearsals ship with packages, and are small
+
+
+def save(frames: Mapping[str, pl.DataFrame], meta: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a rehearsal into one Parquet file, replacing what is there and making the folders on the way.
+
+    Args:
+        frames: The frames of `SCHEMAS`, by name.
+        meta: The rehearsal's meta.
+        path: Of the file.
+    """
+    content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(meta)})}
+    for name in SCHEMAS:
+        if name != "calls":
+            content[f"{_META}.{name}"] = base64.b85encode(_parquet(frames[name])).decode()
+    target = output_path(path, "a rehearsal", ".parquet", "")
+    frames["calls"].write_parquet(target, metadata=content, compression="zstd", compression_level=_LEVEL)
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", compression_level=_LEVEL, statistics=False)
+    return buffer.getvalue()
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, pl.DataFrame], Mapping[str, Any]]:
+    """Read the frames of a rehearsal, by name, and its meta.
+
+    Raises:
+        RehearsalError: It is another file, a damaged one, or of another version.
+        FileNotFoundError: There is no file.
+    """
+    data = Path(path).read_bytes()
+    try:
+        metadata = pl.read_parquet_metadata(io.BytesIO(data))
+        calls = pl.read_parquet(io.BytesIO(data))
+    except pl.exceptions.PolarsError as error:
+        raise RehearsalError(f"{path}: damaged, or no Parquet file ({error}); rehearse and save again") from None
+    if _META not in metadata:
+        raise RehearsalError(f"{path}: a Parquet file, but not one that Rehearsal.save wrote")
+    content = json.loads(metadata[_META])
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise RehearsalError(
+            f"{path}: written with schema version {content['schema_version']}, but this reslab-residency reads version "
+            f"{SCHEMA_VERSION}; rehearse again"
+        )
+    frames = {name: _frame(metadata[f"{_META}.{name}"]) for name in SCHEMAS if name != "calls"}
+    return {"calls": _with_tiling(calls), **frames}, content["meta"]
+
+
+def _with_tiling(calls: pl.DataFrame) -> pl.DataFrame:
+    """Return the calls with their column of tiled traces, which older files do not have: nothing is known of tiles."""
+    if "tiled_trace" in calls.columns:
+        return calls
+    return calls.with_columns(tiled_trace=pl.lit(None, pl.Int64)).select(*SCHEMAS["calls"])
+
+
+def _frame(text: str) -> pl.DataFrame:
+    return pl.read_parquet(io.BytesIO(base64.b85decode(text)))

@@ -18,19 +18,18 @@ from typing import Any
 import torch
 
 from reslab.profiler import request_facts
-from reslab.residency._anatomy import Anatomy
-from reslab.residency._eager import uncompiled
+from reslab.residency._model._anatomy import Anatomy
+from reslab.residency._model._eager import uncompiled
+from reslab.residency._model._storage import all_plain, unusual
 from reslab.residency._rehearse import _frames
 from reslab.residency._rehearse._calls import Calls
-from reslab.residency._rehearse._errors import Answers, Costs
-from reslab.residency._rehearse._functions import Functions
-from reslab.residency._rehearse._liveness import Liveness
-from reslab.residency._rehearse._phantom import META, Phantoms
+from reslab.residency._rehearse._conductor import Stand
+from reslab.residency._rehearse._failures import Answers, Costs
+from reslab.residency._rehearse._phantom import META, Functions, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
-from reslab.residency._rehearse._stand import Stand
+from reslab.residency._rehearse._trace import Liveness
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
-from reslab.residency._stored import all_plain, unusual
 from reslab.stages import Pipeline, Section, keep_attributes, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reslab.residency._eager import method, original, plain
+from reslab.residency._model._eager import method, original, plain
+from reslab.residency._model._storage import USUAL, parts
 from reslab.residency._rehearse._phantom import Phantoms
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
-from reslab.residency._stored import USUAL, parts
 from reslab.stages import shadowed
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.

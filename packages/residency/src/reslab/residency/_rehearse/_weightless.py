@@ -16,10 +16,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from reslab.residency._rehearse._errors import RehearsalError
-from reslab.residency._rehearse._functions import Functions
-from reslab.residency._rehearse._phantom import Phantoms, Row, phantom_like
-from reslab.residency._stored import USUAL, Unusual, followed, is_plain, parts, rebuilt
+from reslab.residency._model._storage import USUAL, Unusual, followed, is_plain, parts, rebuilt
+from reslab.residency._rehearse._failures import RehearsalError
+from reslab.residency._rehearse._phantom import Functions, Phantoms, Row, phantom_like
 
 
 class Unrecorded:

@@ -1,0 +1,1 @@
+"""What a rehearsed run takes on a device, before it runs: time by stage, and each memory."""

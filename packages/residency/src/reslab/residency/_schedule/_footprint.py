@@ -1,0 +1,334 @@
+"""What a plan costs in bytes, without making the moves: the one account of device, link and host.
+
+    account = footprint(plan, workload)
+    account.rows[3].device_bytes           # a component's weights on the device in a stage, slots included
+    account.device_bytes["denoise"]        # all of them, and activations
+    account.fetched_bytes                  # over the link, in the whole run
+    account.host().nbytes                  # copies in host memory, and the window of what comes from disk
+
+These are the sums of what `schedule` does, in closed form and a thousand times faster; a test holds them equal. Bounds,
+`apply`, the leaner plans and the charts read this account and derive no bytes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple
+
+from reslab.residency._plan._placement import Kind, Placement, Until
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import ComponentSize, Workload
+from reslab.residency._schedule._kept_units import (
+    OUTSIDE,
+    Units,
+    all_units,
+    between_runs,
+    check_plan,
+    keeps,
+    moves_outside,
+    streamed,
+    unit_bytes,
+)
+from reslab.residency._schedule._slots import streamed_bytes
+from reslab.residency._units import size_text
+from reslab.stages import freeze
+
+#: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
+#: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
+POOL_SLACK_BYTES = 2 * 2**30
+#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
+#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
+#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
+POOL_SLACK_SHARE = 0.1
+_POOLED = ("cuda", "xpu")
+
+
+def pool_slack(peak_bytes: int, kind: str) -> int:
+    """Return what torch's allocator takes of a device beyond a peak: `POOL_SLACK_BYTES`, or a tenth of it if less.
+
+    >>> [pool_slack(peak * 2**30, "cuda") / 2**30 for peak in (5, 60)]
+    [0.5, 2.0]
+
+    Args:
+        peak_bytes: What is alive there at most.
+        kind: What torch calls the device; only "cuda" and "xpu" keep such a pool.
+    """
+    return min(POOL_SLACK_BYTES, round(peak_bytes * POOL_SLACK_SHARE)) if kind in _POOLED else 0
+
+
+class ComponentBytes(NamedTuple):
+    """Bytes of one component in one stage.
+
+    Attributes:
+        component: Its name.
+        stage: The stage's registered name.
+        kept_bytes: On the device all through the stage.
+        slot_bytes: On the device for what streams in it, at most.
+        fetched_bytes: Copied to the device in the stage, border before it included.
+        copied_back_bytes: Copied to the host in it.
+        from_disk: Whether what is fetched comes from disk.
+    """
+
+    component: str
+    stage: str
+    kept_bytes: int
+    slot_bytes: int
+    fetched_bytes: int
+    copied_back_bytes: int
+    from_disk: bool
+
+    @property
+    def device_bytes(self) -> int:
+        """Return the bytes on the device."""
+        return self.kept_bytes + self.slot_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What of one component comes to the device in a run, or leaves it: it waits in host memory or on disk.
+
+    Where no calls are known, this is all that does not stay.
+
+    Attributes:
+        nbytes: Of all that waits.
+        from_disk: Whether it waits on disk. A component that does so for one stage does for all.
+        window_bytes: Where it does, its largest unit: a block, or what lies outside the blocks. Else 0.
+        settled: Units that are fetched before the run and stay, so that they need no second copy.
+        often: Larger for what moves more often in a run; by its placement where that is equal.
+    """
+
+    nbytes: int
+    from_disk: bool
+    window_bytes: int
+    settled: Units
+    often: tuple[float, bool, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostBytes:
+    """What a plan needs of the host while it runs, in bytes; `bounds` says it, and `apply` keeps to it.
+
+    What is fetched once before the run and stays needs nothing, since its weights are on the device alone. All else
+    that comes and goes waits in host memory. What comes from disk goes through one window, as large as the largest
+    block of all that does. Memory is pinned as far as it may be: the window first, then what moves most often.
+
+    Attributes:
+        copies: Of each component that waits in host memory, in the order of pinning.
+        window_bytes: Of the window.
+        pinned: Of each component, what of that is pinned.
+        pinned_window_bytes: Of the window, what is pinned: all or nothing.
+    """
+
+    copies: Mapping[str, int]
+    window_bytes: int
+    pinned: Mapping[str, int]
+    pinned_window_bytes: int
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    @property
+    def nbytes(self) -> int:
+        """Return all bytes of host memory."""
+        return sum(self.copies.values()) + self.window_bytes
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Return the bytes that are pinned."""
+        return sum(self.pinned.values()) + self.pinned_window_bytes
+
+
+#: Where host and device share one memory.
+NOTHING = HostBytes(copies={}, window_bytes=0, pinned={}, pinned_window_bytes=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """The bytes of a plan, from one walk over stages and components; iterate over it for its rows.
+
+    >>> from reslab.residency import Call, ComponentSize
+    >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
+    >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
+    >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
+    >>> [footprint(Plan.of({"transformer": place}), work).host().nbytes for place in ("resident", "swap", "disk")]
+    [0, 35, 10]
+    >>> footprint(Plan.of({"transformer": "layerwise"}), work)
+    Footprint(25 B on the device at most, 35 B on the host, 35 B fetched)
+
+    Attributes:
+        rows: One a stage and component, in the order of stages.
+        activations: Highest bytes alive besides weights, by stage.
+        waiting: What of each component comes and goes.
+    """
+
+    rows: tuple[ComponentBytes, ...]
+    activations: Mapping[str, int]
+    waiting: Mapping[str, Waiting]
+
+    def __post_init__(self) -> None:
+        freeze(self)
+
+    def __iter__(self) -> Iterator[ComponentBytes]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def by_stage(self) -> dict[str, list[ComponentBytes]]:
+        """Return the rows of each stage."""
+        found: dict[str, list[ComponentBytes]] = {stage: [] for stage in self.activations}
+        for row in self.rows:
+            found[row.stage].append(row)
+        return found
+
+    @property
+    def device_bytes(self) -> dict[str, int]:
+        """Return the highest bytes on the device in each stage, activations included."""
+        totals = dict(self.activations)
+        for row in self.rows:
+            totals[row.stage] += row.device_bytes
+        return totals
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Return the bytes copied to the device in a run."""
+        return sum(row.fetched_bytes for row in self.rows)
+
+    @property
+    def copied_back_bytes(self) -> int:
+        """Return the bytes copied to the host in a run."""
+        return sum(row.copied_back_bytes for row in self.rows)
+
+    def host(self, *, pinnable_bytes: int | None = None) -> HostBytes:
+        """Return what the plan needs of the host.
+
+        Args:
+            pinnable_bytes: What may be pinned; None for all.
+        """
+        window = max((each.window_bytes for each in self.waiting.values()), default=0)
+        moving = [name for name, each in self.waiting.items() if each.nbytes and not each.from_disk]
+        ordered = sorted(moving, key=lambda name: self.waiting[name].often, reverse=True)
+        copies = {name: self.waiting[name].nbytes for name in ordered}
+        left = pinnable_bytes if pinnable_bytes is not None else sum(copies.values()) + window
+        pinned_window = window if window <= left else 0
+        left -= pinned_window
+        pinned: dict[str, int] = {}
+        for name, nbytes in copies.items():
+            pinned[name] = min(nbytes, left)
+            left -= pinned[name]
+        return HostBytes(copies=copies, window_bytes=window, pinned=pinned, pinned_window_bytes=pinned_window)
+
+    def __repr__(self) -> str:
+        peak, host = max(self.device_bytes.values(), default=0), self.host().nbytes
+        return (
+            f"Footprint({size_text(peak)} on the device at most, {size_text(host)} on the host, "
+            f"{size_text(self.fetched_bytes)} fetched)"
+        )
+
+
+def footprint(plan: Plan, workload: Workload) -> Footprint:
+    """Return what a plan costs: each component in each stage on the device and over the link, and what waits.
+
+    Raises:
+        PlanError: If the plan places what the workload does not have.
+    """
+    check_plan(plan, workload)
+    columns, waiting = [], {}
+    for name in workload.components:
+        column, waiting[name] = _component(plan, workload, name)
+        columns.append(column)
+    return Footprint(
+        rows=tuple(row for stage in zip(*columns, strict=True) for row in stage),
+        activations={stage: workload.activations.get(stage, 0) for stage in workload.stages},
+        waiting=waiting,
+    )
+
+
+def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
+    """Return the highest bytes on the device in each stage, activations included."""
+    return footprint(plan, workload).device_bytes
+
+
+class _Streamed(NamedTuple):
+    """What moves for the calls of one stage."""
+
+    units: Units = frozenset()
+    slot_bytes: int = 0
+    through_bytes: int = 0
+
+
+def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[ComponentBytes], Waiting]:
+    """Walk over the stages once: return a row each, and what comes and goes in all of them together."""
+    size, kept = workload.components[name], keeps(plan, workload, name)
+    placements = [plan.placement(name, stage) for stage in workload.stages]
+    moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
+    sizes = cache(partial(_sum, size))  # from stage to stage the same units are kept
+    between = between_runs(kept, placements[0])
+    rows = list(_rows(name, sizes, workload.stages, placements, kept, moved, between))
+    settled = between.intersection(*kept)
+    units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
+    from_disk = any(placement.kind is Kind.DISK for placement in placements)
+    waiting = Waiting(
+        nbytes=sizes(units - settled),
+        from_disk=from_disk,
+        window_bytes=max((unit_bytes(size, unit) for unit in units - settled), default=0) if from_disk else 0,
+        settled=settled,
+        often=(
+            sum(row.fetched_bytes for row in rows) / max(size.weight_bytes, 1),
+            any(placement.streams for placement in placements),
+            any(placement.until is Until.EACH for placement in placements),
+        ),
+    )
+    return rows, waiting
+
+
+def _rows(
+    name: str,
+    sizes: Callable[[Units], int],
+    stages: Sequence[str],
+    placements: Sequence[Placement],
+    kept: Sequence[Units],
+    moved: Sequence[_Streamed],
+    between: Units,
+) -> Iterator[ComponentBytes]:
+    before, former = between, placements[0]
+    for place, (stage, placement, own, calls) in enumerate(zip(stages, placements, kept, moved, strict=True)):
+        kept_bytes = sizes(own)
+        back = sizes(before - own) * former.copy_back + calls.through_bytes * placement.copy_back
+        if place + 1 == len(stages):
+            back += sizes(own - between) * placement.copy_back
+        yield ComponentBytes(
+            component=name,
+            stage=stage,
+            kept_bytes=kept_bytes,
+            slot_bytes=calls.slot_bytes,
+            fetched_bytes=sizes(own - before) + calls.through_bytes,
+            copied_back_bytes=back,
+            from_disk=placement.kind is Kind.DISK,
+        )
+        before, former = own, placement
+
+
+def _streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> _Streamed:
+    """Return what moves for the calls of a component in one stage: through slots, or around each call."""
+    calls = workload.calls_of.get((name, place))
+    if calls is None or not placement.streams:
+        return _Streamed()
+    size = workload.components[name]
+    outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset[int]()
+    distinct = streamed(workload, name, place, placement, kept)
+    known = {blocks: [block for block in blocks if block in distinct] for blocks in workload.blocks_of[name, place]}
+    slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
+    streams = [known[call.blocks] for call in calls]
+    through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
+    outside_bytes = _sum(size, outside)
+    return _Streamed(outside | distinct, outside_bytes + slots, len(calls) * outside_bytes + through)
+
+
+def _sum(size: ComponentSize, units: Units) -> int:
+    if len(units) == len(size.block_bytes) + 1:
+        return size.weight_bytes
+    return sum(unit_bytes(size, unit) for unit in units)

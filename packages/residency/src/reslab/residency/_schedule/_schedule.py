@@ -1,0 +1,251 @@
+"""Moves: what the engine does and the simulation times, one by one.
+
+Move(Act.FETCH, "transformer", 3, 773_000_000, 0, "LTX2AVDenoisingStage", 7)
+
+One component's part of the order of moves: what of it is on the device, and what moves next.
+
+`schedule` asks one mover a component, in turn: before the run (`set_up`), at the border before each stage (`leave`,
+then `enter`), for each call (`run`), behind the last fetch that the stage needs (`look_ahead`), at the end of each
+stage (`empty_slots`) and of the run (`finish`).
+
+The order of moves: one pure function, which the engine executes and the simulation times.
+
+    schedule(plan, workload).moves          # fetch, evict, wait and compute, in order, with bytes
+    schedule(plan, workload).frame()        # the same as a table
+
+At the border before a stage, what is no longer kept is evicted (by re-pointing, which costs nothing) and what the stage
+keeps is fetched, in the order of first use. Inside a stage, the blocks that stream go through slots: while a block
+computes, the next `prefetch` ones are fetched, also across calls; a block that is still in its slot is not fetched
+again. A swap with `prefetch_stages` is fetched in a stage before its own, behind the last fetch which that stage needs.
+A fetch is issued and not waited for; the wait stands before the compute that needs it, for all that was fetched in one
+piece or for a part of it. So the list is valid for one copy lane beside one compute lane, each working through its
+moves in order.
+
+What is resident from the first stage on is fetched before the run, under no stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from reslab.residency._plan._placement import Placement
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
+from reslab.residency._schedule._kept_units import (
+    OUTSIDE,
+    Units,
+    ahead,
+    all_units,
+    between_runs,
+    check_plan,
+    keeps,
+    moves_outside,
+    streamed_by,
+    unit_bytes,
+)
+from reslab.residency._schedule._slots import Slots
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class Act(StrEnum):
+    """What a move does."""
+
+    FETCH = "fetch"  # copy to the device; issued, not waited for
+    EVICT = "evict"  # let go of the device's copy by re-pointing
+    COPY_BACK = "copy back"  # copy to the host, where another tool does so before it evicts
+    WAIT = "wait"  # until a fetch has arrived
+    COMPUTE = "compute"  # run a block, or a whole call
+
+
+class Move(NamedTuple):
+    """One move. `block` is a number, -1 for what lies outside the blocks, None for the whole component."""
+
+    act: Act
+    component: str
+    block: int | None
+    nbytes: int
+    slot: int | None  # which slot, for what streams
+    stage: str | None  # None: before the run
+    call: int | None  # which call of the workload; None at a border
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The moves of one run, in order."""
+
+    moves: tuple[Move, ...]
+
+    def moved_bytes(self, act: Act = Act.FETCH, *, stage: str | None = None) -> int:
+        """Return the bytes that fetches (or copies back) move in the run, or in one stage; what is fetched before not.
+
+        Args:
+            act: FETCH or COPY_BACK.
+            stage: A registered name; None counts all stages.
+        """
+        return sum(
+            move.nbytes
+            for move in self.moves
+            if move.act is act and move.stage is not None and stage in (None, move.stage)
+        )
+
+    def frame(self) -> pl.DataFrame:
+        """Return a row a move: act, component, block, nbytes, slot, stage, call."""
+        from reslab.residency._plan._plan_table import moves
+
+        return moves(self.moves)
+
+    def __repr__(self) -> str:
+        return f"Schedule(moves={len(self.moves)}, fetched_bytes={self.moved_bytes()})"
+
+
+class Mover:
+    """What of one component is on the device, while the moves are made."""
+
+    def __init__(self, plan: Plan, workload: Workload, name: str) -> None:
+        self.name = name
+        self.size: ComponentSize = workload.components[name]
+        self.placements = [plan.placement(name, stage) for stage in workload.stages]
+        self.everything = all_units(self.size)
+        self.keeps = keeps(plan, workload, name)
+        self.between = between_runs(self.keeps, self.placements[0])
+        self.ahead = ahead(plan, workload, name)
+        self.placement: Placement = self.placements[0]
+        self.held: Units = frozenset()
+        self.pending: Units = frozenset()  # fetched, and not waited for yet
+        self.slots = Slots(uses=(), prefetch=0)
+        self.used = 0
+
+    def set_up(self) -> Iterator[Move]:
+        """Fetch before the run what is on the device from the beginning."""
+        yield from self._fetch(self.between, None, None)
+        self.held = self.between
+
+    def leave(self, place: int, stage: str) -> Iterator[Move]:
+        """Evict what is not kept in the stage at `place`."""
+        yield from self._evict(self.held - self.keeps[place], stage, None)
+        self.held &= self.keeps[place]
+        self.placement = self.placements[place]
+
+    def enter(self, place: int, stage: str, calls: Sequence[Call]) -> Iterator[Move]:
+        """Fetch what is kept in the stage at `place`, and see what will stream in it."""
+        needed = self.keeps[place] - self.ahead[place]
+        yield from self._fetch(needed - self.held, stage, None)
+        self.held = needed
+        own = [call for call in calls if call.component == self.name]
+        uses = [block for call in own for block in streamed_by(call, self.placement, self.held)]
+        self.slots, self.used = Slots(uses=uses, prefetch=self.placement.prefetch), 0
+
+    def look_ahead(self, place: int, stage: str, number: int | None) -> Iterator[Move]:
+        """Fetch in the stage at `place`, before it computes the call of that number, what only a later one needs."""
+        yield from self._fetch(self.ahead[place], stage, number)
+        self.held |= self.ahead[place]
+
+    def run(self, call: Call, number: int) -> Iterator[Move]:
+        """Compute a call: at once where all is there, else block by block."""
+        outside = frozenset({OUTSIDE}) if moves_outside(self.placement) else frozenset()
+        yield from self._fetch(outside, call.stage, number)
+        streamed = set(streamed_by(call, self.placement, self.held))
+        if streamed:
+            yield from self._wait(frozenset({OUTSIDE}), call.stage, number)
+            for block in call.blocks:
+                yield from self._run_block(block, call.stage, number, streams=block in streamed)
+        else:
+            yield from self._wait(self.pending, call.stage, number)
+            yield self._move(Act.COMPUTE, None, call.stage, number)
+        yield from self._evict(outside, call.stage, number)
+
+    def empty_slots(self, stage: str) -> Iterator[Move]:
+        """Let go of what streamed, at the end of a stage."""
+        for block, slot in self.slots.held.items():
+            yield from self._evict(frozenset({block}), stage, None, slot=slot)
+        self.slots = Slots(uses=(), prefetch=0)
+
+    def finish(self, stage: str) -> Iterator[Move]:
+        """Evict, after the last stage, what does not stay for the next run."""
+        yield from self._evict(self.held - self.between, stage, None)
+
+    def _run_block(self, block: int, stage: str, number: int, *, streams: bool) -> Iterator[Move]:
+        """Compute one block, having seen to the ones that come next."""
+        if streams:
+            for change in self.slots.advance(self.used):
+                if change.evicted is not None:
+                    yield from self._evict(frozenset({change.evicted}), stage, number, slot=change.slot)
+                yield from self._fetch(frozenset({change.fetched}), stage, number, slot=change.slot)
+            self.used += 1
+        yield from self._wait(frozenset({block}), stage, number)
+        yield self._move(Act.COMPUTE, block, stage, number)
+
+    def _fetch(self, units: Units, stage: str | None, call: int | None, *, slot: int | None = None) -> Iterator[Move]:
+        for piece in self._pieces(units):
+            yield self._move(Act.FETCH, piece, stage, call, slot=slot)
+        self.pending |= units
+
+    def _evict(self, units: Units, stage: str, call: int | None, *, slot: int | None = None) -> Iterator[Move]:
+        for piece in self._pieces(units):
+            if self.placement.copy_back:
+                yield self._move(Act.COPY_BACK, piece, stage, call, slot=slot)
+            yield self._move(Act.EVICT, piece, stage, call, slot=slot)
+        self.pending -= units
+
+    def _wait(self, units: Units, stage: str, call: int) -> Iterator[Move]:
+        for piece in self._pieces(units & self.pending):
+            yield self._move(Act.WAIT, piece, stage, call)
+        self.pending -= units
+
+    def _pieces(self, units: Units) -> list[int | None]:
+        """Return the pieces in which units move: the component in one, if it is all of it."""
+        return [None] if units == self.everything else [*sorted(units)]
+
+    def _move(
+        self, act: Act, piece: int | None, stage: str | None, call: int | None, *, slot: int | None = None
+    ) -> Move:
+        nbytes = self.size.weight_bytes if piece is None else unit_bytes(self.size, piece)
+        return Move(act, self.name, piece, 0 if act in (Act.WAIT, Act.COMPUTE) else nbytes, slot, stage, call)
+
+
+def schedule(plan: Plan, workload: Workload) -> Schedule:
+    """Return the order of moves in which a plan carries out a workload.
+
+    >>> from reslab.residency import Call, ComponentSize
+    >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
+    >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
+    >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
+    >>> moves = schedule(Plan.of({"transformer": "layerwise"}), work).moves
+    >>> print(*(f"{move.act} {move.block}" for move in moves), sep=", ")
+    fetch -1, wait -1, fetch 0, fetch 1, wait 0, compute 0, evict 0, fetch 2, wait 1, compute 1, wait 2, compute 2, \
+evict 1, evict 2, evict -1
+
+    Raises:
+        PlanError: If the plan places what the workload does not have.
+    """
+    check_plan(plan, workload)
+    return Schedule(moves=tuple(_moves(plan, workload)))
+
+
+def _moves(plan: Plan, workload: Workload) -> Iterator[Move]:
+    movers = {name: Mover(plan, workload, name) for name in workload.components}
+    for mover in movers.values():
+        yield from mover.set_up()
+    number = 0
+    for place, (stage, calls) in enumerate(zip(workload.stages, workload.by_stage, strict=True)):
+        ordered = [movers[name] for name in dict.fromkeys((*(call.component for call in calls), *movers))]
+        for mover in ordered:
+            yield from mover.leave(place, stage)
+        for mover in ordered:
+            yield from mover.enter(place, stage, calls)
+        own = [move for at, call in enumerate(calls, number) for move in movers[call.component].run(call, at)]
+        number += len(calls)
+        last = max((at for at, move in enumerate(own) if move.act is Act.FETCH), default=-1)
+        yield from own[: last + 1]
+        for mover in ordered:
+            yield from mover.look_ahead(place, stage, own[last].call if last >= 0 else None)
+        yield from own[last + 1 :]
+        for mover in ordered:
+            yield from mover.empty_slots(stage)
+    for mover in movers.values():
+        yield from mover.finish(workload.stages[-1])
