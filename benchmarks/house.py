@@ -3,25 +3,18 @@
     python benchmarks/house.py [ROOT …]
 
 One table a root, each a checkout of this repository, so that a commit stands beside another. Imports inside functions
-and under TYPE_CHECKING count like any other; what an import really loads is counted in a fresh interpreter.
+and under TYPE_CHECKING count like any other, but for the modules behind `apply`, which are those that loading it loads.
 """
 
 import ast
 import io
 import statistics
-import subprocess
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGES = ("stages", "profiler", "residency", "ltx2")
-LOADED = """
-import sys
-from reslab.residency import apply
-names = [name for name in sys.modules if name.startswith("reslab.")]
-print(len(names), sum("residency" in name for name in names), sum("_engine" in name for name in names))
-"""
 
 
 def sources(root: Path, package: str) -> list[Path]:
@@ -37,10 +30,10 @@ def module_name(path: Path) -> str:
     return dotted.removesuffix(".__init__")
 
 
-def imported(tree: ast.AST, name: str, is_package: bool, known: set[str]) -> set[str]:
-    """Return the modules of ours that a module imports, anywhere in it."""
+def imported(nodes: Iterable[ast.AST], name: str, is_package: bool, known: set[str]) -> set[str]:
+    """Return the modules of ours that a module imports by these statements."""
     found: set[str] = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in known}
         elif isinstance(node, ast.ImportFrom):
@@ -54,17 +47,27 @@ def imported(tree: ast.AST, name: str, is_package: bool, known: set[str]) -> set
     return {module for module in found if module in known and module != name}
 
 
-def graph(root: Path) -> dict[str, set[str]]:
-    """Return which modules each module of the four packages imports."""
+def graph(root: Path, *, at_load: bool = False) -> dict[str, set[str]]:
+    """Return which modules each module of the four packages imports: anywhere in it, or when it is loaded."""
     paths = {module_name(path): path for package in PACKAGES for path in sources(root, package)}
     for package in PACKAGES:  # folders whose __init__ is one line are still names to import from
         for path in (root / "packages" / package / "src" / "reslab" / package).rglob("__init__.py"):
             paths.setdefault(module_name(path), path)
-    known = set(paths)
-    return {
-        name: imported(ast.parse(path.read_text()), name, path.name == "__init__.py", known)
-        for name, path in paths.items()
-    }
+    known, edges = set(paths), {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text())
+        edges[name] = imported(tree.body if at_load else ast.walk(tree), name, path.name == "__init__.py", known)
+    return edges
+
+
+def reached(edges: dict[str, set[str]], start: str) -> set[str]:
+    """Return the modules that loading one loads, without what the facade of its own package adds."""
+    facade, found, left = ".".join(start.split(".")[:2]), {start}, [start]
+    while left:
+        new = edges[left.pop()] - found - {facade}
+        found |= new
+        left += new
+    return found
 
 
 def loops(edges: dict[str, set[str]]) -> list[list[str]]:
@@ -111,7 +114,7 @@ def public_names(path: Path) -> int:
 
 def rows(root: Path) -> Iterator[tuple[str, str]]:
     """Yield each figure's name and value."""
-    edges = graph(root)
+    edges, facades = graph(root), [f"reslab.{package}" for package in PACKAGES]
     importers = {name: sum(name in targets for targets in edges.values()) for name in edges}
     for package in PACKAGES:
         files = sources(root, package)
@@ -129,14 +132,19 @@ def rows(root: Path) -> Iterator[tuple[str, str]]:
         yield "  a loop of", ", ".join(name.removeprefix("reslab.") for name in group)
     yield (
         "files with one importer",
-        str(sum(count == 1 for name, count in importers.items() if name.rpartition(".")[2].startswith("_"))),
+        str(sum(count == 1 for name, count in importers.items() if is_private(name))),
     )
-    ours = ":".join(str(root / "packages" / package / "src") for package in PACKAGES)
-    loaded = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = {ours.split(':')!r}\n{LOADED}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    yield "modules loaded by `from reslab.residency import apply`: all, residency, engine", loaded.stdout.strip()
+    own = [name for name in importers if not any(edges[facade] >= {name} for facade in facades)]
+    yield "  of them those that no facade exports", str(sum(importers[name] == 1 for name in own if is_private(name)))
+    loaded = reached(graph(root, at_load=True), "reslab.residency._engine._apply")
+    residency = [name for name in loaded if name.startswith("reslab.residency.")]
+    engine = sum("._engine." in name for name in residency)
+    yield "modules behind `apply`: all, residency's, the engine's", f"{len(loaded)}, {len(residency)}, {engine}"
+
+
+def is_private(name: str) -> bool:
+    """Tell whether a module is no facade."""
+    return name.rpartition(".")[2].startswith("_")
 
 
 def main() -> None:
