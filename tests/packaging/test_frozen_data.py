@@ -35,7 +35,7 @@ from reslab.residency._plan import _code, _workload
 from reslab.residency._plan import _settings as plan_settings
 from reslab.residency._rehearse import _schema, _structure
 from reslab.residency._schedule import _footprint
-from reslab.stages import FrozenDict, freeze
+from reslab.stages.support import FrozenDict, freeze
 
 #: Frozen, but no data: why each has no example.
 LIVE = {

@@ -35,7 +35,7 @@ from types import EllipsisType
 from typing import Any
 
 from reslab.profiler._report._vega import PALETTE, Figure
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 __all__ = ["Asked", "Hints", "Verdict", "check_choice", "check_number"]
 

@@ -82,8 +82,8 @@ class BlockStage(Stage):
         return tuple(block for block in self.blocks if hasattr(block, "loop_step"))
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
-        view = View(bind, self.blocks)
-        states = [(block, functools.partial(State, Declared.of(block), bind)) for block in self.blocks]
+        view = ComponentsView(bind, self.blocks)
+        states = [(block, functools.partial(BlockState, Declaration.of(block), bind)) for block in self.blocks]
         for loop in self.watched():
             loop.set_progress_bar_config(desc=self.registered_name, disable=not bind.pipeline.progress)
 
@@ -99,7 +99,7 @@ class BlockStage(Stage):
         return call
 
 
-class View:
+class ComponentsView:
     """What blocks see as `components`."""
 
     def __init__(self, bind: Binding, blocks: tuple[Any, ...]) -> None:
@@ -146,24 +146,24 @@ def modular_pipeline_class(block: Any) -> type:
 _CLASSES: dict[str, type] = {}
 
 
-class Declared(NamedTuple):
+class Declaration(NamedTuple):
     """What a block declares: inputs with their defaults, and outputs; diffusers makes both lists anew on every look."""
 
     inputs: dict[str, Any]
     outputs: frozenset[str]
 
     @classmethod
-    def of(cls, block: Any) -> Declared:
+    def of(cls, block: Any) -> Declaration:
         return cls(_inputs(block), frozenset(output.name for output in block.intermediate_outputs))
 
 
-class State:
+class BlockState:
     """A block's state: what diffusers' `PipelineState` offers blocks, limited to what one block declares.
 
     `given` holds the stage's fixed values, each until the stage itself writes one of that name.
     """
 
-    def __init__(self, declared: Declared, bind: Binding, values: Any, given: dict[str, Any]) -> None:
+    def __init__(self, declared: Declaration, bind: Binding, values: Any, given: dict[str, Any]) -> None:
         self._bind, self._values, self._given = bind, values, given
         self._inputs, self._outputs = declared
 
@@ -271,16 +271,16 @@ def made_from_config(blocks: Any) -> dict[str, Any]:
     return {name: component for name, component in blocks.init_pipeline().components.items() if component is not None}
 
 
-class Input(NamedTuple):
+class DeclaredInput(NamedTuple):
     """What a composition of blocks says of one of its inputs: a default, and a tag that gathers it."""
 
     default: Any
     tag: str | None
 
 
-def declared_inputs(blocks: Any) -> dict[str, Input]:
+def declared_inputs(blocks: Any) -> dict[str, DeclaredInput]:
     """Return the inputs that a composition declares; a default is the one of the first block that declares it."""
-    return {each.name: Input(each.default, each.kwargs_type) for each in blocks.inputs if each.name}
+    return {each.name: DeclaredInput(each.default, each.kwargs_type) for each in blocks.inputs if each.name}
 
 
 def settings(blocks: Any, given: Mapping[str, Any]) -> dict[str, Any]:

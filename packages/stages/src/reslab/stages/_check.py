@@ -75,14 +75,14 @@ def problems(
         signature = stage.signature(_available(bind, there))
         missing = () if open_ended else _missing(stage, bind, signature, there)
         found = [*_components(stage, bind, signature, components), *missing]
-        yield from found or rules_broken([(stage, bind, reads(stage))], components, inputs)
+        yield from found or broken_rules([(stage, bind, reads(stage))], components, inputs)
         open_ended |= signature.writes is None
         there |= {bind.value(name) for name in (*(signature.writes or ()), *signature.changes)}
     if result is not None and result not in there and not open_ended:
         yield f"no stage writes the result {result!r}; {nearest(result, there)}"
 
 
-def rules_broken(rules: Sequence[Rule], components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
+def broken_rules(rules: Sequence[Rule], components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
     """Ask each stage whether the request keeps the rules of its model."""
     for stage, bind, names in rules:
         known = {name: inputs[bind.value(name)] for name in names if bind.value(name) in inputs}

@@ -11,7 +11,7 @@ integers: an event object would cost four times the call.
     with pipeline.observe(Printer()):
         pipeline.run(prompt="a heron over a weir")
 
-Events nest like brackets on each thread, also when a stage raises. Read on in `_calls` for where they are told.
+Events nest like brackets on each thread, also when a stage raises. Read on in `_watch`, which makes them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Subscription:
         return f"{type(self).__name__}()"
 
 
-class Tell:
+class Observers:
     """Passes each event on to every observer; one that raises is logged once and told no more."""
 
     __slots__ = ("observers",)

@@ -40,7 +40,7 @@ class ProfileNames(Described):
     )
 
 
-def rule(name: str) -> ProfileNames:
+def naming_rule(name: str) -> ProfileNames:
     """Look up a naming rule.
 
     Raises:
@@ -70,7 +70,7 @@ def profile_names(stages: Sequence[Names], by: str = ProfileNames.REGISTERED) ->
     """
     seen: set[str] = set()
     filed = []
-    by = rule(by)
+    by = naming_rule(by)
     for names in stages:
         keeps_class = by is ProfileNames.FIRST_KEEPS_CLASS and names.stage_class not in seen
         seen.add(names.stage_class)

@@ -5,7 +5,7 @@
     pipeline.run(height=64, width=128)
 
 Unobserved, a stage costs one call more than its method. Observed, or conducted, component calls and steps are wrapped
-for the duration of the run (`_run`, `_calls`).
+for the duration of the run (`_run`, `_watch`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from reslab.stages import _blocks, _check, _names, _stock
-from reslab.stages._events import Conductor, Observer, Subscription, Tell
+from reslab.stages._events import Conductor, Observer, Observers, Subscription
 from reslab.stages._names import PipelineError, ProfileNames
 from reslab.stages._registry import Registry
 from reslab.stages._run import Program, run_observed, run_unobserved
-from reslab.stages._sequence import Stages
 from reslab.stages._stage import Binding, Stage, is_in_pipeline, names_of
+from reslab.stages._stages import Stages
 from reslab.stages._values import Values
 
 
@@ -54,7 +54,7 @@ class Pipeline:
         self.settings: Mapping[str, Any] = {}
         #: What blocks of Modular Diffusers read as their `components.config`.
         self.config: Mapping[str, Any] = {}
-        self._inputs: Mapping[str, _blocks.Input] = {}
+        self._inputs: Mapping[str, _blocks.DeclaredInput] = {}
         self._chosen: Mapping[str, Any] = {}  # inputs that chose the blocks and that no stage reads
         #: Inputs that are set elsewhere than in `run`, each with the sentence that says where; they are refused.
         self.set_elsewhere: Mapping[str, str] = {}
@@ -66,7 +66,7 @@ class Pipeline:
         self._conductor: Conductor | None = None
         self._program: Program | None = None
         self._running = False
-        self._telling: Tell | None = None
+        self._run_observers: Observers | None = None
 
     @classmethod
     def from_blocks(
@@ -236,15 +236,15 @@ class Pipeline:
         try:
             self._registry.hold()
             if self._observers or self._conductor is not None:
-                tell = self._telling = self.tell
+                observers = self._run_observers = self.tell
                 run_observed(
                     self.name, self._registry, program, values,
-                    components=self.components, tell=tell, conductor=self._conductor,
+                    components=self.components, observers=observers, conductor=self._conductor,
                 )  # fmt: skip
             else:
                 run_unobserved(self.name, self._registry, program, values)
         finally:
-            self._running, self._telling, self.request = False, None, {}
+            self._running, self._run_observers, self.request = False, None, {}
             self._registry.release()
         return values[self.result] if self.result is not None else values
 
@@ -273,12 +273,12 @@ class Pipeline:
         return Subscription(close)
 
     @property
-    def tell(self) -> Tell:
+    def tell(self) -> Observers:
         """Where a conductor tells of its transfers and waits: all observers, in a run those that the run began with.
 
         >>> Pipeline().tell.begin("transfer", "vae", nbytes=1024)
         """
-        return self._telling or Tell(tuple(self._observers.values()))
+        return self._run_observers or Observers(tuple(self._observers.values()))
 
     def filed_under(self, component: Any, stage: Stage | None = None) -> str:
         """Say which name a component's measurements are filed under.
@@ -314,7 +314,7 @@ class Pipeline:
         return f"<Pipeline {self.name!r}: {len(self.stages)} stages, {len(self.components)} components>"
 
     def _repr_html_(self) -> str:
-        from reslab.stages import _report
+        from reslab.stages import _pipeline_report
 
-        entries = [_report.Entry(stage, bind, self._groups[id(stage)]) for stage, bind in self._bound()]
-        return _report.html(self.name, entries, components=self.components, result=self.result)
+        entries = [_pipeline_report.AddedStage(stage, bind, self._groups[id(stage)]) for stage, bind in self._bound()]
+        return _pipeline_report.html(self.name, entries, components=self.components, result=self.result)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from reslab.stages import _names
 from reslab.stages._names import Names, PipelineError
-from reslab.stages._sequence import Stages
 from reslab.stages._stage import Stage, join, names_of
+from reslab.stages._stages import Stages
 
 
 class Registry:
@@ -31,7 +31,7 @@ class Registry:
     __slots__ = ("_held", "_inserted", "_rule", "_settled", "current", "version")
 
     def __init__(self, profile_names: str) -> None:
-        self._rule = _names.rule(profile_names)
+        self._rule = _names.naming_rule(profile_names)
         self._inserted: list[Stage] = []
         self._settled: dict[int, str] | None = None
         self._held: dict[int, str] | None = None
@@ -47,7 +47,7 @@ class Registry:
 
     @rule.setter
     def rule(self, name: str) -> None:
-        self._rule = _names.rule(name)
+        self._rule = _names.naming_rule(name)
         self.changed()
 
     @property

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 from reslab.stages import _check
-from reslab.stages._calls import Watch
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._registry import Registry
 from reslab.stages._retry import Attempt
-from reslab.stages._sections import Sections
+from reslab.stages._section_finder import SectionFinder
 from reslab.stages._stage import Binding, Stage
 from reslab.stages._stock import StockStage
 from reslab.stages._values import Values
+from reslab.stages._watch import Watch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class Program:
             ruled = [(stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check]
             self.rules = tuple((stage, bind, _check.reads(stage)) for stage, bind in ruled)
         if names in self.checked:
-            found = [*_check.rules_broken(self.rules, components, inputs)]
+            found = [*_check.broken_rules(self.rules, components, inputs)]
         else:
             found = [*_check.problems(self.bound, components, inputs, result, set_elsewhere, defaults)]
         if found:
@@ -80,24 +80,24 @@ def run_observed(
     values: Values,
     *,
     components: Mapping[str, Any],
-    tell: Tell,
+    observers: Observers,
     conductor: Conductor | None,
 ) -> None:
     """Call every stage of the pipeline `name` in order, telling of each run, stage, step, pass and component call."""
     bound = [stage for stage, _bind in program.bound]
     stock = any(isinstance(stage, StockStage) for stage in bound)
-    sections = Sections(registry, components, tell, conductor) if stock else None
+    sections = SectionFinder(registry, components, observers, conductor) if stock else None
     used = program.component_names
-    watch = Watch(tell, conductor, components, lambda: used.get(id(registry.current), []), sections)
+    watch = Watch(observers, conductor, components, lambda: used.get(id(registry.current), []), sections)
     try:
-        with told(tell, Kind.RUN, sys.intern(name)), watch.run(bound):
+        with event(observers, Kind.RUN, sys.intern(name)), watch.run(bound):
             for (stage, stage_name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):
                 if sections is not None and isinstance(stage, StockStage):
                     conducted_whole(conductor, stage, sections, call, values, bind)
                     continue
                 registry.current = stage
                 place = registry.stages.index(stage) if stock else bound.index(stage)
-                with told(tell, Kind.STAGE, stage_name, place):
+                with event(observers, Kind.STAGE, stage_name, place):
                     conducted(conductor, stage, call, values, bind)
     except BaseException as error:
         note_stage(error, name, registry)
@@ -105,15 +105,15 @@ def run_observed(
 
 
 @contextmanager
-def told(tell: Tell, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
+def event(observers: Observers, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
     """Tell that something begins, and that it ends however it ends."""
-    tell.begin(kind, name, index)
+    observers.begin(kind, name, index)
     try:
         yield
     except BaseException as error:
-        tell.end(error)
+        observers.end(error)
         raise
-    tell.end()
+    observers.end()
 
 
 def conducted(
@@ -131,7 +131,7 @@ def conducted(
 def conducted_whole(
     conductor: Conductor | None,
     stock: StockStage,
-    sections: Sections,
+    sections: SectionFinder,
     call: Callable[[Values], None],
     values: Values,
     bind: Binding,

@@ -63,7 +63,7 @@ class Signature:
         freeze(self)
 
 
-class Register(Protocol):
+class StageRegistry(Protocol):
     """What a stage asks of the pipeline that it is in: names, its own and the others'; see `_registry`."""
 
     def profile_name(self, stage: Stage) -> str:
@@ -89,7 +89,7 @@ class Stage:
     #: Values that it reads whose text is a setting and not a user's: profiles keep it, as they keep numbers.
     text_settings: tuple[str, ...] = ()
 
-    _register: Register | None = None
+    _registry: StageRegistry | None = None
     _registered_name: str | None = None
     _explicit_profile_name: str | None = None
 
@@ -124,8 +124,8 @@ class Stage:
     @property
     def profile_name(self) -> str:
         """What measurements are filed under: the explicit name, else by the pipeline's rule, else the class name."""
-        if self._register is not None:
-            return self._register.profile_name(self)
+        if self._registry is not None:
+            return self._registry.profile_name(self)
         return self._explicit_profile_name or self.stage_class
 
     def set_registered_name(self, name: str) -> None:
@@ -237,11 +237,11 @@ class Stage:
         raise PipelineError(f"the stage {self.registered_name!r} reads {source!r}{renamed}, which nothing has written")
 
     def _renamed(self) -> None:
-        if self._register is not None:
-            self._register.changed()
+        if self._registry is not None:
+            self._registry.changed()
 
     def _others(self) -> list[Names]:
-        return self._register.others(self) if self._register is not None else []
+        return self._registry.others(self) if self._registry is not None else []
 
     def __repr__(self) -> str:
         return f"<{self.stage_class} {self.registered_name!r}>"
@@ -252,18 +252,18 @@ def names_of(stage: Stage) -> Names:
     return Names(stage.registered_name, stage.stage_class, stage._explicit_profile_name)
 
 
-def join(stage: Stage, register: Register, *, name: str | None = None) -> None:
-    """Put a stage on a pipeline's register, under a registered name of its own if one is given."""
-    stage._register = register
+def join(stage: Stage, registry: StageRegistry, *, name: str | None = None) -> None:
+    """Put a stage on a pipeline's registry, under a registered name of its own if one is given."""
+    stage._registry = registry
     stage._registered_name = name or stage._registered_name
 
 
 def is_in_pipeline(stage: Stage) -> bool:
     """Tell whether a pipeline has the stage."""
-    return stage._register is not None
+    return stage._registry is not None
 
 
-class Surroundings(Protocol):
+class StageContext(Protocol):
     """What a stage finds around it when it runs; a pipeline has it."""
 
     components: dict[str, Any]
@@ -286,7 +286,7 @@ class Binding:
         given: Values fixed for this stage alone, in its own names.
     """
 
-    pipeline: Surroundings
+    pipeline: StageContext
     components: Mapping[str, str]
     values: Mapping[str, str]
     given: Mapping[str, Any]

@@ -1,8 +1,8 @@
 """A stock diffusers pipeline: one call, whose sections are stages.
 
-`StockStage` makes the call. Its sections are found from the component calls as they happen (`_sections`); before the
-first run they are the ones that the components suggest, and a run that is observed or conducted puts them right: what
-it finds is added, and the order is the one in which they ran last.
+`StockStage` makes the call. Its sections are found from the component calls as they happen (`_section_finder`). Before
+the first run, the components suggest the sections. A run that is observed or conducted corrects them: it adds the
+sections that it finds, and puts all in the order in which they ran.
 
     Pipeline.from_diffusers(flux).stages        # Stages(encode, denoise, decode)
 """
@@ -85,8 +85,8 @@ class StockStage(Stage):
         if found is None:
             found = Section(self, role, number, self._name(role, number))
             self._sections.insert(self._behind(after), found)
-            if self._register is not None:
-                self._register.found(found)
+            if self._registry is not None:
+                self._registry.found(found)
         elif after is not None and self._sections.index(found) < self._sections.index(after):
             self._sections.remove(found)
             self._sections.insert(self._behind(after), found)
@@ -107,7 +107,7 @@ class StockStage(Stage):
     def _name(self, role: str, number: int) -> str:
         name = self._prefix + role + (f"_{number}" if number > 1 else "")
         taken = {other.registered for other in self._others()} | {each.registered_name for each in self._sections}
-        return free_name(name, taken) if self._register is not None and name in taken else name
+        return free_name(name, taken) if self._registry is not None and name in taken else name
 
     def _behind(self, after: Section | None) -> int:
         return 0 if after is None else self._sections.index(after) + 1

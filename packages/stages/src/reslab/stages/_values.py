@@ -89,13 +89,13 @@ class Values(MutableMapping[str, Any]):
         return list(self._values)
 
     def __repr__(self) -> str:
-        return "Values(" + ", ".join(f"{name}={describe(value)}" for name, value in self._values.items()) + ")"
+        return "Values(" + ", ".join(f"{name}={short_text(value)}" for name, value in self._values.items()) + ")"
 
 
-def describe(value: Any) -> str:
-    """Say what a value is in a few words, the same on every run.
+def short_text(value: Any) -> str:
+    """Return a few words for a value, the same on every run: its shape or size in place of its numbers.
 
-    >>> describe(3), describe("a heron over a weir"), describe([1, 2, 3]), describe(object())
+    >>> short_text(3), short_text("a heron over a weir"), short_text([1, 2, 3]), short_text(object())
     ('3', "'a heron over a weir'", 'list of 3', 'object')
     """
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)

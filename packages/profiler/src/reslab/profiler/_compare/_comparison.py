@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from reslab.profiler._profile._schema import Change
-from reslab.stages import Compared
+from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
     from reslab.profiler._report._vega import Figure

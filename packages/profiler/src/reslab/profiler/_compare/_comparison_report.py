@@ -19,7 +19,7 @@ import polars as pl
 from reslab.profiler._profile._schema import Change
 from reslab.profiler._report._units import format_ns, format_share
 from reslab.profiler._report._vega import BARE_AXIS, PALETTE, Figure
-from reslab.stages import Markup, html_table
+from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]
 

@@ -24,7 +24,7 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler._profile._schema import SCHEMA_VERSION
-from reslab.stages import output_path
+from reslab.stages.support import output_path
 
 _META = "reslab.profile"
 _MEMORY = "reslab.profile.memory"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from reslab.profiler._profile._schema import MEMORY_SCHEMA, SPAN_SCHEMA, check_frame, memory_frame
-from reslab.stages import Compared, Kind
+from reslab.stages import Kind
+from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
     from reslab.profiler._report._vega import Figure

@@ -19,7 +19,8 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from reslab.stages import Described, Kind
+from reslab.stages import Kind
+from reslab.stages.support import Described
 
 #: Raised when a column changes its name, type or meaning; files of a newer version are refused.
 SCHEMA_VERSION = 1

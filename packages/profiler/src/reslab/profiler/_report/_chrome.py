@@ -22,7 +22,8 @@ import polars as pl
 
 from reslab.profiler._profile._schema import COMPUTE, COPY, HOST
 from reslab.profiler._report._timeline import STALL
-from reslab.stages import Kind, output_path
+from reslab.stages import Kind
+from reslab.stages.support import output_path
 
 Event = dict[str, Any]
 

@@ -23,7 +23,7 @@ import polars as pl
 from reslab.profiler._profile._tables import UNATTRIBUTED
 from reslab.profiler._report._charts import bar_color, with_device_share
 from reslab.profiler._report._units import format_bytes, format_ns, format_share
-from reslab.stages import Markup, html_table
+from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]
 

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reslab.stages import Compared, output_path
+from reslab.stages.support import Compared, output_path
 
 if TYPE_CHECKING:
     import altair as alt

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._registry import Registry
 from reslab.stages._roles import Role, numbers, role_of, timestep_reader
 from reslab.stages._stock import Section, StockStage
@@ -33,20 +33,20 @@ from reslab.stages._stock import Section, StockStage
 _COUNTERS = ("_step_index", "counter")
 
 
-class Sections:
+class SectionFinder:
     """Tells observers and a conductor of the sections of one stock pipeline's calls.
 
     Args:
         registry: The pipeline's stages, to which sections belong.
         components: The pipeline's components by name.
-        tell: Where events go.
+        observers: Where events go.
         conductor: Acts around each section, if there is one.
     """
 
     def __init__(
-        self, registry: Registry, components: Mapping[str, Any], tell: Tell, conductor: Conductor | None
+        self, registry: Registry, components: Mapping[str, Any], observers: Observers, conductor: Conductor | None
     ) -> None:
-        self._registry, self._components, self._tell, self._conductor = registry, components, tell, conductor
+        self._registry, self._components, self._observers, self._conductor = registry, components, observers, conductor
         self._stock: StockStage | None = None
         self._inside = False
         self._clear()
@@ -133,12 +133,12 @@ class Sections:
             self._end_step()
             self._step += 1
             self._pass, self._in_step = -1, True
-            self._tell.begin(Kind.STEP, "step", self._step)
+            self._observers.begin(Kind.STEP, "step", self._step)
             self._timesteps.clear()
         self._counters, self._timesteps[name] = self._read_counters(), self._number(timestep)
         if self._waiting is not None and not self._in_pass:
             self._pass, self._in_pass = self._pass + 1, True
-            self._tell.begin(Kind.PASS, sys.intern(self._waiting), self._pass)
+            self._observers.begin(Kind.PASS, sys.intern(self._waiting), self._pass)
 
     def _is_fresh(self, name: str, timestep: Any) -> bool:
         """Whether a denoiser's call is the first of its step."""
@@ -206,14 +206,14 @@ class Sections:
         section = self._stock.section(role, number, after=after)
         self._called.clear()
         self._registry.current = self._section = section
-        self._tell.begin(Kind.STAGE, sys.intern(section.registered_name), self._registry.stages.index(section))
+        self._observers.begin(Kind.STAGE, sys.intern(section.registered_name), self._registry.stages.index(section))
         if self._conductor is not None:
             self._acting = self._conductor.section(section)
             try:
                 self._acting.__enter__()
             except BaseException as error:
                 self._acting, self._section = None, None
-                self._tell.end(error)
+                self._observers.end(error)
                 raise
 
     def _end(self, error: BaseException | None = None) -> None:
@@ -228,17 +228,17 @@ class Sections:
                     type(error) if error is not None else None, error, getattr(error, "__traceback__", None)
                 )
         except BaseException as own:
-            self._tell.end(own)
+            self._observers.end(own)
             raise
-        self._tell.end(error)
+        self._observers.end(error)
 
     def _end_step(self, error: BaseException | None = None) -> None:
         self._end_pass(error)
         if self._in_step:
             self._in_step = False
-            self._tell.end(error)
+            self._observers.end(error)
 
     def _end_pass(self, error: BaseException | None = None) -> None:
         if self._in_pass:
             self._in_pass = False
-            self._tell.end(error)
+            self._observers.end(error)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._roles import is_module
-from reslab.stages._sections import Sections
+from reslab.stages._section_finder import SectionFinder
 from reslab.stages._stage import Stage
 
 METHODS = ("forward", "encode", "decode")
@@ -51,7 +51,7 @@ class Watch:
     """Wraps what a run is seen by, and knows which step and pass is under way.
 
     Args:
-        tell: Where events go.
+        observers: Where events go.
         conductor: Called around component calls, if any.
         components: The pipeline's components by name.
         names_in_use: Answers with the component names that the current stage uses, for an object that has several.
@@ -60,13 +60,13 @@ class Watch:
 
     def __init__(
         self,
-        tell: Tell,
+        observers: Observers,
         conductor: Conductor | None,
         components: Mapping[str, Any],
         names_in_use: Callable[[], Sequence[str]],
-        sections: Sections | None = None,
+        sections: SectionFinder | None = None,
     ) -> None:
-        self._tell, self._conductor = tell, conductor
+        self._observers, self._conductor = observers, conductor
         self._components, self._names_in_use, self._sections = components, names_in_use, sections
         self._pass = 0
 
@@ -93,21 +93,21 @@ class Watch:
 
     def _component_call(self, owner: Any, names: list[str], method: str) -> Callable[..., Any]:
         original, told, conductor = getattr(owner, method), self._told(names, method), self._conductor
-        tell = self._tell
+        observers = self._observers
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             component, text = told()
-            tell.begin(Kind.COMPONENT, text)
+            observers.begin(Kind.COMPONENT, text)
             try:
                 if conductor is None:
                     result = original(*args, **kwargs)
                 else:
                     result = conductor.component_call(component, method, lambda: original(*args, **kwargs))
             except BaseException as error:
-                tell.end(error)
+                observers.end(error)
                 raise
-            tell.end()
+            observers.end()
             return result
 
         return call if self._sections is None else self._sections.around(owner, names[0], method, call)
@@ -124,15 +124,15 @@ class Watch:
 
         @contextmanager
         def entered(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-            self._tell.begin(Kind.PASS, sys.intern(name), self._pass)
+            self._observers.begin(Kind.PASS, sys.intern(name), self._pass)
             self._pass += 1
             try:
                 with original(name, *args, **kwargs):
                     yield
             except BaseException as error:
-                self._tell.end(error)
+                self._observers.end(error)
                 raise
-            self._tell.end()
+            self._observers.end()
 
         told = functools.wraps(original)(entered)
         return told if self._sections is None else self._sections.entering(original, told)
@@ -143,13 +143,13 @@ class Watch:
             if "i" not in kwargs:  # a loop over chunks or segments of a video, not over denoising steps
                 return original(*args, **kwargs)
             self._pass = 0
-            self._tell.begin(Kind.STEP, "step", kwargs["i"])
+            self._observers.begin(Kind.STEP, "step", kwargs["i"])
             try:
                 result = original(*args, **kwargs)
             except BaseException as error:
-                self._tell.end(error)
+                self._observers.end(error)
                 raise
-            self._tell.end()
+            self._observers.end()
             return result
 
         return step

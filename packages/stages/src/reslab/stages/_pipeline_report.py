@@ -27,7 +27,7 @@ COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
 SHOWN = 3
 
 
-class Entry(NamedTuple):
+class AddedStage(NamedTuple):
     """A stage as it was added: how it is bound, and the heading that it stands under."""
 
     stage: Stage
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
     group: str
 
 
-class Row(NamedTuple):
+class StageRow(NamedTuple):
     """One stage in the pipeline's names."""
 
     group: str
@@ -47,9 +47,9 @@ class Row(NamedTuple):
     writes: list[str]
 
 
-def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
+def rows(entries: Sequence[AddedStage], components: Mapping[str, Any]) -> list[StageRow]:
     """Describe every stage in order; of what it could read, what is required or written before."""
-    described: list[Row] = []
+    described: list[StageRow] = []
     written: set[str] = set()
     for stage, bind, group in (entry._replace(stage=shown) for entry in entries for shown in entry.stage.sections()):
         signature = stage.signature(EVERYTHING)
@@ -65,7 +65,7 @@ def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
         writes = [bind.value(name) for name in signature.writes or ()]
         written.update(writes)
         described.append(
-            Row(
+            StageRow(
                 group=group,
                 registered_name=stage.registered_name,
                 profile_name=stage.profile_name,
@@ -78,7 +78,7 @@ def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
     return described
 
 
-def needed(entries: Sequence[Entry]) -> list[str]:
+def needed(entries: Sequence[AddedStage]) -> list[str]:
     """The values that a request must give."""
     written: set[str] = set()
     wanted: dict[str, None] = {}
@@ -92,7 +92,7 @@ def needed(entries: Sequence[Entry]) -> list[str]:
     return list(wanted)
 
 
-def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], result: str | None) -> str:
+def html(name: str, entries: Sequence[AddedStage], *, components: Mapping[str, Any], result: str | None) -> str:
     """Return the table of a pipeline's stages, and the diagram below it."""
     described = rows(entries, components)
     asks = ", ".join(needed(entries)) or "nothing"
@@ -103,7 +103,7 @@ def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], 
     return f"<div>{head}{table(described)}{diagram(described)}</div>"
 
 
-def table(described: list[Row]) -> str:
+def table(described: list[StageRow]) -> str:
     """An HTML table with a row a stage, under its group's heading."""
     renamed = any(row.profile_name != row.registered_name for row in described)
     titles = ["", "stage", *(["profile name"] if renamed else []), "of class", "components", "reads", "writes"]
@@ -132,7 +132,7 @@ def _breakable(name: str) -> str:
     return re.sub(r"(?<=_)|(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "<wbr>", escape(name))
 
 
-def diagram(described: list[Row]) -> str:
+def diagram(described: list[StageRow]) -> str:
     """A dot in each column where a stage names a component; folded below, a bar for as long as a value is kept."""
     count, lives = len(described), _lives(described)
     components = dict.fromkeys(name for row in described for name in row.components)
@@ -173,7 +173,7 @@ def _svg(lines: Mapping[str, list[str]], count: int, caption: str) -> str:
     return f"{image}<p><small>{caption}.</small></p>"
 
 
-def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
+def _lives(described: list[StageRow]) -> dict[str, tuple[int, int]]:
     """For each value that one stage writes and a later one reads: the first writer's and the last reader's place."""
     born: dict[str, int] = {}
     lives: dict[str, tuple[int, int]] = {}
@@ -186,7 +186,7 @@ def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
     return dict(sorted(lives.items(), key=lambda item: (item[1], item[0])))
 
 
-def _dot(column: int, y: float, row: Row) -> str:
+def _dot(column: int, y: float, row: StageRow) -> str:
     title = f"<title>{escape(row.registered_name)}</title>"
     return f'<circle cx="{LABEL + COLUMN * (column + 0.5):g}" cy="{y:g}" r="5" fill="{BLUE}">{title}</circle>'
 
