@@ -7,6 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from reslab import stages
+from reslab.stages import support
+
 
 def repeated(named):
     """Return the names that stand for more than one thing, with where each of them is."""
@@ -49,6 +52,10 @@ def test_no_two_files_of_a_package_share_a_name(package):
 def test_no_public_name_means_different_objects(packages):
     names = ["stages.support", *(package.name for package in packages)]
     assert repeated(public_names([importlib.import_module(f"reslab.{name}") for name in names])) == {}
+
+
+def test_stages_offers_users_no_helper_of_sibling_packages():
+    assert set(stages.__all__).isdisjoint(support.__all__)
 
 
 @pytest.mark.parametrize("find", [classes, files], ids=["classes", "files"])

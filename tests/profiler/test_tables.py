@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.profiler import Profile, Profiler, spans_frame
-from reslab.profiler._profile import _accounts, _tables
+from reslab.profiler._profile import _resource_tables, _tables
 from reslab.profiler._record import _overhead
 from reslab.profiler.testing import FakeClock
 
@@ -45,7 +45,7 @@ def test_sorting_a_view_sorts_it_as_the_pipeline_ran(two_runs):
     ("module", "view"),
     [
         *((_tables, view) for view in ("stages", "steps", "passes", "components", "named")),
-        *((_accounts, view) for view in ("transfers", "peaks", "unattributed")),
+        *((_resource_tables, view) for view in ("transfers", "peaks", "unattributed")),
         (_overhead, "overhead"),
     ],
 )

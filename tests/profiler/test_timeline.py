@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from reslab.profiler import PALETTE, Profile, memory_frame, spans_frame
+from reslab.profiler._report._figure import component_hues
 from reslab.profiler._report._timeline import covered_ns, first_pool, lane_bars, pool_bytes, resident_bytes
-from reslab.profiler._report._vega import component_hues
 from reslab.profiler.toy import Toy
 
 GIB = 2**30

@@ -46,9 +46,7 @@ def naming_rule(name: str) -> ProfileNames:
     Raises:
         PipelineError: There is no such rule.
     """
-    if name not in list(ProfileNames):
-        raise PipelineError(f"profile_names is one of {', '.join(map(repr, map(str, ProfileNames)))}; got {name!r}")
-    return ProfileNames(name)
+    return ProfileNames.of(name, "profile_names", error=PipelineError)
 
 
 class Names(NamedTuple):
