@@ -1,4 +1,4 @@
-"""Running a pipeline: unobserved, as fast as calling the methods; observed, as nested events around every call."""
+"""Run a pipeline: unobserved, as fast as calling the methods; observed, with nested events around every call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reslab.stages._watch import Watch
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """A pipeline made ready: calls bound, requests checked once; remade when `key` changes."""
+    """A pipeline prepared for runs: its calls are bound and its checks remembered; made again when `key` changes."""
 
     key: tuple[Any, ...]
     bound: tuple[tuple[Stage, Binding], ...]
@@ -53,7 +53,7 @@ class Program:
         self.checked.add(names)
 
     def prepare(self) -> None:
-        """Bind every stage's call and settle its registered name; done once, after a request has been checked."""
+        """Bind every stage's call and settle its registered name, once, after the first request has been checked."""
         if self.calls:
             return
         self.component_names = {id(stage): _check.component_names(stage, bind) for stage, bind in self.bound}
@@ -83,7 +83,7 @@ def run_observed(
     observers: Observers,
     conductor: Conductor | None,
 ) -> None:
-    """Call every stage of the pipeline `name` in order, telling of each run, stage, step, pass and component call."""
+    """Call every stage of the pipeline `name` in order, with events for runs, stages, steps, passes and calls."""
     bound = [stage for stage, _bind in program.bound]
     stock = any(isinstance(stage, StockStage) for stage in bound)
     sections = SectionFinder(registry, components, observers, conductor) if stock else None
@@ -106,7 +106,7 @@ def run_observed(
 
 @contextmanager
 def event(observers: Observers, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
-    """Tell that something begins, and that it ends however it ends."""
+    """Send observers the beginning of an event, and its end on every way out of the block."""
     observers.begin(kind, name, index)
     try:
         yield
@@ -119,7 +119,7 @@ def event(observers: Observers, kind: Kind, name: str, index: int = -1) -> Itera
 def conducted(
     conductor: Conductor | None, stage: Stage, call: Callable[[Values], None], values: Values, bind: Binding
 ) -> None:
-    """Run a stage, by the conductor if there is one."""
+    """Run a stage, through the conductor if there is one."""
     if conductor is None:
         call(values)
     elif conductor.may_retry:
@@ -136,7 +136,7 @@ def conducted_whole(
     values: Values,
     bind: Binding,
 ) -> None:
-    """Make the call of a stock pipeline, by the conductor if there is one; each of its sections is a stage."""
+    """Make the call of a stock pipeline, through the conductor if there is one; its sections are stages."""
 
     def sectioned(values: Values) -> None:
         with sections.of(stock):
@@ -151,20 +151,20 @@ def conducted_whole(
 
 
 def note_stage(error: BaseException, pipeline: str, registry: Registry) -> None:
-    """Note on the error in which stage of `pipeline` it was raised; its type and traceback stay its own."""
+    """Add a note to the error with the stage of `pipeline` that raised it; type and traceback stay as they are."""
     if isinstance(error, NameError) and error.name and _raised_in(error).startswith("diffusers."):
-        # diffusers imports some packages only where they are there (ftfy, for Wan's prompts), and fails by their name
+        # diffusers imports some packages only if they are installed (ftfy, for Wan's prompts), else fails at their names
         error.add_note(f"diffusers uses {error.name!r} here, a package that is not installed")
     current, shown = registry.current, registry.stages
     for place, stage in enumerate(shown, start=1):
         if stage is current:
             error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline!r}")
-    if isinstance(current, StockStage):  # unobserved, its sections are not told apart
+    if isinstance(current, StockStage):  # an unobserved run does not find its sections
         error.add_note(f"in the call of {current.registered_name!r}, of {pipeline!r}")
 
 
 def _raised_in(error: BaseException) -> str:
-    """The module whose code raised an error."""
+    """Return the name of the module whose code raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
