@@ -205,7 +205,7 @@ def _quiet(record: logging.LogRecord) -> bool:
 
 
 def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the leaf blocks that would run for a request, in order; a loop is one leaf.
+    """Return the leaf blocks that would run for a request, by name and in order; a loop is one leaf.
 
     A composition is resolved by which inputs the request gives; each leaf is named by its path, such as
     "denoise.prepare_latents".
@@ -219,7 +219,7 @@ def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_leaf(block: Any) -> bool:
-    """Whether a block runs as one stage: it has no blocks inside, or loops over them."""
+    """Tell whether a block runs as one stage: it has no blocks inside, or loops over them."""
     return not block.sub_blocks or hasattr(block, "loop_step")
 
 

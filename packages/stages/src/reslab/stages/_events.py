@@ -128,7 +128,5 @@ class Observers:
                 self._drop(observer)
 
     def _drop(self, observer: Observer) -> None:
-        logger.exception(
-            "%s raised while being told of an event; it is told no more in this run", type(observer).__name__
-        )
+        logger.exception("%s raised while it got an event; it gets no more events in this run", type(observer).__name__)
         self.observers = tuple(other for other in self.observers if other is not observer)

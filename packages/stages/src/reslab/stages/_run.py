@@ -153,7 +153,7 @@ def conducted_whole(
 def note_stage(error: BaseException, pipeline: str, registry: Registry) -> None:
     """Add a note to the error with the stage of `pipeline` that raised it; type and traceback stay as they are."""
     if isinstance(error, NameError) and error.name and _raised_in(error).startswith("diffusers."):
-        # diffusers imports some packages only if they are installed (ftfy, for Wan's prompts), else fails at their names
+        # diffusers imports some packages only if installed (ftfy, for Wan's prompts), else fails on their names
         error.add_note(f"diffusers uses {error.name!r} here, a package that is not installed")
     current, shown = registry.current, registry.stages
     for place, stage in enumerate(shown, start=1):

@@ -118,7 +118,7 @@ def _band(row: Row) -> str:
 
 
 def _caption(stages: pl.DataFrame, runs: pl.DataFrame, labels: tuple[str, str], time: str) -> str:
-    """Say in one sentence what happened to the whole run and which stage changed most."""
+    """Return one sentence: the change of the whole run, and the stage that changed most."""
     first, second = labels
     run = runs.row(0, named=True)
     whole = f"{_time(run['a_ms'])} in {first}, {_time(run['b_ms'])} in {second}"

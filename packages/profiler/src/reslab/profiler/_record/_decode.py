@@ -94,7 +94,7 @@ def decode(
     Args:
         logs: One a thread, in the order of their first use.
         origin_ns: The clock when the record started; times are counted from there.
-        until_ns: The clock when it ended; what is still open is closed there.
+        until_ns: The clock when the record ended; open spans end there.
         pools: The pools that the readings of a sample belong to, in order.
     """
     record = DecodedLogs(pools)
