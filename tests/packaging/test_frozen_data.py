@@ -27,7 +27,7 @@ from reslab.ltx2._checkpoint import _download, _fetch, _layout, _read, _sizes
 from reslab.ltx2._modes import _modes
 from reslab.ltx2._pipeline import _limits, _settings
 from reslab.profiler import teaching
-from reslab.profiler._report import _vega
+from reslab.profiler._report import _figure
 from reslab.residency import _units
 from reslab.residency._device import _machine
 from reslab.residency._engine import _checks
@@ -35,7 +35,7 @@ from reslab.residency._plan import _code, _workload
 from reslab.residency._plan import _settings as plan_settings
 from reslab.residency._rehearse import _schema, _structure
 from reslab.residency._schedule import _footprint
-from reslab.stages import FrozenDict, freeze
+from reslab.stages.support import FrozenDict, freeze
 
 #: Frozen, but no data: why each has no example.
 LIVE = {
@@ -123,7 +123,7 @@ EXAMPLES = {
     profiler.Comparison: comparison,
     profiler.Profile: profile,
     profiler.Figure: figure,
-    _vega.Look: lambda: _vega.Look(ink="#000", background="white", font_px=11),
+    _figure.Style: lambda: _figure.Style(ink="#000", background="white", font_px=11),
     teaching.Asked: lambda: teaching.Asked(unit="GiB", to=0.1, rounded=(204.0,)),
     teaching.Hints: lambda: teaching.Hints(traps={33: "one pass a step?"}, section="section 4"),
     teaching.Verdict: lambda: teaching.Verdict(right=True, says="123.", figure=figure()),

@@ -75,11 +75,11 @@ def prof(clock, memory):
 
 
 @pytest.fixture
-def told(prof, clock):
-    """A `with` block that tells the profiler of a span: it begins, `ns` pass, and it ends after the body."""
+def event(prof, clock):
+    """A `with` block that is an event for the profiler: it begins, `ns` pass, and it ends after the body."""
 
     @contextmanager
-    def tell(kind, name, index=-1, nbytes=0, *, ns=0):
+    def block(kind, name, index=-1, nbytes=0, *, ns=0):
         prof.begin(Kind(kind), name, index, nbytes)
         clock.advance(ns)
         try:
@@ -89,4 +89,4 @@ def told(prof, clock):
             raise
         prof.end()
 
-    return tell
+    return block

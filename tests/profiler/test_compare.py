@@ -173,7 +173,7 @@ def test_other_numbers_of_steps_are_unequal_work():
 def test_work_that_is_not_known_is_not_taken_for_equal():
     profile = record({"decode": 1})
     unknown = Profile(spans=profile.spans)
-    with pytest.raises(UnequalWorkError, match="what work it was is not known of b"):
+    with pytest.raises(UnequalWorkError, match="no work is known for b"):
         compare(profile, unknown)
 
 
@@ -193,7 +193,7 @@ def test_sides_without_a_run_or_without_such_times_are_refused():
         compare(profile, Profile(spans=profile.spans.clear(), meta=profile.meta))
     with pytest.raises(ValueError, match="a has no stage with a device_ns"):
         compare(profile, profile, time="device_ns")
-    with pytest.raises(ValueError, match=r"'gpu_ns'.*host_ns.*device_ns"):
+    with pytest.raises(ValueError, match="time is one of 'host_ns', 'device_ns'; got 'gpu_ns'"):
         compare(profile, profile, time="gpu_ns")
 
 

@@ -51,12 +51,12 @@ def test_a_launch_can_cost_the_host_something(clock):
     assert (clock(), device.record().at_ns) == (30, 34)
 
 
-def test_the_host_returns_at_once_and_the_device_is_timed_where_it_worked(told, prof, device):
+def test_the_host_returns_at_once_and_the_device_is_timed_where_it_worked(event, prof, device):
     """The host takes 3 ns for two stages in which the device works for 70 and 30."""
-    with told("run", "lab", ns=1):
-        with told("stage", "denoise", ns=1):
+    with event("run", "lab", ns=1):
+        with event("stage", "denoise", ns=1):
             device.launch(70)
-        with told("stage", "decode", ns=1):
+        with event("stage", "decode", ns=1):
             device.launch(30)
     assert rows(prof, *DEVICE) == [
         ("lab", 0, 3, 0, 102),
@@ -66,9 +66,9 @@ def test_the_host_returns_at_once_and_the_device_is_timed_where_it_worked(told, 
     assert prof.profile.stages()["device_ms"].to_list() == [pytest.approx(71e-6), pytest.approx(30e-6), None]
 
 
-def test_steps_passes_and_calls_have_device_time_and_spans_of_the_user_have_none(told, prof, device):
-    with told("run", "lab"), told("stage", "denoise"), told("step", "step", 0), told("guidance pass", "pred_cond"):
-        with told("component call", "transformer.forward"):
+def test_steps_passes_and_calls_have_device_time_and_spans_of_the_user_have_none(event, prof, device):
+    with event("run", "lab"), event("stage", "denoise"), event("step", "step", 0), event("guidance pass", "pred_cond"):
+        with event("component call", "transformer.forward"):
             device.launch(40)
         with prof.span("mine"):
             device.launch(2)
@@ -82,17 +82,17 @@ def test_steps_passes_and_calls_have_device_time_and_spans_of_the_user_have_none
     ]
 
 
-def test_a_stall_is_the_time_that_compute_stood_still_until_the_copy_arrived(told, prof, device):
+def test_a_stall_is_the_time_that_compute_stood_still_until_the_copy_arrived(event, prof, device):
     """A copy of 100 ns beside 60 ns of compute: 40 ns of it are seen, though the host saw none of it."""
-    with told("run", "lab"), told("stage", "denoise"):
-        with device.lane("copy"), told("transfer", "transformer/1", nbytes=4096):
+    with event("run", "lab"), event("stage", "denoise"):
+        with device.lane("copy"), event("transfer", "transformer/1", nbytes=4096):
             device.launch(100)
             copied = device.record()
-        with told("component call", "transformer.forward"):
+        with event("component call", "transformer.forward"):
             device.launch(60)
-        with told("wait", "transformer/1"):
+        with event("wait", "transformer/1"):
             device.wait(copied)
-        with told("component call", "transformer.forward"):
+        with event("component call", "transformer.forward"):
             device.launch(60)
     columns = ("kind", "lane", "host_ns", "device_start_ns", "device_ns", "moved_bytes", "stall_ns")
     assert rows(prof, *columns, parent=1) == [
@@ -107,11 +107,11 @@ def test_a_stall_is_the_time_that_compute_stood_still_until_the_copy_arrived(tol
     ]
 
 
-def test_a_prefetch_carries_the_stage_that_it_serves(told, prof, device):
-    with told("run", "lab"), told("stage", "denoise"), told("step", "step", 7):
-        with device.lane("copy"), told("transfer", "refiner/0@refine", nbytes=64):
+def test_a_prefetch_carries_the_stage_that_it_serves(event, prof, device):
+    with event("run", "lab"), event("stage", "denoise"), event("step", "step", 7):
+        with device.lane("copy"), event("transfer", "refiner/0@refine", nbytes=64):
             device.launch(9)
-        with told("wait", "transformer"):
+        with event("wait", "transformer"):
             pass
     place = ("kind", "parent", "stage", "registered_name", "component", "block", "step")
     assert rows(prof, *place)[3:] == [
@@ -120,10 +120,10 @@ def test_a_prefetch_carries_the_stage_that_it_serves(told, prof, device):
     ]
 
 
-def test_nothing_waits_for_the_device_but_the_start_and_the_end(told, prof, device, clock):
-    with told("run", "lab"):
+def test_nothing_waits_for_the_device_but_the_start_and_the_end(event, prof, device, clock):
+    with event("run", "lab"):
         for step in range(50):
-            with told("stage", "denoise"), told("step", "step", step):
+            with event("stage", "denoise"), event("step", "step", step):
                 device.launch(10)
     assert (device.synchronizations, clock()) == (1, 0)
     prof.stop()
@@ -141,12 +141,12 @@ def test_recording_starts_when_the_device_is_idle_so_that_both_clocks_agree(cloc
     assert rows(prof, *DEVICE) == [("lab", 0, 0, 0, 5)]
 
 
-def test_recording_again_goes_on_with_the_device(clock, device, told, prof):
-    with told("run", "lab"):
+def test_recording_again_goes_on_with_the_device(clock, device, event, prof):
+    with event("run", "lab"):
         device.launch(5)
     prof.stop()
     clock.advance(100)
-    with prof, told("run", "lab", ns=1):
+    with prof, event("run", "lab", ns=1):
         device.launch(7)
     assert rows(prof, *DEVICE) == [("lab", 0, 0, 0, 5), ("lab", 105, 1, 105, 8)]
 
@@ -158,12 +158,12 @@ def test_a_span_without_an_end_has_no_device_time(prof, device):
     assert rows(prof, "device_start_ns", "device_ns", "error") == [(0, None, "unfinished")]
 
 
-def test_a_thread_that_copies_on_a_queue_of_its_own_is_the_copy_lane(told, prof, device):
+def test_a_thread_that_copies_on_a_queue_of_its_own_is_the_copy_lane(event, prof, device):
     def copy():
-        with device.lane("copy"), told("transfer", "vae@decode", nbytes=8):
+        with device.lane("copy"), event("transfer", "vae@decode", nbytes=8):
             device.launch(30)
 
-    with told("run", "lab"), told("stage", "denoise"):
+    with event("run", "lab"), event("stage", "denoise"):
         device.launch(10)
         thread = threading.Thread(target=copy)
         thread.start()

@@ -67,8 +67,8 @@ def test_spans_that_overlap_without_nesting_get_a_further_track(tmp_path):
     }
 
 
-def test_a_stage_goes_by_its_profile_name_and_carries_its_coordinates(told, prof, tmp_path):
-    with suppress(RuntimeError), told("run", "lab", ns=3), told("stage", "denoise"), told("step", "step", 4, ns=7):
+def test_a_stage_goes_by_its_profile_name_and_carries_its_coordinates(event, prof, tmp_path):
+    with suppress(RuntimeError), event("run", "lab", ns=3), event("stage", "denoise"), event("step", "step", 4, ns=7):
         raise RuntimeError
     slices = [event for event in read(prof.profile, tmp_path) if event.event_type == "X"]
     assert [(event.name, event.categories, event.args.get("step")) for event in slices] == [
@@ -143,10 +143,10 @@ def test_ranges_are_closed_when_a_stage_raises_and_gone_afterwards():
     assert [event.cpu_parent for event in operators.events() if event.name == "aten::ones"] == [None]
 
 
-def test_the_summary_is_one_line_with_the_longest_the_rest_and_the_peak(told, prof, memory):
-    with suppress(RuntimeError), told("run", "lab", ns=10_000_000):
+def test_the_summary_is_one_line_with_the_longest_the_rest_and_the_peak(event, prof, memory):
+    with suppress(RuntimeError), event("run", "lab", ns=10_000_000):
         for name, ns in (("a", 1), ("b", 40), ("c", 2), ("d", 30), ("e", 17)):
-            with told("stage", name, ns=ns * 1_000_000):
+            with event("stage", name, ns=ns * 1_000_000):
                 memory.allocate(ns * 2**20)
         raise RuntimeError
     assert prof.profile.summary() == (
@@ -154,11 +154,11 @@ def test_the_summary_is_one_line_with_the_longest_the_rest_and_the_peak(told, pr
     )
 
 
-def test_the_summary_counts_runs_failures_and_named_spans(prof, told, clock):
+def test_the_summary_counts_runs_failures_and_named_spans(prof, event, clock):
     with prof.span("load"):
         clock.advance(5_000)
     for _ in range(2):
-        with suppress(RuntimeError), told("run", "lab"), told("stage", "a", ns=1_000):
+        with suppress(RuntimeError), event("run", "lab"), event("stage", "a", ns=1_000):
             raise RuntimeError
     profile = Profile(spans=prof.profile.spans)
     assert profile.summary() == "lab: 2 µs in 2 runs; a 100 %, unattributed 0 %; 2 failed | load 5 µs"

@@ -32,11 +32,11 @@ def profiled(pipeline, clock, device=None, runs=1):
     return prof.profile
 
 
-def test_equal_names_are_not_merged_into_one_row(told, prof):
+def test_equal_names_are_not_merged_into_one_row(event, prof):
     """`torch.profiler` sums equal names: "scale" in two stages is one row, and no time is either's."""
-    with told("run", "lab"):
+    with event("run", "lab"):
         for stage, ns in (("denoise", 3_000_000), ("refine", 5_000_000)):
-            with told("stage", stage), told("component call", "vae.scale", ns=ns):
+            with event("stage", stage), event("component call", "vae.scale", ns=ns):
                 pass
     assert prof.profile.components().select("stage", "call", "calls", "host_ms").rows() == [
         ("denoise", "vae.scale", 1, 3.0),
@@ -56,14 +56,14 @@ def test_a_stage_that_runs_twice_does_not_overwrite_itself(clock):
     assert prof.profile.stages().select("stage", "calls", "host_ms").row(0) == ("denoise", 2, 4.0)
 
 
-def test_steps_belong_to_their_stage_and_run(told, prof):
+def test_steps_belong_to_their_stage_and_run(event, prof):
     """One flat list of step times does not say where denoising ended and refining began."""
     for run in range(2):
-        with told("run", "lab"):
+        with event("run", "lab"):
             for stage, steps in (("denoise", 3), ("refine", 2)):
-                with told("stage", stage):
+                with event("stage", stage):
                     for step in range(steps):
-                        with told("step", "step", step, ns=1_000 * (run + 1)):
+                        with event("step", "step", step, ns=1_000 * (run + 1)):
                             pass
     table = prof.profile.steps().select("stage", "step", "calls", "mean_ms").rows()
     assert table == [("denoise", step, 2, 0.0015) for step in range(3)] + [
@@ -89,12 +89,12 @@ def test_the_hosts_time_of_asynchronous_work_is_not_read_as_the_devices(clock, d
     ]
 
 
-def test_transfers_are_in_the_account(told, prof):
-    """Transfers outside every timer: in one published case 2.2 of 11.8 seconds were nobody's."""
-    with told("run", "lab", ns=100_000):
-        with told("transfer", "transformer@denoise", nbytes=2**20, ns=2_200_000):
+def test_transfers_are_in_the_account(event, prof):
+    """Transfers outside every timer: in one published case 2.2 of 11.8 seconds had no owner."""
+    with event("run", "lab", ns=100_000):
+        with event("transfer", "transformer@denoise", nbytes=2**20, ns=2_200_000):
             pass
-        with told("stage", "denoise", ns=9_500_000):
+        with event("stage", "denoise", ns=9_500_000):
             pass
     table = prof.profile.transfers()
     assert table.select("stage", "component", "calls", "copy_ms").rows() == [("denoise", "transformer", 1, 2.2)]
@@ -103,7 +103,7 @@ def test_transfers_are_in_the_account(told, prof):
     assert prof.profile.unattributed().select("kind", "unattributed_ms").rows() == [("run", pytest.approx(0.1))]
 
 
-def test_overlap_stays_as_it_is_because_nothing_is_synchronised(clock, told, device):
+def test_overlap_stays_as_it_is_because_nothing_is_synchronised(clock, event, device):
     """Waiting for the device around every span makes a copy and its compute take turns: 160 instead of 100 ns."""
     with Profiler(clock=clock, memory=None, device=device) as prof:
         tell = prof.begin
@@ -124,7 +124,7 @@ def test_overlap_stays_as_it_is_because_nothing_is_synchronised(clock, told, dev
     assert (clock(), device.synchronizations) == (100, 2)
 
 
-def test_time_between_the_stages_is_a_row_and_not_a_silence(told, prof):
-    with told("run", "lab", ns=4_000_000), told("stage", "denoise", ns=6_000_000):
+def test_time_between_the_stages_is_a_row_and_not_a_silence(event, prof):
+    with event("run", "lab", ns=4_000_000), event("stage", "denoise", ns=6_000_000):
         pass
     assert prof.profile.stages().select("stage", "host_ms").rows() == [("denoise", 6.0), ("unattributed", 4.0)]

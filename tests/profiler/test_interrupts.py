@@ -99,8 +99,8 @@ def test_an_interrupt_while_the_device_is_asked_leaves_it_for_the_next_time(cloc
     assert prof.profile.spans["device_ns"].to_list() == [10] * 4
 
 
-def test_reading_a_log_leaves_it_as_it_is(prof, told):
-    with told("run", "lab"), told("stage", "denoise"):
+def test_reading_a_log_leaves_it_as_it_is(prof, event):
+    with event("run", "lab"), event("stage", "denoise"):
         pass
     log, *_ = prof._recorder.logs()
     before = list(log)

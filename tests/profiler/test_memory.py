@@ -59,16 +59,16 @@ def test_a_managers_counters_are_samples_of_a_pool_or_of_a_component_in_it():
     assert prof.profile.spans["allocated_peak_bytes"].to_list() == [None]
 
 
-def test_peaks_are_a_stages_own_and_what_it_kept_is_said(told, prof, memory):
+def test_peaks_are_a_stages_own_and_what_it_kept_is_said(event, prof, memory):
     """Encode needs 50 for a while and keeps 10; decode needs 5; between them the run itself needs 300."""
     for _ in range(2):
-        with told("run", "lab"):
-            with told("stage", "encode"):
+        with event("run", "lab"):
+            with event("stage", "encode"):
                 memory.allocate(50)
                 memory.allocate(-40)
             memory.allocate(290)
             memory.allocate(-290)
-            with told("stage", "decode"):
+            with event("stage", "decode"):
                 memory.allocate(5)
                 memory.allocate(-5)
     assert prof.profile.peaks().rows() == [
@@ -78,8 +78,8 @@ def test_peaks_are_a_stages_own_and_what_it_kept_is_said(told, prof, memory):
     ]
 
 
-def test_a_nested_runs_peak_is_its_parents_too(told, prof, memory):
-    with told("run", "outer"), told("stage", "both"), told("run", "inner"), told("stage", "decode"):
+def test_a_nested_runs_peak_is_its_parents_too(event, prof, memory):
+    with event("run", "outer"), event("stage", "both"), event("run", "inner"), event("stage", "decode"):
         memory.allocate(80)
         memory.allocate(-80)
     assert prof.profile.spans["allocated_peak_bytes"].to_list() == [80] * 4

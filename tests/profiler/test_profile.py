@@ -13,8 +13,8 @@ from reslab.profiler._profile import _files
 
 
 @pytest.fixture
-def profile(told, prof, memory):
-    with told("run", "lab", ns=3), told("stage", "décodage", ns=5):
+def profile(event, prof, memory):
+    with event("run", "lab", ns=3), event("stage", "décodage", ns=5):
         memory.allocate(64)
     prof.note(plan={"transformer": "swap"})
     return prof.stop()
@@ -119,8 +119,8 @@ def test_the_repr_is_one_line_without_times(profile):
     assert repr(profile) == "Profile(runs=1, stages=1, spans=2)"
 
 
-def test_the_table_escapes_what_a_user_named(told, prof):
-    with told("run", "<b>lab</b>"), told("stage", "<script>alert(1)</script>", ns=2_000_000), prof.span("<i>"):
+def test_the_table_escapes_what_a_user_named(event, prof):
+    with event("run", "<b>lab</b>"), event("stage", "<script>alert(1)</script>", ns=2_000_000), prof.span("<i>"):
         pass
     html = prof.profile._repr_html_()
     assert "&lt;script&gt;" in html

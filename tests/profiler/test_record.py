@@ -40,14 +40,14 @@ def test_spans_nest_and_repeats_stay_rows_of_their_own(prof, clock):
     ]
 
 
-def test_every_span_knows_its_stage_step_pass_and_component(told, prof):
+def test_every_span_knows_its_stage_step_pass_and_component(event, prof):
     with (
-        told("run", "lab"),
-        told("stage", "denoise"),
-        told("step", "step", 3),
-        told("guidance pass", "pred_uncond", 1),
-        told("component call", "transformer.forward"),
-        told("transfer", "transformer/7", nbytes=4096, ns=5),
+        event("run", "lab"),
+        event("stage", "denoise"),
+        event("step", "step", 3),
+        event("guidance pass", "pred_uncond", 1),
+        event("component call", "transformer.forward"),
+        event("transfer", "transformer/7", nbytes=4096, ns=5),
     ):
         pass
     last = prof.profile.spans.row(-1, named=True)
@@ -71,17 +71,17 @@ def test_every_span_knows_its_stage_step_pass_and_component(told, prof):
     }
 
 
-def test_a_wait_says_how_long_it_stalled(told, prof):
-    with told("run", "lab"), told("wait", "transformer/7", ns=40):
+def test_a_wait_says_how_long_it_stalled(event, prof):
+    with event("run", "lab"), event("wait", "transformer/7", ns=40):
         pass
     assert rows(prof, "kind", "stall_ns") == [("run", None), ("wait", 40)]
 
 
-def test_a_stage_that_raises_is_a_row_with_its_error_and_keeps_no_frames(told, prof):
-    with pytest.raises(KeyboardInterrupt), told("run", "lab"):  # noqa: SIM117  # which of the two is left first matters
-        with told("stage", "denoise", ns=9):
+def test_a_stage_that_raises_is_a_row_with_its_error_and_keeps_no_frames(event, prof):
+    with pytest.raises(KeyboardInterrupt), event("run", "lab"):  # noqa: SIM117  # which of the two is left first matters
+        with event("stage", "denoise", ns=9):
             raise KeyboardInterrupt("secret prompt")
-    with told("run", "lab"), told("stage", "denoise", ns=1):
+    with event("run", "lab"), event("stage", "denoise", ns=1):
         pass
     assert rows(prof, "name", "host_ns", "error") == [
         ("lab", 9, "KeyboardInterrupt"),
@@ -101,9 +101,9 @@ def test_what_is_open_when_recording_stops_is_closed_there_and_said_to_be_unfini
     assert rows(prof, "name", "host_ns", "error") == [("lab", 10, "unfinished"), ("denoise", 2, "unfinished")]
 
 
-def test_an_end_without_a_beginning_is_passed_over(prof, told):
+def test_an_end_without_a_beginning_is_passed_over(prof, event):
     prof.end()
-    with told("run", "lab", ns=4):
+    with event("run", "lab", ns=4):
         pass
     assert rows(prof, "name", "host_ns") == [("lab", 4)]
 
@@ -134,15 +134,15 @@ def test_starting_twice_is_an_error_that_says_what_to_do(prof):
         prof.start()
 
 
-def test_a_stages_memory_is_its_own_and_a_parents_peak_is_the_highest_of_all(prof, told, memory):
-    with told("run", "lab"):
+def test_a_stages_memory_is_its_own_and_a_parents_peak_is_the_highest_of_all(prof, event, memory):
+    with event("run", "lab"):
         memory.allocate(100)
-        with told("stage", "encode"):
+        with event("stage", "encode"):
             memory.allocate(50)
             memory.allocate(-50)
         memory.allocate(300)
         memory.allocate(-380)
-        with told("stage", "decode"):
+        with event("stage", "decode"):
             memory.allocate(5)
     columns = [f"allocated_{when}_bytes" for when in ("before", "after", "peak")]
     assert rows(prof, "name", *columns) == [
@@ -173,13 +173,13 @@ def test_reading_memory_is_not_part_of_a_stage():
     assert rows(prof, "name", "host_ns") == [("lab", 2_003), ("decode", 3)]
 
 
-def test_copies_that_another_thread_tells_of_are_the_copy_lane_of_the_stage_under_way(prof, told, clock):
+def test_copies_of_another_thread_are_the_copy_lane_of_the_running_stage(prof, event, clock):
     def copy():
         prof.begin("transfer", "transformer/8", -1, 64)
         clock.advance(20)
         prof.end()
 
-    with told("run", "lab"), told("stage", "denoise", ns=5):
+    with event("run", "lab"), event("stage", "denoise", ns=5):
         thread = threading.Thread(target=copy)
         thread.start()
         thread.join()
@@ -193,18 +193,18 @@ def test_copies_that_another_thread_tells_of_are_the_copy_lane_of_the_stage_unde
     )
 
 
-def test_the_host_lane_is_the_thread_that_runs_whoever_was_first(prof, told):
+def test_the_host_lane_is_the_thread_that_runs_whoever_was_first(prof, event):
     def within(thread_body):
         thread = threading.Thread(target=thread_body)
         thread.start()
         thread.join()
 
     def copy():
-        with told("transfer", "vae", nbytes=8, ns=3):
+        with event("transfer", "vae", nbytes=8, ns=3):
             pass
 
     def run():
-        with told("run", "lab"), told("stage", "decode", ns=1):
+        with event("run", "lab"), event("stage", "decode", ns=1):
             within(copy)
 
     within(copy)
@@ -217,8 +217,8 @@ def test_the_host_lane_is_the_thread_that_runs_whoever_was_first(prof, told):
     ]
 
 
-def test_a_copy_outside_any_run_hangs_under_nothing(prof, told, clock):
-    with told("run", "lab", ns=5):
+def test_a_copy_outside_any_run_hangs_under_nothing(prof, event, clock):
+    with event("run", "lab", ns=5):
         pass
     clock.advance(1)
     thread = threading.Thread(target=lambda: (prof.begin("transfer", "vae", -1, 64), prof.end()))

@@ -6,23 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.profiler import Profile, Profiler, spans_frame
-from reslab.profiler._profile import _accounts, _tables
+from reslab.profiler._profile import _resource_tables, _tables
 from reslab.profiler._record import _overhead
 from reslab.profiler.testing import FakeClock
 
 
 @pytest.fixture
-def two_runs(told, prof):
+def two_runs(event, prof):
     """Two runs of decode after encode; the second encode and one decode are slower; 1 ms a run is in no stage."""
     for slower in (0, 1_000_000):
-        with told("run", "lab", ns=1_000_000):
-            with told("stage", "encode", ns=2_000_000 + slower):
+        with event("run", "lab", ns=1_000_000):
+            with event("stage", "encode", ns=2_000_000 + slower):
                 pass
-            with told("stage", "decode", ns=4_000_000):
+            with event("stage", "decode", ns=4_000_000):
                 for step in range(2):
-                    with told("step", "step", step, ns=500_000 * step):
+                    with event("step", "step", step, ns=500_000 * step):
                         for name in ("pred_cond", "pred_uncond"):
-                            with told("guidance pass", name), told("component call", "vae.decode", ns=1_000):
+                            with event("guidance pass", name), event("component call", "vae.decode", ns=1_000):
                                 pass
     return prof.profile
 
@@ -45,7 +45,7 @@ def test_sorting_a_view_sorts_it_as_the_pipeline_ran(two_runs):
     ("module", "view"),
     [
         *((_tables, view) for view in ("stages", "steps", "passes", "components", "named")),
-        *((_accounts, view) for view in ("transfers", "peaks", "unattributed")),
+        *((_resource_tables, view) for view in ("transfers", "peaks", "unattributed")),
         (_overhead, "overhead"),
     ],
 )
@@ -76,9 +76,9 @@ def test_named_spans_have_a_view_of_their_own(prof, clock):
     assert prof.profile.named().rows() == [("load", 2, 4.0, 2.0, 0)]
 
 
-def test_a_pipeline_inside_anothers_stage_has_rows_and_unattributed_time_of_its_own(told, prof):
-    with told("run", "outer", ns=1_000_000), told("stage", "both", ns=2_000_000), told("run", "inner", ns=3_000_000):  # noqa: SIM117
-        with told("stage", "both", ns=4_000_000):
+def test_a_pipeline_inside_anothers_stage_has_rows_and_unattributed_time_of_its_own(event, prof):
+    with event("run", "outer", ns=1_000_000), event("stage", "both", ns=2_000_000), event("run", "inner", ns=3_000_000):  # noqa: SIM117
+        with event("stage", "both", ns=4_000_000):
             pass
     assert prof.profile.stages().select("pipeline", "stage", "calls", "host_ms").rows() == [
         ("outer", "both", 1, 9.0),
@@ -88,8 +88,8 @@ def test_a_pipeline_inside_anothers_stage_has_rows_and_unattributed_time_of_its_
     ]
 
 
-def test_a_failed_stage_is_counted_as_an_error(told, prof):
-    with pytest.raises(RuntimeError), told("run", "lab"), told("stage", "denoise", ns=1):
+def test_a_failed_stage_is_counted_as_an_error(event, prof):
+    with pytest.raises(RuntimeError), event("run", "lab"), event("stage", "denoise", ns=1):
         raise RuntimeError
     assert prof.profile.stages().select("stage", "errors").rows() == [("denoise", 1), ("unattributed", 0)]
 

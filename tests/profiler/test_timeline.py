@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from reslab.profiler import PALETTE, Profile, memory_frame, spans_frame
+from reslab.profiler._report._figure import component_hues
 from reslab.profiler._report._timeline import covered_ns, first_pool, lane_bars, pool_bytes, resident_bytes
-from reslab.profiler._report._vega import component_hues
 from reslab.profiler.toy import Toy
 
 GIB = 2**30
@@ -131,8 +131,8 @@ def test_one_colour_means_one_component_in_both_halves(device_profile):
     assert scale in (drawn.get("scale"), drawn.get("condition", {}).get("scale"))
 
 
-def test_the_host_lane_alone_is_a_timeline_too(told, prof):
-    with told("run", "lab", ns=10), told("stage", "encode", ns=90):
+def test_the_host_lane_alone_is_a_timeline_too(event, prof):
+    with event("run", "lab", ns=10), event("stage", "encode", ns=90):
         pass
     profile = Profile(spans=prof.profile.spans)
     figure = profile.timeline()
@@ -147,9 +147,9 @@ def test_an_empty_profile_has_a_timeline():
     assert Profile(spans=spans_frame()).timeline().caption == "0 ns."
 
 
-def test_a_tooltip_says_what_moved_and_what_failed(told, prof):
-    with suppress(RuntimeError), told("run", "lab"), told("stage", "encode", ns=90):
-        with told("transfer", "vae/3", nbytes=2**20, ns=10):
+def test_a_tooltip_says_what_moved_and_what_failed(event, prof):
+    with suppress(RuntimeError), event("run", "lab"), event("stage", "encode", ns=90):
+        with event("transfer", "vae/3", nbytes=2**20, ns=10):
             pass
         raise RuntimeError
     bars = {bar["lane"]: bar for bar in drawn(prof.profile.timeline())}
@@ -179,12 +179,12 @@ def test_a_component_keeps_its_hue_whoever_else_is_there():
     assert PALETTE["vermilion"] not in many.values()
 
 
-def test_a_slow_first_step_is_seen(told, prof):
-    with told("run", "lab"), told("stage", "denoise"):
+def test_a_slow_first_step_is_seen(event, prof):
+    with event("run", "lab"), event("stage", "denoise"):
         for step, ns in enumerate((90, 20, 30, 40)):
-            with told("step", "step", step, ns=ns):
+            with event("step", "step", step, ns=ns):
                 pass
-    with told("run", "lab"), told("stage", "refine"), told("step", "step", 0, ns=70):
+    with event("run", "lab"), event("stage", "refine"), event("step", "step", 0, ns=70):
         pass
     figure = prof.profile.step_bars()
     first = "The first step of denoise took 90 ns, 3.0 times the median of the 3 others"

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from reslab import ltx2
 from reslab.residency import RehearsalError, UnknownValueError, rehearse
 from reslab.residency._rehearse._calls import shapes_of
-from reslab.stages import Pipeline, PipelineError, Stage, shadowed, stage
+from reslab.stages import Pipeline, PipelineError, Stage, stage
+from reslab.stages.support import shadowed
 
 torch.set_num_threads(1)
 

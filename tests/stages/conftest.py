@@ -1,4 +1,4 @@
-"""What the tests of stages share: an observer that writes down what it is told, and a component without torch."""
+"""What the tests of stages share: an observer that writes down events, and a component without torch."""
 
 import pytest
 
@@ -52,7 +52,7 @@ class Sure:
 
 
 class Retries:
-    """Makes every stage's call again, as often as told, after it fails."""
+    """Makes every stage's call again, as often as is given, after it fails."""
 
     execution_device = None
     may_retry = True

@@ -280,7 +280,7 @@ def test_repeated_stage_finds_the_values_that_its_own_blocks_had_not_written_yet
 
 
 class Loop(Block):
-    """A loop of two steps, each with the passes it is told, counted by `i` or by `k`."""
+    """A loop of two steps, each with the passes that are given, counted by `i` or by `k`."""
 
     def __init__(self, passes=("pred_cond",), counter="i"):
         super().__init__(reads=("latents",), components=("transformer",))

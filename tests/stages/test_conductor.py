@@ -94,7 +94,7 @@ def test_transfers_begun_by_the_conductor_fall_inside_their_stage(conductor, dou
 
 
 def denoised(scheduler, conductor, *, failures, given):
-    """Latents after six steps, of which the last four are a stage that fails in its third as often as told."""
+    """Latents after six steps, of which the last four are a stage that fails in its third as often as is given."""
 
     def steps(scheduler, generator, latents, first, last):
         nonlocal failures
@@ -151,5 +151,5 @@ def test_observers_see_the_repetition_inside_one_stage(log, doubler, new_retries
     pipeline = Pipeline({"doubler": doubler}).add(stage(fails_once), name="once")
     with pipeline.observe(log), pipeline.conduct(new_retries()):
         pipeline.run()
-    told = "    component call doubler.encode"
-    assert log.lines == ["run pipeline", "  stage once 0", told, told]
+    call = "    component call doubler.encode"
+    assert log.lines == ["run pipeline", "  stage once 0", call, call]

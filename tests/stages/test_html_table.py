@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reslab.stages import Cell, Markup, html_table
+from reslab.stages.support import Cell, Markup, html_table
 
 TEXTS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1)
 

@@ -10,8 +10,8 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "polars", "altair", "IPy
 
 def loaded(code):
     """The heavy modules that are loaded after this code, in a fresh interpreter."""
-    told = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
-    return subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
+    script = f"{code}\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_importing_stages_loads_the_standard_library_alone():
@@ -23,10 +23,10 @@ def test_running_observing_and_showing_a_pipeline_loads_the_standard_library_alo
 from reslab.stages import Pipeline, stage
 pipeline = Pipeline({"vae": 1}).add(stage(lambda vae, a: {"b": a + vae}), name="add")
 pipeline._repr_html_()
-class Told:
+class Silent:
     def begin(self, kind, name, index=-1, nbytes=0): pass
     def end(self, error=None): pass
-with pipeline.observe(Told()):
+with pipeline.observe(Silent()):
     assert pipeline.run(a=1).b == 2
 """
     assert loaded(code) == []

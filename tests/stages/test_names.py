@@ -2,7 +2,8 @@
 
 import pytest
 
-from reslab.stages import Names, Pipeline, PipelineError, Stage, nearest, profile_names
+from reslab.stages import Names, Pipeline, PipelineError, Stage, profile_names
+from reslab.stages.support import nearest
 
 
 class A(Stage):

@@ -1,4 +1,4 @@
-"""Observers are told what happens, nested like brackets, and never alter the run."""
+"""Observers get events, nested like brackets, and never alter the run."""
 
 import logging
 
@@ -79,7 +79,7 @@ def run_observed(children, log):
 
 
 def expected(children, depth=0):
-    """The lines that must be told, and the name of the error that leaves."""
+    """The lines that an observer must write, and the name of the error that leaves."""
     lines, left = [], ""
     for number, (grandchildren, error, catches) in enumerate(children):
         inner, raised = expected(grandchildren, depth + 2)
@@ -97,13 +97,13 @@ TREES = st.recursive(st.just([]), lambda inner: st.lists(st.tuples(inner, ERRORS
 @settings(max_examples=300)
 @given(TREES)
 def test_events_nest_like_brackets_whatever_raises(new_log, tree):
-    told, left = new_log(), ""
+    log, left = new_log(), ""
     try:
-        run_observed(tree, told)
+        run_observed(tree, log)
     except BaseException as error:
         left = type(error).__name__
-    assert told.open == []
-    assert (told.lines, left) == expected(tree)
+    assert log.open == []
+    assert (log.lines, left) == expected(tree)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def broken(log):
     class Broken(type(log)):
         def __init__(self, at, where):
             super().__init__()
-            self.at, self.where, self.told = at, where, 0
+            self.at, self.where, self.events = at, where, 0
 
         def begin(self, *event):
             self.fail("begin")
@@ -124,8 +124,8 @@ def broken(log):
             super().end(error)
 
         def fail(self, where):
-            self.told += 1
-            if self.told == self.at and where == self.where:
+            self.events += 1
+            if self.events == self.at and where == self.where:
                 raise RuntimeError("observer")
 
     return Broken
@@ -137,7 +137,7 @@ def test_observer_that_raises_is_dropped_and_never_alters_the_run(broken, log, d
     one = broken(at, where)
     with pipeline.observe(one), pipeline.observe(log), caplog.at_level(logging.ERROR):
         assert pipeline.run(number=4) == 8
-    assert one.told == at
+    assert one.events == at
     assert [record.getMessage().split(" while")[0] for record in caplog.records] == ["Broken raised"]
     assert (len(log.lines), log.open) == (3, [])
 
@@ -201,9 +201,9 @@ def test_observer_that_comes_during_a_run_is_told_of_the_next(log):
 
 
 def test_what_is_told_is_told_to_all_observers(log):
-    told = type(log)()
+    other = type(log)()
     pipeline = Pipeline()
-    with pipeline.observe(log), pipeline.observe(told):
+    with pipeline.observe(log), pipeline.observe(other):
         pipeline.tell.begin(Kind.TRANSFER, "vae", nbytes=1024)
         pipeline.tell.end()
-    assert log.lines == told.lines == ["transfer vae 1024 bytes"]
+    assert log.lines == other.lines == ["transfer vae 1024 bytes"]

@@ -133,7 +133,7 @@ def test_an_unobserved_run_wraps_nothing():
 
 
 class Block(torch.nn.Module):
-    """Adds one; fails where told."""
+    """Adds one, or fails in the call that is given."""
 
     fails = None
 

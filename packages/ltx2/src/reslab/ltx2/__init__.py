@@ -22,7 +22,7 @@ from reslab.ltx2._modes._reference import ReferenceDecision, reference_decision
 from reslab.ltx2._rehearsal import documented_recipe, rehearsal
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import Guidance, Variant, variant, variants
-from reslab.stages import lazy_names
+from reslab.stages.support import lazy_names
 
 if TYPE_CHECKING:
     from reslab.ltx2._checkpoint._blank import Blank, blank

@@ -22,7 +22,7 @@ from reslab.ltx2._checkpoint._blank import blank
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
 from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._device import default_device
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 _VARIANT = "LTX-2.3 distilled"  # eleven passes in place of 123, and no LoRA
 _REQUEST: Mapping[str, Any] = {"prompt": "a heron over a weir", "seed": 7}

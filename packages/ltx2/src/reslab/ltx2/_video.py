@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reslab.stages import Compared, output_path
+from reslab.stages.support import Compared, output_path
 
 if TYPE_CHECKING:
     import av

@@ -1,8 +1,8 @@
 """Spans of a pipeline run as one tidy table, with charts that work offline.
 
-The problem: timers around a pipeline overwrite a stage that runs twice, merge two stages of one name, and say nothing
-of the time between them. The idea: every span is a row of its own, in one frame with declared columns; tables and
-charts are views of that frame, and what no stage accounts for is a row too.
+The problem: timers around a pipeline overwrite a stage that runs twice, merge two stages of one name, and omit the time
+between them. The idea: every span is a row of its own, in one frame with declared columns. Tables and charts are views
+of that frame, and the time that no stage accounts for is a row too.
 
     with Profiler(pipeline) as prof:
         pipeline.run(prompt="a heron over a weir", seed=7)
@@ -10,22 +10,30 @@ charts are views of that frame, and what no stage accounts for is a row too.
     prof.profile.timeline()
     prof.profile.save("run.parquet")
 
-Read on in `_schema` (what is in a row), `_record` (how it gets there), `_tables` (the views).
+Read on in `_profile/_schema` (the columns of a row), `_record/_record` (how rows are recorded) and `_profile/_tables`
+(the views).
 """
 
 from reslab.profiler._compare._compare import compare
 from reslab.profiler._compare._comparison import Comparison
-from reslab.profiler._compare._work import UnequalWorkError
+from reslab.profiler._compare._unequal_work import UnequalWorkError
 from reslab.profiler._profile._files import ProfileFileError
 from reslab.profiler._profile._meta import request_facts
 from reslab.profiler._profile._profile import Profile
-from reslab.profiler._profile._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, memory_frame, spans_frame
-from reslab.profiler._record._clock import Clock, Counters, DeviceTimer, MemoryReader, Reading
+from reslab.profiler._profile._schema import (
+    MEMORY_SCHEMA,
+    SPAN_SCHEMA,
+    Change,
+    ComparedTime,
+    memory_frame,
+    spans_frame,
+)
+from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader, Reading
 from reslab.profiler._record._memory import process_memory
 from reslab.profiler._record._profiler import Profiler
 from reslab.profiler._record._ranges import torch_ranges
+from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure, Look
 from reslab.profiler._report._units import GIB, gib
-from reslab.profiler._report._vega import BARE_AXIS, PALETTE, Figure
 
 __version__ = "0.1.0"
 
@@ -37,10 +45,12 @@ __all__ = [
     "SPAN_SCHEMA",
     "Change",
     "Clock",
+    "ComparedTime",
     "Comparison",
     "Counters",
     "DeviceTimer",
     "Figure",
+    "Look",
     "MemoryReader",
     "Profile",
     "ProfileFileError",

@@ -1,22 +1,20 @@
-"""Exercises that say right or wrong, why, and with a picture.
+"""Exercises: a check compares an answer with what the packages compute, and returns right or wrong, why, and a picture.
 
-A notebook's exercise is a cell with `...` where the answer goes. Its check compares the answer with what the packages
-compute, never with a number written down, and returns a `Verdict`. An answer may be a number, a text with a unit, or a
-column, array or tensor of one value. It is right if it is within half a unit of the last digit asked for.
+A notebook's exercise is a cell with `...` in place of the answer. Its check compares the answer with what the packages
+compute, never with a number written down, and returns a `Verdict`. An answer is right if it is within half a unit of
+the last digit asked for.
 
     passes = dict(truth=123, what="the number of passes", why="30 × 4 + 3")
     check_number(..., **passes)                                       # asks for an answer
     check_number(33, **passes, hints=Hints(traps={33: "one pass a step? guidance makes four"}))    # wrong, and why
     check_number("81 GB/s", truth=81.22, what="the bandwidth", why="…", asked=Asked(unit="GB/s", to=1))    # right
 
-A wrong answer is met with its trap where one is known, else with its direction, twice at most; the third wrong answer
-points to the section that explains it.
+The first two wrong answers to a question get the hint of their trap, where one is known, else the direction. The third
+also points to the section that explains the subject.
 
-What a reader put into an exercise, as one number or one word.
-
-Answers come as they are found: a number, a text with a unit, a scalar of numpy or torch, a polars column of one row.
-Each becomes one number in the unit that was asked for, or one word. What cannot become that raises `AnswerError`, whose
-sentence says what was wanted and what was got.
+An answer may be a number, a text with a unit, a scalar of numpy or torch, or a polars column of one row. `as_number`
+converts it to the unit asked for, and `as_word` returns it as one word. Both raise `AnswerError` for any other answer,
+with what was wanted and what was given.
 
     as_number("81 GB/s", "GB/s")                    # 81.0
     as_number(frame.select("moved_gib"), "GiB")     # the value of a frame of one row and one column
@@ -34,19 +32,19 @@ from math import ceil, log10
 from types import EllipsisType
 from typing import Any
 
-from reslab.profiler._report._vega import PALETTE, Figure
-from reslab.stages import freeze
+from reslab.profiler._report._figure import PALETTE, Figure
+from reslab.stages.support import freeze
 
 __all__ = ["Asked", "Hints", "Verdict", "check_choice", "check_number"]
 
-_DIRECTIONS = 2  # wrong answers to one question that are told their direction
+_DIRECTIONS = 2  # wrong answers to one question that get their direction
 _CLOSE = 1.5  # units of the last digit asked for
 _GENERAL = {
     2.0: "is something counted twice?",
     0.5: "does something come twice, and is counted once?",
 }
 
-#: Distinct wrong answers so far, by question: how the third one is known.
+#: Distinct wrong answers so far, by question, to recognise the third.
 _wrong: dict[tuple[str, Any], set[Any]] = {}
 
 
@@ -56,15 +54,15 @@ def __dir__() -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a check says of an answer.
+    """The result of a check: right, wrong or not answered yet, with a sentence and perhaps a picture.
 
     >>> Verdict(right=True, says="123 forward passes: 30 × 4 + 3.")
     Verdict('right: 123 forward passes: 30 × 4 + 3.')
 
     Attributes:
         right: Whether the answer is right; None where there is none yet.
-        says: One or two sentences; they give the answer away only where it is right.
-        figure: A picture of the answer beside something known, if there is one.
+        says: One or two sentences; they reveal the answer only where it is right.
+        figure: A picture of the answer beside a known value, if there is one.
     """
 
     right: bool | None
@@ -87,12 +85,12 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """In which unit a number is asked for, and how exactly.
+    """The unit and the precision in which a number is asked for.
 
     Attributes:
-        unit: Such as "GiB", "GB/s", "TFLOP" or "ms"; empty for a count.
+        unit: The unit, such as "GiB", "GB/s", "TFLOP" or "ms"; empty for a count.
         to: One unit of the last digit asked for, such as 1 or 0.1; 0 asks for a count, which has to be exact.
-        rounded: What the parts come to if they are rounded first, as the text shows them; right as well.
+        rounded: Answers that are right as well: results from parts that were rounded first, as the text shows them.
     """
 
     unit: str = ""
@@ -101,24 +99,24 @@ class Asked:
 
     @property
     def digits(self) -> int:
-        """Digits after the point that are asked for."""
+        """The number of digits after the point that are asked for."""
         return max(0, ceil(-log10(self.to))) if self.to else 0
 
     @property
     def words(self) -> str:
-        """How exactly the number is asked for, in words."""
+        """The precision in words, as the end of a phrase."""
         names = {0: ", as a whole number", 1: ", to one decimal", 2: ", to two decimals"}
         return names.get(self.digits, f", to {self.digits} decimals") if self.to else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hints:
-    """What helps after a wrong answer.
+    """Help after a wrong answer.
 
     Attributes:
-        traps: Wrong answers that are likely, each with the question or the sentence that leads on.
-        section: Where it is explained, such as "section 4".
-        beside: What the picture shows beside the answer, by label: something known, which is not the answer.
+        traps: Likely wrong answers, each with a question or a sentence that leads on.
+        section: The section that explains the subject, such as "section 4".
+        beside: Known values that the picture shows beside the answer, by label; none of them is the answer.
     """
 
     traps: Mapping[Any, str] = field(default_factory=dict)
@@ -144,11 +142,11 @@ def check_number(
     Args:
         answer: The reader's number: plain, as a text with a unit, or as the one value of a column, an array or a
             tensor; or `...`.
-        truth: What the packages compute, not rounded.
-        what: What is asked for.
-        why: How the truth comes about, said with a right answer.
-        asked: The unit, and how exactly.
-        hints: What helps after a wrong answer.
+        truth: The number that the packages compute, not rounded.
+        what: The name of the number, as the subject of a sentence.
+        why: The reason for the truth, shown with a right answer.
+        asked: The unit and the precision.
+        hints: Help after a wrong answer.
     """
     if isinstance(answer, EllipsisType):
         return Verdict(right=None, says=f"put {what}{asked.words} in place of the dots.")
@@ -173,11 +171,11 @@ def check_choice(
 
     Args:
         answer: The reader's choice: a text, or the one value of a column; or `...`.
-        truth: What the packages compute.
-        options: What there is to choose from.
-        what: What is asked for.
-        why: Why it is so, said with a right answer.
-        hints: What helps after a wrong answer.
+        truth: The option that the packages compute.
+        options: All options.
+        what: The name of the choice, as the subject of a sentence.
+        why: The reason for the truth, shown with a right answer.
+        hints: Help after a wrong answer.
     """
     listed = ", ".join(options)
     if isinstance(answer, EllipsisType):
@@ -216,7 +214,7 @@ def _right(number: float, truth: float, what: str, why: str, asked: Asked) -> Ve
 
 
 def _hint(number: float, truth: float, what: str, asked: Asked, hints: Hints) -> str:
-    """Return what leads on from a wrong number: its trap, or its direction, or where to read."""
+    """Return the hint for a wrong number: its trap, its direction, or the section to read."""
     again = _count_wrong((what, truth), number) > _DIRECTIONS
     shown = _shown(number, asked)
     trap = next(_sprung(number, truth, asked, hints), None)
@@ -230,7 +228,7 @@ def _hint(number: float, truth: float, what: str, asked: Asked, hints: Hints) ->
 
 
 def _sprung(number: float, truth: float, asked: Asked, hints: Hints) -> Iterator[str]:
-    """Yield the traps that a wrong number has fallen into, the likeliest first."""
+    """Yield the traps that explain a wrong number, the likeliest first."""
     for value, reason in hints.traps.items():
         if abs(number - value) <= max(asked.to / 2, 1e-9 * abs(value)):
             yield reason
@@ -251,7 +249,7 @@ def _close(asked: Asked) -> str:
 
 
 def _other_units(unit: str) -> Iterator[tuple[str, float]]:
-    """Yield the units of the same family, with what a number in the asked unit comes to in each when multiplied."""
+    """Yield the other units of the same family, each with the factor that converts the asked unit to it."""
     for family in FAMILIES:
         if unit in family:
             yield from ((other, family[unit] / size) for other, size in family.items() if size != family[unit])
@@ -273,7 +271,7 @@ def _pointer(hints: Hints) -> str:
 
 
 def _shown(number: float, asked: Asked) -> str:
-    """Return a number with as many digits as it has, and as many as are asked for at least."""
+    """Return a number with all its digits, and at least the digits that are asked for."""
     if float(number).is_integer() and not asked.digits:
         return f"{number:,.0f}"
     text = f"{number:,.10g}"
@@ -281,7 +279,7 @@ def _shown(number: float, asked: Asked) -> str:
 
 
 def _wrong_picture(number: float, asked: Asked, beside: Mapping[str, float]) -> Figure | None:
-    """Draw a wrong answer beside something known; without that there is nothing to see."""
+    """Draw a wrong answer beside known values; None without such values."""
     if not beside:
         return None
     rows = [("your answer", number, _shown(number, asked))]
@@ -291,7 +289,7 @@ def _wrong_picture(number: float, asked: Asked, beside: Mapping[str, float]) -> 
 
 
 def _bars(rows: Sequence[tuple[str, float, str]], hue: str, caption: str) -> Figure:
-    """Draw the answer in its hue, and what it stands beside in grey."""
+    """Draw the answer in its hue, and the values beside it in grey."""
     import altair as alt  # takes two seconds
 
     hues = [hue, *[PALETTE["grey"]] * (len(rows) - 1)]
@@ -338,11 +336,11 @@ def as_number(answer: Any, unit: str = "") -> float:
     (1500.0, 14080.0, 81.0)
 
     Args:
-        answer: A number, a text with or without a unit, or what holds exactly one of these.
-        unit: What is asked for, such as "GiB"; a plain number is taken to be in it.
+        answer: A number, a text with or without a unit, or a container of exactly one of these.
+        unit: The unit asked for, such as "GiB"; a plain number is in it.
 
     Raises:
-        AnswerError: It is not one number, or it has a unit of another kind.
+        AnswerError: The answer is not one number, or it has a unit of another kind.
     """
     value = single(answer)
     if isinstance(value, str):
@@ -362,7 +360,7 @@ def as_word(answer: Any) -> str:
     """Return an answer as one word, without quotation marks and spaces around it.
 
     Raises:
-        AnswerError: It is not one text.
+        AnswerError: The answer is not one text.
     """
     value = single(answer)
     if not isinstance(value, str):
@@ -371,10 +369,10 @@ def as_word(answer: Any) -> str:
 
 
 def single(answer: Any) -> Any:
-    """Return the one value that a column, a frame, an array or a tensor holds; a plain value as it is.
+    """Return the one value of a column, a frame, an array or a tensor; return a plain value as it is.
 
     Raises:
-        AnswerError: It holds no value, or several.
+        AnswerError: The answer holds no value, or several.
     """
     if isinstance(answer, str | bytes) or not (hasattr(answer, "item") or isinstance(answer, Sized)):
         return answer

@@ -1,13 +1,13 @@
-"""A clock, a memory and a device that do as they are told, so that every number in a test is exact.
+"""A fake clock, a fake memory and a simulated device, so that every number in a test is exact.
 
     clock, memory = FakeClock(), FakeMemory()
     with Profiler(clock=clock, memory=memory) as prof, prof.span("load"):
         clock.advance(1_500)
         memory.allocate(4096)
 
-The device is asynchronous, as accelerators are: the host hands it work and goes on at once, each of its lanes works
-its own queue off in order, and only who waits for it knows that it has finished. So a test, or a notebook, can show
-exactly what a clock of the host does not see.
+The device is asynchronous, as accelerators are: the host launches work and continues at once, each lane of the device
+works its own queue off in order, and the host must wait to learn that it has finished. So a test, or a notebook, can
+show exactly what the host's clock misses.
 
     device = SimulatedDevice(clock)
     with Profiler(clock=clock, device=device) as prof:
@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from reslab.profiler._profile._schema import COMPUTE
-from reslab.profiler._record._clock import Reading
+from reslab.profiler._record._instruments import Reading
 
 __all__ = ["FakeClock", "FakeMemory", "Point", "SimulatedDevice"]
 
@@ -36,8 +36,8 @@ class FakeClock:
     1500
 
     Args:
-        start_ns: What it shows first, in nanoseconds.
-        tick_ns: How far it goes on after each look.
+        start_ns: The first reading, in nanoseconds.
+        tick_ns: The nanoseconds that each reading advances the clock by.
     """
 
     def __init__(self, start_ns: int = 0, *, tick_ns: int = 0) -> None:
@@ -45,13 +45,13 @@ class FakeClock:
         self.tick_ns = tick_ns
 
     def __call__(self) -> int:
-        """Return the time it shows, in nanoseconds."""
+        """Return the time in nanoseconds."""
         now_ns = self.now_ns
         self.now_ns += self.tick_ns
         return now_ns
 
     def advance(self, ns: int) -> None:
-        """Go on by `ns` nanoseconds; a clock never goes back, so ValueError for a negative number."""
+        """Advance the clock by `ns` nanoseconds; raise ValueError for a negative number."""
         if ns < 0:
             raise ValueError(f"a clock never goes back, but was advanced by {ns} ns")
         self.now_ns += ns
@@ -61,7 +61,7 @@ class FakeClock:
 
 
 class FakeMemory:
-    """A memory that holds what was allocated and remembers its peak, like a device's allocator.
+    """A memory that counts allocated bytes and keeps their peak, like a device's allocator.
 
     >>> memory = FakeMemory()
     >>> memory.allocate(100); memory.allocate(-60)
@@ -69,7 +69,7 @@ class FakeMemory:
     (Reading(allocated_bytes=40, peak_bytes=100), Reading(allocated_bytes=40, peak_bytes=40))
 
     Args:
-        pool: Whose memory it pretends to be.
+        pool: The pool that it stands for.
     """
 
     def __init__(self, *, pool: str = "device") -> None:
@@ -93,14 +93,14 @@ class FakeMemory:
 
 
 class Point(NamedTuple):
-    """A point in a lane's queue, and when the lane gets there; `SimulatedDevice.record` makes it."""
+    """A point in a lane's queue, and the time at which the lane reaches it; made by `SimulatedDevice.record`."""
 
     lane: str
     at_ns: int
 
 
 class SimulatedDevice:
-    """A device with lanes: each works its own queue off in order, while the host goes on.
+    """A device with lanes: each works its own queue off in order while the host continues.
 
     >>> clock = FakeClock()
     >>> device = SimulatedDevice(clock)
@@ -113,13 +113,13 @@ class SimulatedDevice:
     >>> device.synchronize(); clock()
     1100
 
-    It is a `DeviceTimer`. Work starts when the host has launched it and the lane has finished what came before.
+    It is a `DeviceTimer`. Work starts when the host has launched it and the lane has finished the work before it.
 
     Args:
-        clock: The host's; launching and synchronising advance it.
-        name: What the device is called in a profile's meta.
-        memory_bytes: How much memory it pretends to have.
-        launch_ns: What one launch costs the host.
+        clock: The host's clock; launching and synchronising advance it.
+        name: The device's name in a profile's meta.
+        memory_bytes: The bytes of the device's memory; None for unknown.
+        launch_ns: The nanoseconds that one launch costs the host.
     """
 
     def __init__(
@@ -128,20 +128,20 @@ class SimulatedDevice:
         self.name = name
         self.memory_bytes = memory_bytes
         self.launch_ns = launch_ns
-        #: How often somebody waited for the whole device.
+        #: How often the host waited for the whole device.
         self.synchronizations = 0
         self._clock = clock
         self._lane = COMPUTE
         self._free_ns: dict[str, int] = {}
 
     def launch(self, ns: int) -> None:
-        """Hand `ns` nanoseconds of work to the current lane and go on."""
+        """Launch `ns` nanoseconds of work on the current lane, without waiting."""
         self._clock.advance(self.launch_ns)
         self._free_ns[self._lane] = self._reached_ns() + ns
 
     @contextmanager
     def lane(self, name: str) -> Iterator[None]:
-        """Let `name` ("compute" or "copy") be the current lane within the block."""
+        """Make `name` ("compute" or "copy") the current lane within the block."""
         before, self._lane = self._lane, name
         try:
             yield
@@ -149,30 +149,30 @@ class SimulatedDevice:
             self._lane = before
 
     def wait(self, mark: Point) -> None:
-        """Let the current lane, and not the host, stand still until another has reached `mark`."""
+        """Make the current lane, and not the host, wait until another lane has reached `mark`."""
         self._free_ns[self._lane] = max(self._reached_ns(), mark.at_ns)
 
     def record(self) -> Point:
-        """Return the point that the current lane's queue has got to."""
+        """Return a point at the end of the current lane's queue."""
         return Point(self._lane, self._reached_ns())
 
     def lane_of(self, mark: Point) -> str:
-        """Return the lane in whose queue `mark` is."""
+        """Return the lane of a point."""
         return mark.lane
 
     def synchronize(self) -> None:
-        """Let the host stand still until every lane has finished."""
+        """Advance the host's clock until every lane has finished."""
         self.synchronizations += 1
         self._clock.advance(max([0, *(free_ns - self._clock.now_ns for free_ns in self._free_ns.values())]))
 
     def elapsed_ns(self, first: Point, second: Point) -> int:
-        """Return the time from one point to another; ValueError if the device has not got there."""
+        """Return the time from one point to another; raise ValueError if the device has not reached them."""
         if (ahead := max(first.at_ns, second.at_ns) - self._clock.now_ns) > 0:
             raise ValueError(f"the device gets there in {ahead} ns; call synchronize() before elapsed_ns()")
         return second.at_ns - first.at_ns
 
     def _reached_ns(self) -> int:
-        """Return when the current lane could begin what is launched now."""
+        """Return the time at which the current lane could begin work that is launched now."""
         return max(self._clock.now_ns, self._free_ns.get(self._lane, 0))
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
-"""A pipeline for video that takes exactly as long as it says, on a device that is asynchronous and not there.
+"""A pipeline for video whose every duration is known, on a simulated asynchronous device.
 
-A text encoder, a transformer and a decoder, with the times below, on the simulated device of `testing`. Nothing is
-computed and nobody waits, so a run of 170 ms is over at once and every number about it is exact: what a timer should
-have said is known, and a timer that says something else lies.
+A text encoder, a transformer and a decoder take the times below, on the simulated device of `testing`. Nothing is
+computed and no real time passes, so a run of 170 ms is over at once and every number about it is exact. The right
+reading of every timer is known, so a wrong one shows.
 
     toy = Toy()
     with Profiler(toy.pipeline, clock=toy.clock, device=toy.device, memory=toy.memory, counters=toy) as prof:
@@ -10,8 +10,8 @@ have said is known, and a timer that says something else lies.
     prof.profile.timeline()             # or in short: toy.profile(steps=4).timeline()
 
 On the device encoding takes 20 ms, a guidance pass 10 ms, the very first one 40 ms more, decoding 30 ms. On the host
-each of them takes 1 or 2 ms, to hand the work over; then decoding waits for the frames. Its weights are not on the
-device from the start: copying them takes 40 ms.
+each of them takes 1 or 2 ms, to hand the work over; then decoding waits for the frames. At first the decoder's weights
+are not on the device: copying them takes 40 ms.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from reslab.profiler._profile._profile import Profile
 from reslab.profiler._record._profiler import Profiler
 from reslab.profiler._report._units import GIB
 from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
 from reslab.stages import Kind, Pipeline, Section, Stage, StockStage
+from reslab.stages.support import Described
 
-__all__ = ["MEMORY_BYTES", "Toy"]
+__all__ = ["MEMORY_BYTES", "Offload", "Toy"]
 
 MS = 1_000_000
 COPY_NS = 40 * MS
@@ -38,6 +39,20 @@ MEMORY_BYTES = 24 * GIB
 _ENCODE_NS, _DECODE_NS = 20 * MS, 30 * MS
 
 
+class Offload(Described):
+    """Who copies the decoder's weights to the device, and when.
+
+    >>> Offload("hook").doc
+    'A hook copies before the stage: the host waits, and observers get no event, as from other libraries.'
+    """
+
+    CONDUCTOR = "conductor", "A conductor copies inside the stage, beside the device's work; observers get its events."
+    HOOK = (
+        "hook",
+        "A hook copies before the stage: the host waits, and observers get no event, as from other libraries.",
+    )
+
+
 class Toy:
     """The pipeline `pipeline`, its `clock`, `device` and `memory`.
 
@@ -45,19 +60,21 @@ class Toy:
     [('encode', 2.0, 20.0), ('denoise', 12.0, 120.0), ('decode', 156.0, 30.0), ('unattributed', 0.0, None)]
 
     Args:
-        offload: Who copies the decoder's weights to the device: "conductor", beside the work and told of; or "hook",
-            before the stage, waiting, and without a word, as a callback of another library would.
+        offload: Who copies the decoder's weights to the device, an `Offload`: "conductor" or "hook".
         synchronize: Wait for the device after every stage, as careful timers do.
         warm_up_ms: How much longer the very first guidance pass takes.
         pass_ms: How long a guidance pass takes.
         noise: Largest relative deviation of each time on the device.
-        seed: Of the deviations.
+        seed: The seed of the deviations.
+
+    Raises:
+        ValueError: There is no such `offload`.
     """
 
     def __init__(
         self,
         *,
-        offload: Literal["conductor", "hook"] = "conductor",
+        offload: str = Offload.CONDUCTOR,
         synchronize: bool = False,
         warm_up_ms: float = 40,
         pass_ms: float = 10,
@@ -76,7 +93,7 @@ class Toy:
         self.pipeline = Pipeline(parts, name="toy")
         for name, stage in {"encode": Encode(), "denoise": Denoise(self), "decode": Decode(self)}.items():
             self.pipeline.add(stage, name=name)
-        if offload == "conductor":
+        if Offload.of(offload, "offload") is Offload.CONDUCTOR:
             self.pipeline.conduct(Manager(self))
         else:
             self.pipeline.observe(Hook(self))
@@ -94,17 +111,17 @@ class Toy:
         return prof.profile
 
     def counters(self) -> Mapping[str, int]:
-        """Return what each component holds of the device's memory."""
+        """Return the device bytes of each component's weights, as "device/component"."""
         return {f"device/{name}": nbytes for name, nbytes in self._resident.items()}
 
     def load(self, *components: str) -> None:
-        """Let these components' weights be on the device."""
+        """Put the weights of these components on the device."""
         for name in components:
             self.memory.allocate(WEIGHT_BYTES[name] - self._resident.get(name, 0))
             self._resident[name] = WEIGHT_BYTES[name]
 
     def drop(self, component: str) -> None:
-        """Let a component's weights be on the device no more."""
+        """Release a component's weights on the device."""
         self.memory.allocate(-self._resident[component])
         self._resident[component] = 0
 
@@ -119,7 +136,7 @@ class Toy:
         self._hand_over(_DECODE_NS, host_ns=2 * MS, activation_bytes=4 * GIB)
 
     def _hand_over(self, device_ns: int, *, host_ns: int, activation_bytes: int) -> None:
-        """Launch work that needs memory meanwhile."""
+        """Launch work on the device, which needs memory while it runs."""
         self.device.launch(round(device_ns * self._random.uniform(1 - self.noise, 1 + self.noise)))
         self.clock.advance(host_ns)
         self.memory.allocate(activation_bytes)
@@ -127,7 +144,7 @@ class Toy:
 
 
 class Part:
-    """What the stages library takes for a component: something with parameters and a forward."""
+    """A component as `reslab.stages` recognises one: an object with parameters and a forward."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
@@ -184,7 +201,7 @@ class Decode(Stage):
 
 
 class Manager:
-    """Moves weights inside the stage that needs them, beside the work of the device, and tells of it."""
+    """Moves weights inside the stage that needs them, beside the work of the device, and tells observers."""
 
     execution_device = None
     may_retry = False
@@ -221,7 +238,7 @@ class Manager:
 
 
 class Hook:
-    """Moves weights when it hears of the stage that needs them, and keeps the host waiting."""
+    """Moves weights when the stage that needs them begins, and keeps the host waiting."""
 
     def __init__(self, toy: Toy) -> None:
         self._toy = toy

@@ -55,7 +55,7 @@ from reslab.residency._tools import _ltx_pipelines as _ltx_pipelines
 from reslab.residency._tune._answer import SURVEY, Answer
 from reslab.residency._tune._survey import Survey, survey
 from reslab.residency._tune._what_helps import Advice, what_helps
-from reslab.stages import lazy_names
+from reslab.stages.support import lazy_names
 
 if TYPE_CHECKING:
     from reslab.residency._calibrate._link import measure_link

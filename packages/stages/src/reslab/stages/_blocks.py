@@ -1,14 +1,14 @@
-"""Leaf blocks of Modular Diffusers as stages, by what they look like: diffusers is not imported here.
-
-A block is called with a view of the components and a state. The state is fresh for each block: it holds exactly what
-the block declares as inputs, and only declared outputs, and declared inputs that the block changed, come back. The view
-answers with the pipeline's components first, the conductor's execution device, and for all else (`latents_mean`,
-`audio_hop_length`, …) evaluates the properties of diffusers' own modular pipeline class on itself.
+"""Leaf blocks of Modular Diffusers as stages, recognised by their attributes: diffusers is not imported here.
 
     pipeline.add(
         BlockStage(LTX2DenoiseStep()), name="refine",
         components={"scheduler": "refine_scheduler"}, values={"latents": "refine_latents", "height": "full_height"},
     )
+
+A block is called with a view of the components and a state. The state is new for each block: it holds exactly the
+inputs that the block declares, and the stage takes back only declared outputs and declared inputs that the block
+changed. The view returns the pipeline's components and the conductor's execution device. For any other attribute
+(`latents_mean`, `audio_hop_length`, …) it evaluates the property of diffusers' own modular pipeline class on itself.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class BlockStage(Stage):
 
     Args:
         blocks: Leaf blocks or loops, run in this order.
-        stage_class: The stage's type; by default the class of the block, where there is one block.
-        check: Called as `Stage.check`, for rules that the blocks do not declare.
+        stage_class: The name of the stage's type; by default the class of the block, if there is one block.
+        check: A function called as `Stage.check`, for rules that the blocks do not declare.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class BlockStage(Stage):
         return tuple(block for block in self.blocks if hasattr(block, "loop_step"))
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
-        view = View(bind, self.blocks)
-        states = [(block, functools.partial(State, Declared.of(block), bind)) for block in self.blocks]
+        view = ComponentsView(bind, self.blocks)
+        states = [(block, functools.partial(BlockState, Declaration.of(block), bind)) for block in self.blocks]
         for loop in self.watched():
             loop.set_progress_bar_config(desc=self.registered_name, disable=not bind.pipeline.progress)
 
@@ -99,15 +99,15 @@ class BlockStage(Stage):
         return call
 
 
-class View:
-    """What blocks see as `components`."""
+class ComponentsView:
+    """The object that blocks get as `components`."""
 
     def __init__(self, bind: Binding, blocks: tuple[Any, ...]) -> None:
         self._bind, self._blocks = bind, blocks
 
     @property
     def components(self) -> dict[str, Any]:
-        """Every component under the names that the stage's blocks use."""
+        """All components, under the names that the stage's blocks use."""
         bound = dict(self._bind.pipeline.components)
         return bound | {name: bound[source] for name, source in self._bind.components.items() if source in bound}
 
@@ -125,7 +125,7 @@ class View:
 
     @property
     def config(self) -> Any:
-        """The settings that blocks declare: those of the pipeline, else their own defaults."""
+        """The settings that blocks declare, with the pipeline's values in place of their defaults."""
         declared = {spec.name: spec.default for block in self._blocks for spec in block.expected_configs}
         return SimpleNamespace(**declared | dict(self._bind.pipeline.config))
 
@@ -137,7 +137,7 @@ class View:
 
 
 def modular_pipeline_class(block: Any) -> type:
-    """The class of diffusers' own modular pipeline for a block's model."""
+    """Return the class of diffusers' own modular pipeline for a block's model."""
     if block.model_name not in _CLASSES:
         _CLASSES[block.model_name] = type(block.init_pipeline())
     return _CLASSES[block.model_name]
@@ -146,31 +146,31 @@ def modular_pipeline_class(block: Any) -> type:
 _CLASSES: dict[str, type] = {}
 
 
-class Declared(NamedTuple):
-    """What a block declares: inputs with their defaults, and outputs; diffusers makes both lists anew on every look."""
+class Declaration(NamedTuple):
+    """The inputs of a block with their defaults, and its outputs; kept because diffusers builds both on each access."""
 
     inputs: dict[str, Any]
     outputs: frozenset[str]
 
     @classmethod
-    def of(cls, block: Any) -> Declared:
+    def of(cls, block: Any) -> Declaration:
         return cls(_inputs(block), frozenset(output.name for output in block.intermediate_outputs))
 
 
-class State:
-    """A block's state: what diffusers' `PipelineState` offers blocks, limited to what one block declares.
+class BlockState:
+    """The state of a block: diffusers' `PipelineState`, limited to the names that one block declares.
 
-    `given` holds the stage's fixed values, each until the stage itself writes one of that name.
+    `given` holds the stage's fixed values, each until the stage itself writes a value of that name.
     """
 
-    def __init__(self, declared: Declared, bind: Binding, values: Any, given: dict[str, Any]) -> None:
+    def __init__(self, declared: Declaration, bind: Binding, values: Any, given: dict[str, Any]) -> None:
         self._bind, self._values, self._given = bind, values, given
         self._inputs, self._outputs = declared
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value that the block calls `name`, or its declared default; `default` where it was not declared.
+        """Return the value that the block calls `name`, else its declared default; `default` for an undeclared name.
 
-        That the default comes from here keeps a block's filling it in from looking like a change.
+        A declared default must come from here: if the block filled it in, that would look like a change of the input.
         """
         if name not in self._inputs:
             return default
@@ -179,7 +179,7 @@ class State:
         return declared if value is None and declared is not REQUIRED else value
 
     def get_by_kwargs(self, kwargs_type: str) -> dict[str, Any]:
-        """The values tagged `kwargs_type`, under the block's names; renamed-away ones stay hidden."""
+        """Return the values tagged `kwargs_type`, under the block's names; a renamed value has only its new name."""
         renamed, tagged = self._bind.values, self._values.tagged(kwargs_type)
         own = {name: value for name, value in tagged.items() if name not in renamed and name not in renamed.values()}
         return own | {name: tagged[source] for name, source in renamed.items() if source in tagged}
@@ -205,7 +205,7 @@ def _quiet(record: logging.LogRecord) -> bool:
 
 
 def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the leaf blocks that would run for a request, in order; a loop is one leaf.
+    """Return the leaf blocks that would run for a request, by name and in order; a loop is one leaf.
 
     A composition is resolved by which inputs the request gives; each leaf is named by its path, such as
     "denoise.prepare_latents".
@@ -219,7 +219,7 @@ def leaves(blocks: Any, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_leaf(block: Any) -> bool:
-    """Whether a block runs as one stage: it has no blocks inside, or loops over them."""
+    """Tell whether a block runs as one stage: it has no blocks inside, or loops over them."""
     return not block.sub_blocks or hasattr(block, "loop_step")
 
 
@@ -230,10 +230,10 @@ def choices(blocks: Any, stages: Iterable[Stage], request: Mapping[str, Any]) ->
 
 
 def without_choices(inputs: Mapping[str, Any], chosen: Mapping[str, Any], stages: Iterable[Stage]) -> Mapping[str, Any]:
-    """Leave out the inputs that choose among blocks, where they would choose what was composed.
+    """Return the inputs without those that choose among blocks, which must choose the composed blocks again.
 
     Raises:
-        PipelineError: One would choose other blocks.
+        PipelineError: An input would choose other blocks.
     """
     if not (given := chosen.keys() & inputs.keys()) or not (given := given - _read(stages)):  # a stage added later may
         return inputs
@@ -251,7 +251,7 @@ def _read(stages: Iterable[Stage]) -> set[str]:
 
 
 def _as_choice(value: Any) -> Any:
-    """What of a value decides: a plain value itself, where False is as good as nothing; else that there is one."""
+    """Return the part of a value that decides among blocks: a plain value itself, else its presence; False is none."""
     if value is None or value is False:
         return None
     return value if isinstance(value, (int, float, str)) else object
@@ -267,27 +267,27 @@ def _choosing(block: Any) -> set[str]:
 
 
 def made_from_config(blocks: Any) -> dict[str, Any]:
-    """The components that diffusers makes from configuration alone (guiders, processors), by name."""
+    """Return the components that diffusers makes from configuration alone (guiders, processors), by name."""
     return {name: component for name, component in blocks.init_pipeline().components.items() if component is not None}
 
 
-class Input(NamedTuple):
-    """What a composition of blocks says of one of its inputs: a default, and a tag that gathers it."""
+class DeclaredInput(NamedTuple):
+    """An input that a composition of blocks declares: its default, and the tag that gathers it."""
 
     default: Any
     tag: str | None
 
 
-def declared_inputs(blocks: Any) -> dict[str, Input]:
-    """Return the inputs that a composition declares; a default is the one of the first block that declares it."""
-    return {each.name: Input(each.default, each.kwargs_type) for each in blocks.inputs if each.name}
+def declared_inputs(blocks: Any) -> dict[str, DeclaredInput]:
+    """Return the inputs that a composition declares, each with the default of the first block that declares it."""
+    return {each.name: DeclaredInput(each.default, each.kwargs_type) for each in blocks.inputs if each.name}
 
 
 def settings(blocks: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration that blocks declare, by name, with what is given in place of defaults.
+    """Return the settings that blocks declare, by name, with given values in place of defaults.
 
     Raises:
-        PipelineError: They declare no setting of a given name.
+        PipelineError: The blocks declare no setting of a given name.
     """
     declared = {spec.name: spec.default for spec in blocks.expected_configs}
     if unknown := [name for name in given if name not in declared]:

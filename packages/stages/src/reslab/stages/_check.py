@@ -1,8 +1,8 @@
-"""Checking a request before anything runs.
+"""Check a request before anything runs, and report all problems in one error.
 
-Every value that a stage reads is given, or written by an earlier stage; every component exists; no keyword is unknown,
-or overwritten before it is read; and the rules of the model hold, which each stage states in its own `check`. All that
-is wrong is said in one error.
+Every value that a stage reads must be given, or be written by an earlier stage. Every component must exist. No keyword
+may be unknown, or be overwritten before it is read. The rules of the model must hold, which each stage states in its
+own `check`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Available(Collection[str]):
-    """Names that have a value, known by asking for one at a time; a stage may choose its work by them."""
+    """The names that have a value, known only by `in`; a stage may choose its work by them."""
 
     def __init__(self, has: Callable[[str], bool]) -> None:
         self._has = has
@@ -35,22 +35,22 @@ class Available(Collection[str]):
         return 0
 
 
-#: With every value there, a stage shows all that it could read.
+#: Every name has a value, so a stage shows all that it could read.
 EVERYTHING = Available(lambda name: True)
 
 
 def signatures(stage: Stage) -> tuple[Signature, Signature]:
-    """What a stage asks for when everything is given, and when nothing is."""
+    """Return a stage's signatures with every value given, and with none."""
     return stage.signature(EVERYTHING), stage.signature()
 
 
 def reads(stage: Stage) -> set[str]:
-    """All values that a stage may read, in its own names."""
+    """Return the values that a stage may read, in its own names."""
     return {name for signature in signatures(stage) for name in signature.reads}
 
 
 def component_names(stage: Stage, bind: Binding) -> list[str]:
-    """The components that a stage asks for, in the pipeline's names."""
+    """Return the components that a stage uses, in the pipeline's names."""
     own = dict.fromkeys(n for signature in signatures(stage) for n in (*signature.components, *signature.reads))
     return [bind.components.get(name, name) for name in own if bind.is_component(name)]
 
@@ -63,7 +63,7 @@ def problems(
     set_elsewhere: Mapping[str, str],
     defaults: Collection[str] = (),
 ) -> Iterator[str]:
-    """Say all that is wrong with running `bound` on these inputs; one that is None counts as not given.
+    """Yield a sentence for each problem of running `bound` on these inputs; an input that is None counts as not given.
 
     Names in `defaults` have a value unless they are given as None.
     """
@@ -75,15 +75,15 @@ def problems(
         signature = stage.signature(_available(bind, there))
         missing = () if open_ended else _missing(stage, bind, signature, there)
         found = [*_components(stage, bind, signature, components), *missing]
-        yield from found or rules_broken([(stage, bind, reads(stage))], components, inputs)
+        yield from found or broken_rules([(stage, bind, reads(stage))], components, inputs)
         open_ended |= signature.writes is None
         there |= {bind.value(name) for name in (*(signature.writes or ()), *signature.changes)}
     if result is not None and result not in there and not open_ended:
         yield f"no stage writes the result {result!r}; {nearest(result, there)}"
 
 
-def rules_broken(rules: Sequence[Rule], components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
-    """Ask each stage whether the request keeps the rules of its model."""
+def broken_rules(rules: Sequence[Rule], components: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each stage whose rules the request breaks."""
     for stage, bind, names in rules:
         known = {name: inputs[bind.value(name)] for name in names if bind.value(name) in inputs}
         renamed = {name: components[source] for name, source in bind.components.items() if source in components}
@@ -94,7 +94,7 @@ def rules_broken(rules: Sequence[Rule], components: Mapping[str, Any], inputs: M
 
 
 def cannot_run(found: Sequence[str]) -> PipelineError:
-    """One error that says all that was found."""
+    """Return one error that lists all problems."""
     return PipelineError("\n- ".join(["this cannot run:", *found]) if len(found) > 1 else found[0])
 
 
@@ -144,9 +144,9 @@ def _unknown(
 
 
 def _read_from_inputs(bound: Bound) -> tuple[set[str], dict[str, str]]:
-    """The values that a run can take from its inputs; and those that it cannot, with the stage that writes them first.
+    """Return the values that a run can take from inputs, and the others, each with the stage that overwrites it.
 
-    What a stage writes whatever is given stands in the way of later readers; what it may write does not.
+    A value that a stage writes in every case hides an input from later stages; a value that it may write does not.
     """
     known: set[str] = set()
     written: dict[str, str] = {}

@@ -16,7 +16,7 @@ from reslab.stages._stage import Binding, Signature, Stage
 
 
 class Choice(Stage):
-    """One of two stages, picked in each run by whether a value is there; it may also be nothing at all.
+    """One of two stages, picked in each run by whether the value `trigger` is given; either may be missing.
 
     >>> picked = Choice("image", present=Stage(), stage_class="ImageEncoding")
     >>> picked.stage_class

@@ -1,8 +1,8 @@
-"""What a pipeline tells while it runs, and who may act on it.
+"""The events of a run, the observers that get them, and the conductor that acts on them.
 
-Two seams. An `Observer` is told and never alters the run; a `Conductor` acts: it is called around every stage and every
-component call and decides when, and whether again, the call is made. Both are plain calls with interned strings and
-integers: an event object would cost four times the call.
+An `Observer` gets events and never alters the run. A `Conductor` acts: it is called around every stage and every
+component call, and decides when, and whether again, the call is made. Events are plain calls with interned strings and
+integers, because an event object would cost four times the call.
 
     class Printer:
         def begin(self, kind, name, index=-1, nbytes=0): print("begin", kind, name)
@@ -11,7 +11,7 @@ integers: an event object would cost four times the call.
     with pipeline.observe(Printer()):
         pipeline.run(prompt="a heron over a weir")
 
-Events nest like brackets on each thread, also when a stage raises. Read on in `_calls` for where they are told.
+Events nest like brackets on each thread, also when a stage raises. Read on in `_watch`, which makes them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Kind(Described):
-    """What an event is about; each member carries its sentence in `doc`.
+    """The kind of an event; each member carries its sentence in `doc`.
 
     >>> Kind.PASS.value, Kind.PASS.doc
     ('guidance pass', 'One forward made for guidance, named by its cache context.')
@@ -45,54 +45,54 @@ class Kind(Described):
 
 
 class Observer(Protocol):
-    """Is told what happens; may not raise, change values or take long."""
+    """Gets the events of runs; it may not raise, change values or take long."""
 
     def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
-        """Be told that something begins.
+        """Take the beginning of an event.
 
         Args:
             kind: A `Kind`.
             name: For a run the pipeline's name; for a stage its registered name; for a step "step"; for a guidance pass
                 its cache context; for a component call "component.method"; for a transfer "component" or
-                "component/block", and "@" with the registered name of the stage that it serves, if that is not the
-                one under way ("refiner/7@refine"); for a wait what is waited for, in the same form.
-            index: The stage's place, the step's number, the pass's number within its step; -1 where there is none.
-            nbytes: Bytes moved by a transfer, else 0.
+                "component/block", followed by "@" and the registered name of the stage that it serves, if that is not
+                the running one ("refiner/7@refine"); for a wait the awaited transfer, in the same form.
+            index: The stage's place, the step's number, or the pass's number within its step; else -1.
+            nbytes: The bytes that a transfer moves, else 0.
         """
 
     def end(self, error: BaseException | None = None) -> None:
-        """Be told that the innermost thing begun on this thread has ended, with the error it raised, if any."""
+        """Take the end of the innermost event of this thread, with the error that was raised in it, if any."""
 
 
 class Conductor(Protocol):
     """Acts around stages and component calls; a pipeline has at most one."""
 
-    #: Where blocks create their tensors (a `torch.device`), or None to leave it to the pipeline.
+    #: The `torch.device` on which blocks create their tensors, or None to leave it to the pipeline.
     execution_device: Any
-    #: Whether `stage` may make its call a second time; then the pipeline keeps what a repetition needs.
+    #: Whether `stage` may make its call a second time; if so, the pipeline keeps the state that a repetition needs.
     may_retry: bool
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
         """Make the call that runs `stage`; a second call first restores values, generators and schedulers."""
 
     def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
-        """Make the call of a stock pipeline, whose sections are stages; a second call begins again from the first."""
+        """Make the call of a stock pipeline, whose sections are stages; a second call starts again at the first."""
 
     def section(self, stage: Section) -> AbstractContextManager[None]:
-        """Act around a section of such a call, which cannot be made again by itself."""
+        """Return a context around one section of such a call; a section cannot be repeated by itself."""
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make the call of a component's method and return its result."""
 
 
 class Subscription:
-    """What `observe` and `conduct` return: ends on `close()` or when its `with` block is left."""
+    """A subscription made by `observe` or `conduct`; it ends on `close()` or at the end of its `with` block."""
 
     def __init__(self, close: Callable[[], object]) -> None:
         self._close = close
 
     def close(self) -> None:
-        """Stop; closing twice does nothing more."""
+        """End the subscription; a second call does nothing."""
         self._close()
 
     def __enter__(self) -> Subscription:
@@ -105,8 +105,8 @@ class Subscription:
         return f"{type(self).__name__}()"
 
 
-class Tell:
-    """Passes each event on to every observer; one that raises is logged once and told no more."""
+class Observers:
+    """Passes each event on to every observer; an observer that raises is logged once and gets no more events."""
 
     __slots__ = ("observers",)
 
@@ -128,7 +128,5 @@ class Tell:
                 self._drop(observer)
 
     def _drop(self, observer: Observer) -> None:
-        logger.exception(
-            "%s raised while being told of an event; it is told no more in this run", type(observer).__name__
-        )
+        logger.exception("%s raised while it got an event; it gets no more events in this run", type(observer).__name__)
         self.observers = tuple(other for other in self.observers if other is not observer)

@@ -5,10 +5,10 @@
         rates: Mapping[str, int]
 
         def __post_init__(self) -> None:
-            freeze(self)                   # whatever mapping was handed in is a FrozenDict from here on
+            freeze(self)                   # replaces the mapping that was given by a FrozenDict
 
-`types.MappingProxyType` only shows another dict: it can be neither pickled nor hashed. Frames, arrays and tensors
-answer `==` with one of their own, so a dataclass that holds some takes `==` and `hash` from `Compared`:
+`types.MappingProxyType` is a view of another dict, which can be neither pickled nor hashed. Frames, arrays and tensors
+return a frame, array or tensor from `==`, so a dataclass that holds some takes `==` and `hash` from `Compared`:
 
     @dataclass(frozen=True, eq=False)
     class Run(Compared):
@@ -21,14 +21,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
-#: Types of which two can be equal: 2 and 2.0, a text and the member of an enum that is one.
+#: Types whose values can equal values of another type: 2 and 2.0, or a text and the member of a StrEnum.
 _PLAIN = (int, float, str)
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class FrozenDict(dict[K, V]):
-    """A dict that refuses every change; equal to a dict with the same items, and hashed where its values are.
+    """A dict that refuses every change; it equals a dict with the same items, and is hashable if its values are.
 
     >>> rates = FrozenDict(bfloat16=165)
     >>> rates == {"bfloat16": 165}, hash(rates) == hash(FrozenDict(bfloat16=165)), rates
@@ -50,7 +50,8 @@ class FrozenDict(dict[K, V]):
         return hash(frozenset(self.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (dict(self),)  # the pickle of a dict would set its items one by one
+        # by default, unpickling a dict sets its items one by one, which this class refuses
+        return type(self), (dict(self),)
 
     def __copy__(self) -> FrozenDict[K, V]:
         return self
@@ -104,8 +105,8 @@ def freeze(instance: Any, names: Iterable[str] | None = None) -> None:
     """Replace the mappings in the fields of a frozen dataclass by frozen ones, in its `__post_init__`.
 
     Args:
-        instance: Of a dataclass.
-        names: The fields; by default all.
+        instance: The instance of the dataclass.
+        names: The names of the fields; by default all.
     """
     for name in [each.name for each in fields(instance)] if names is None else names:
         value = getattr(instance, name)

@@ -1,4 +1,4 @@
-"""A table in HTML, whose texts are escaped unless they say that they are markup.
+"""A table in HTML, whose texts are escaped unless they are `Markup`.
 
     html_table(("stage", "time"), [("denoise", "3 s"), ("decode", Markup("<b>9 s</b>"))])
 
@@ -28,12 +28,12 @@ class Markup(str):
 
 
 class Cell(NamedTuple):
-    """A cell of a table with more than a text.
+    """A cell of a table with a tooltip or a style.
 
     Attributes:
         text: The text, or `Markup`.
-        title: What is shown where the pointer rests, if anything.
-        style: Its style; None for that of its column.
+        title: The tooltip; empty for none.
+        style: The style; None for the style of the column.
     """
 
     text: str
@@ -48,16 +48,16 @@ def html_table(
     caption: str = "",
     styles: Sequence[str] = (),
 ) -> str:
-    """Return a table, with a row of titles if there are any.
+    """Return a table, with a row of titles unless `head` is empty.
 
     >>> html_table(("stage",), [("denoise",)], caption="one < two")[:66]
     '<table><caption>one &lt; two</caption><thead><tr><th style="text-a'
 
     Args:
         head: The titles of the columns.
-        rows: A row's cells in order; a row that is one text is a heading over all columns.
-        caption: A sentence for the table.
-        styles: The columns' styles, from the first; all others are aligned left.
+        rows: The cells of each row in order; a row that is one text is a heading over all columns.
+        caption: A sentence above the table; empty for none.
+        styles: The styles of the first columns; the others are aligned left.
     """
     titles = [*head]
     columns = [*styles, *[LEFT] * (len(titles) - len(styles))]

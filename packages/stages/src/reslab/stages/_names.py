@@ -1,16 +1,16 @@
-"""Names: what a stage is called, and what its measurements are filed under.
+"""The names of stages: what a stage is called, and the name under which its measurements are filed.
 
-A stage has three. Its class name is its type. Its registered name is unique in the pipeline and keys residency and
-logs. Its profile name is what measurements are filed under, by one of two rules:
+A stage has three names. Its class name is its type. Its registered name is unique in the pipeline and keys residency
+and logs. Its profile name is the key of its measurements, given by one of two rules:
 
-    "registered"           the registered name. Injective, independent of the order of adding, and never changed by
-                           adding another stage: two stages never share a row.
-    "first-keeps-class"    the reference's rule (sglang 0.5.23): the class name, unless an earlier stage has the same
-                           class, else the registered name. Kept for comparison with its records. It files A, A as "B",
-                           B as "b1" under A, B, B.
+    "registered"           The registered name. Two stages never share a row, and neither the order of adding nor
+                           another stage changes it.
+    "first-keeps-class"    The reference's rule (sglang 0.5.23): the class name, unless an earlier stage has the same
+                           class, else the registered name. Kept for comparison with the reference's records. Under
+                           A, B, B it files the stages A, A as "B", and B as "b1".
 
-An explicit profile name wins under both rules and is reserved: it may not equal another stage's explicit, registered or
-class name.
+An explicit profile name takes precedence under both rules and is reserved: it may not equal another stage's explicit,
+registered or class name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PipelineError(ValueError):
 
 
 class ProfileNames(Described):
-    """The two rules; see the module's docstring.
+    """The two rules that give a stage its profile name.
 
     >>> ProfileNames("registered").doc
     'The profile name is the registered name.'
@@ -40,15 +40,13 @@ class ProfileNames(Described):
     )
 
 
-def rule(name: str) -> ProfileNames:
-    """Look up a naming rule.
+def naming_rule(name: str) -> ProfileNames:
+    """Return the naming rule of a name.
 
     Raises:
         PipelineError: There is no such rule.
     """
-    if name not in list(ProfileNames):
-        raise PipelineError(f"profile_names is one of {', '.join(map(repr, map(str, ProfileNames)))}; got {name!r}")
-    return ProfileNames(name)
+    return ProfileNames.of(name, "profile_names", error=PipelineError)
 
 
 class Names(NamedTuple):
@@ -60,7 +58,7 @@ class Names(NamedTuple):
 
 
 def profile_names(stages: Sequence[Names], by: str = ProfileNames.REGISTERED) -> list[str]:
-    """Give each stage its profile name, in order.
+    """Return the profile name of each stage, in order.
 
     >>> a, b, c = Names("A", "A"), Names("B", "A"), Names("b1", "B")
     >>> profile_names([a, b, c])
@@ -70,7 +68,7 @@ def profile_names(stages: Sequence[Names], by: str = ProfileNames.REGISTERED) ->
     """
     seen: set[str] = set()
     filed = []
-    by = rule(by)
+    by = naming_rule(by)
     for names in stages:
         keeps_class = by is ProfileNames.FIRST_KEEPS_CLASS and names.stage_class not in seen
         seen.add(names.stage_class)
@@ -97,7 +95,7 @@ def check_registered(name: str, others: Iterable[Names]) -> None:
 
 
 def check_class(stage_class: str, others: Iterable[Names]) -> None:
-    """Raise if a stage of this class would meet another stage's explicit profile name."""
+    """Raise if the class name of a stage to add is another stage's explicit profile name."""
     for other in others:
         if other.explicit == stage_class:
             raise PipelineError(
@@ -123,7 +121,7 @@ def check_explicit(name: str, others: Iterable[Names]) -> None:
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """Suggest a name near `name` that is free.
+    """Return a free name near `name`.
 
     >>> free_name("decode", {"decode", "decode_2"})
     'decode_3'
@@ -136,7 +134,7 @@ def free_name(name: str, taken: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known names are near, as the end of an error's sentence.
+    """Return the known names that are near, as the end of an error's sentence.
 
     >>> nearest("Promt", ["width", "prompt"])
     "did you mean 'prompt'?"
@@ -144,8 +142,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'known: prompt, width'
 
     Args:
-        name: The name that was given; capitals do not matter.
-        known: The names that there are, in any order.
+        name: The name that the user gave; capitals do not matter.
+        known: The names to choose from, in any order.
     """
     names = sorted(known)
     folded = {each.casefold(): each for each in names}

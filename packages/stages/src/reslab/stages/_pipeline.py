@@ -4,8 +4,8 @@
     pipeline.add(Halve()).add(Decode(), name="decode", values={"height": "half_height"})
     pipeline.run(height=64, width=128)
 
-Unobserved, a stage costs one call more than its method. Observed, or conducted, component calls and steps are wrapped
-for the duration of the run (`_run`, `_calls`).
+Without observers and a conductor, a stage costs one call more than its method. With them, component calls and steps are
+wrapped for the duration of the run (`_run`, `_watch`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from reslab.stages import _blocks, _check, _names, _stock
-from reslab.stages._events import Conductor, Observer, Subscription, Tell
+from reslab.stages._events import Conductor, Observer, Observers, Subscription
 from reslab.stages._names import PipelineError, ProfileNames
 from reslab.stages._registry import Registry
 from reslab.stages._run import Program, run_observed, run_unobserved
-from reslab.stages._sequence import Stages
 from reslab.stages._stage import Binding, Stage, is_in_pipeline, names_of
+from reslab.stages._stages import Stages
 from reslab.stages._values import Values
 
 
@@ -29,8 +29,8 @@ class Pipeline:
 
     Args:
         components: Objects that stages use, by name: modules, tokenizers, schedulers.
-        name: The pipeline's name, told with each run.
-        profile_names: The naming rule, "registered" or "first-keeps-class"; see `ProfileNames`.
+        name: The pipeline's name, which observers get with each run.
+        profile_names: The naming rule, a `ProfileNames`: "registered" or "first-keeps-class".
         result: The value that `run` returns; None returns all values.
         progress: Whether denoising loops show a progress bar, named by their stage; by default they do, unless the
             environment says `RESLAB_PROGRESS=0`, as it does where a notebook is rendered or compared.
@@ -50,15 +50,15 @@ class Pipeline:
         self._registry = Registry(profile_names)
         self.result = result
         self.progress = os.environ.get("RESLAB_PROGRESS") != "0" if progress is None else progress
-        #: How the pipeline was composed, for the record; plain data.
+        #: How the pipeline was composed, for records; plain data.
         self.settings: Mapping[str, Any] = {}
-        #: What blocks of Modular Diffusers read as their `components.config`.
+        #: The settings that blocks of Modular Diffusers read as `components.config`.
         self.config: Mapping[str, Any] = {}
-        self._inputs: Mapping[str, _blocks.Input] = {}
-        self._chosen: Mapping[str, Any] = {}  # inputs that chose the blocks and that no stage reads
-        #: Inputs that are set elsewhere than in `run`, each with the sentence that says where; they are refused.
+        self._inputs: Mapping[str, _blocks.DeclaredInput] = {}
+        self._chosen: Mapping[str, Any] = {}  # inputs that decided which blocks run, and that no stage reads
+        #: Inputs that `run` refuses because they are set elsewhere, each with the sentence that says where.
         self.set_elsewhere: Mapping[str, str] = {}
-        #: The inputs of the run under way, else empty.
+        #: The inputs of the current run; empty between runs.
         self.request: Mapping[str, Any] = {}
         self._bindings: dict[int, Binding] = {}
         self._groups: dict[int, str] = {}
@@ -66,7 +66,7 @@ class Pipeline:
         self._conductor: Conductor | None = None
         self._program: Program | None = None
         self._running = False
-        self._telling: Tell | None = None
+        self._run_observers: Observers | None = None
 
     @classmethod
     def from_blocks(
@@ -80,16 +80,16 @@ class Pipeline:
     ) -> Pipeline:
         """Compose the leaf blocks of Modular Diffusers that would run for a request; each leaf, or loop, is one stage.
 
-        What diffusers' own modular pipeline would fill in for an input that a run leaves out is filled in here too.
+        Inputs that a run leaves out get the defaults of diffusers' own modular pipeline.
 
         Args:
             blocks: Any blocks of Modular Diffusers, such as `LTX2AutoBlocks()`.
             components: Components by name; diffusers' own, made from configuration (guiders, processors), are added.
                 One that blocks declare and do without may be None.
-            config: Settings that blocks declare, such as Wan 2.2's `boundary_ratio`, where not their own defaults.
-            result: The value that `run` returns.
-            **request: The inputs that decide which blocks run: what matters of a value is whether it is None, and of
-                a switch (Ernie's `use_pe`) its value. `run` takes them again, and refuses others.
+            config: Settings that blocks declare, such as Wan 2.2's `boundary_ratio`, in place of their defaults.
+            result: The name of the value that `run` returns.
+            **request: The inputs that decide which blocks run. Of a switch (Ernie's `use_pe`) the value decides, of any
+                other input whether it is None. `run` takes them again, and refuses values that decide otherwise.
 
         Raises:
             PipelineError: No block runs for the request, or there is no such setting.
@@ -105,11 +105,11 @@ class Pipeline:
 
     @classmethod
     def from_diffusers(cls, pipe: Any) -> Pipeline:
-        """Run a stock `DiffusionPipeline`, whose stages are found from its component calls; `run` returns its output.
+        """Compose a stock `DiffusionPipeline`, whose stages follow from its component calls; `run` returns its output.
 
         Its one call has sections: encode, denoise, upscale, decode, a section for each of two experts that denoise in
         turn, and one named for each component of another kind. Before the first run `stages` shows those that the
-        components suggest. A run that is observed or managed tells them apart as they come, adds those that nothing
+        components suggest. A run that is observed or managed recognises them as they come, adds those that nothing
         suggested ("decode_2" for a second one of its kind), and puts them in the order in which they ran.
 
         Args:
@@ -134,15 +134,15 @@ class Pipeline:
         Args:
             stage: A stage, or a stage class that needs no arguments.
             name: Its registered name; by default its class name.
-            components: Component names that the stage asks for → names that the pipeline has.
-            values: Value names that the stage reads and writes → names that the pipeline has.
+            components: Component names of the stage → component names of the pipeline.
+            values: Value names of the stage → value names of the pipeline.
             given: Values fixed for this stage alone.
             group: A heading for displays.
-            before: The registered name of the stage to insert it before; by default it comes last.
+            before: The registered name of the stage that comes after it; by default it is added at the end.
 
         Raises:
-            PipelineError: The name is taken or reserved, the stage is in a pipeline already, or something is renamed
-                or given that the stage does not have.
+            PipelineError: The name is taken or reserved, the stage is in a pipeline already, or the stage does not have
+                a name that is renamed or given.
         """
         if self._running:
             raise PipelineError(f"the pipeline {self.name!r} is running; add stages before or after a run")
@@ -182,10 +182,10 @@ class Pipeline:
 
     @property
     def profile_names(self) -> str:
-        """The rule by which stages get their profile names, see `ProfileNames`; it can be set.
+        """The rule that gives stages their profile names, a `ProfileNames`; it can be set.
 
         Raises:
-            PipelineError: When it is set to what is no rule.
+            PipelineError: The value that is set is no rule.
         """
         return self._registry.rule
 
@@ -195,7 +195,7 @@ class Pipeline:
 
     @property
     def text_settings(self) -> frozenset[str]:
-        """The values whose text is a setting, as the stages that read them declare; profiles and rehearsals keep it.
+        """The values whose text is a setting, as stages declare them; profiles and rehearsals keep these texts.
 
         >>> from reslab.stages import stage
         >>> say = stage(lambda how: None, text_settings="how")
@@ -206,14 +206,14 @@ class Pipeline:
 
     @property
     def execution_device(self) -> Any:
-        """Where blocks create their tensors, as the conductor says; None leaves it to diffusers."""
+        """The device on which blocks create their tensors, set by the conductor; None leaves it to diffusers."""
         return self._conductor.execution_device if self._conductor is not None else None
 
     def check(self, **inputs: Any) -> None:
         """Check a request before running it.
 
         Raises:
-            PipelineError: One error that says all that is missing, unknown or against the rules of the model.
+            PipelineError: The request cannot run; one error lists all that is missing, unknown or against a rule.
         """
         asked = _blocks.without_choices(inputs, self._chosen, self.stages)
         self._ready().check(asked, self.components, self.result, self.set_elsewhere, self._defaults())
@@ -222,8 +222,8 @@ class Pipeline:
         """Check the request, run every stage in order, and return the result's value, or all values.
 
         Raises:
-            PipelineError: The request cannot run; nothing has been run.
-            Exception: A stage's own error, with the stage's name as a note.
+            PipelineError: The request cannot run; no stage has run.
+            Exception: A stage raised this error, which has the stage's name as a note.
         """
         if self._running:
             raise PipelineError(f"the pipeline {self.name!r} is running already; make another for a run inside a run")
@@ -236,20 +236,20 @@ class Pipeline:
         try:
             self._registry.hold()
             if self._observers or self._conductor is not None:
-                tell = self._telling = self.tell
+                observers = self._run_observers = self.tell
                 run_observed(
                     self.name, self._registry, program, values,
-                    components=self.components, tell=tell, conductor=self._conductor,
+                    components=self.components, observers=observers, conductor=self._conductor,
                 )  # fmt: skip
             else:
                 run_unobserved(self.name, self._registry, program, values)
         finally:
-            self._running, self._telling, self.request = False, None, {}
+            self._running, self._run_observers, self.request = False, None, {}
             self._registry.release()
         return values[self.result] if self.result is not None else values
 
     def observe(self, observer: Observer) -> Subscription:
-        """Tell `observer` of every run from now on, until the subscription is closed."""
+        """Send the events of every run to `observer`, until the subscription is closed."""
         subscription = Subscription(lambda: self._observers.pop(subscription, None))
         self._observers[subscription] = observer
         return subscription
@@ -258,7 +258,7 @@ class Pipeline:
         """Let `conductor` act around stages and component calls, until the subscription is closed.
 
         Raises:
-            PipelineError: The pipeline has a conductor.
+            PipelineError: The pipeline has a conductor already.
         """
         if self._conductor is not None:
             raise PipelineError(
@@ -273,17 +273,17 @@ class Pipeline:
         return Subscription(close)
 
     @property
-    def tell(self) -> Tell:
-        """Where a conductor tells of its transfers and waits: all observers, in a run those that the run began with.
+    def tell(self) -> Observers:
+        """The observers, for a conductor's transfers and waits; during a run, those that the run began with.
 
         >>> Pipeline().tell.begin("transfer", "vae", nbytes=1024)
         """
-        return self._telling or Tell(tuple(self._observers.values()))
+        return self._run_observers or Observers(tuple(self._observers.values()))
 
     def filed_under(self, component: Any, stage: Stage | None = None) -> str:
-        """Say which name a component's measurements are filed under.
+        """Return the name under which a component's measurements are filed.
 
-        An explicit stage, else the running stage, else the component's name in the pipeline, else its class name.
+        It is the profile name of `stage`, else of the running stage, else the component's name, else its class name.
         """
         if (stage := stage or self.current_stage) is not None:
             return stage.profile_name
@@ -291,7 +291,7 @@ class Pipeline:
         return names[0] if names else type(component).__name__
 
     def _defaults(self) -> dict[str, Any]:
-        """What the composition fills in for inputs that a run leaves out."""
+        """Return the defaults for inputs that a run leaves out."""
         return {name: each.default for name, each in self._inputs.items() if each.default is not None}
 
     def _values(self, inputs: Mapping[str, Any]) -> Values:
@@ -314,7 +314,7 @@ class Pipeline:
         return f"<Pipeline {self.name!r}: {len(self.stages)} stages, {len(self.components)} components>"
 
     def _repr_html_(self) -> str:
-        from reslab.stages import _report
+        from reslab.stages import _pipeline_report
 
-        entries = [_report.Entry(stage, bind, self._groups[id(stage)]) for stage, bind in self._bound()]
-        return _report.html(self.name, entries, components=self.components, result=self.result)
+        entries = [_pipeline_report.AddedStage(stage, bind, self._groups[id(stage)]) for stage, bind in self._bound()]
+        return _pipeline_report.html(self.name, entries, components=self.components, result=self.result)

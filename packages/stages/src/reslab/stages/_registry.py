@@ -4,25 +4,25 @@
     registry.insert(Halve(), name="halve")
     registry.stages["halve"].profile_name
 
-A pipeline has one, and each of its stages holds it: renaming a stage needs the others' names, and what measurements
-are filed under depends on all of them. It leads to no component and no value, so a stage that outlives its
-pipeline keeps no weights alive. Profile names are settled when a run begins
-and stay until it ends, except for sections that the run finds.
+A pipeline has one registry, and each of its stages holds it: renaming a stage needs the others' names, and profile
+names depend on all of them. The registry refers to no component and no value, so a stage that outlives its pipeline
+keeps no weights alive. Profile names are settled when a run begins and stay until it ends, except the names of sections
+that the run finds.
 """
 
 from __future__ import annotations
 
 from reslab.stages import _names
 from reslab.stages._names import Names, PipelineError
-from reslab.stages._sequence import Stages
 from reslab.stages._stage import Stage, join, names_of
+from reslab.stages._stages import Stages
 
 
 class Registry:
-    """Keeps the stages of one pipeline, settles their profile names, and says which one is running.
+    """Keeps the stages of one pipeline, their profile names, and the stage that is running.
 
     Args:
-        profile_names: The naming rule, see `ProfileNames`.
+        profile_names: The naming rule, a `ProfileNames`.
 
     Raises:
         PipelineError: There is no such rule.
@@ -31,11 +31,11 @@ class Registry:
     __slots__ = ("_held", "_inserted", "_rule", "_settled", "current", "version")
 
     def __init__(self, profile_names: str) -> None:
-        self._rule = _names.rule(profile_names)
+        self._rule = _names.naming_rule(profile_names)
         self._inserted: list[Stage] = []
         self._settled: dict[int, str] | None = None
         self._held: dict[int, str] | None = None
-        #: Counts changes of stages and names, so that what was made from them can be made anew.
+        #: Counts changes of stages and names; a program made from an older version is made again.
         self.version = 0
         #: The stage that is running, or None.
         self.current: Stage | None = None
@@ -47,7 +47,7 @@ class Registry:
 
     @rule.setter
     def rule(self, name: str) -> None:
-        self._rule = _names.rule(name)
+        self._rule = _names.naming_rule(name)
         self.changed()
 
     @property
@@ -57,7 +57,7 @@ class Registry:
 
     @property
     def stages(self) -> Stages:
-        """The stages as they are shown, in order; a stock pipeline's are the sections of its call."""
+        """The stages that a pipeline shows, in order; those of a stock pipeline are the sections of its call."""
         return Stages([shown for stage in self._inserted for shown in stage.sections()])
 
     def names(self) -> list[Names]:
@@ -69,7 +69,12 @@ class Registry:
         return [names_of(other) for other in self.stages if other is not stage]
 
     def insert(self, stage: Stage, *, name: str | None, before: str | None = None) -> None:
-        """Insert a stage, and give it a registered name if there is one; it comes last, or before another.
+        """Insert a stage at the end, or before another stage.
+
+        Args:
+            stage: The stage.
+            name: Its registered name; None leaves the name that it has.
+            before: The registered name of the stage behind it; None inserts it at the end.
 
         Raises:
             PipelineError: No stage is registered as `before`.
@@ -82,7 +87,7 @@ class Registry:
         self.changed()
 
     def found(self, section: Stage) -> None:
-        """Take up a section that a run has found, and settle its name."""
+        """Add a section that a run has found, and settle its name."""
         join(section, self)
         self.changed()
         if self._held is not None:
@@ -94,7 +99,7 @@ class Registry:
         self._settled = None
 
     def settled(self) -> dict[int, str]:
-        """Return the profile names of all stages, by id; a stock pipeline's whole call goes by its registered name."""
+        """Return the profile names of all stages, by id; a stock pipeline's whole call has its registered name."""
         if self._settled is None:
             filed = _names.profile_names(self.names(), self._rule)
             whole = {id(stage): stage.registered_name for stage in self._inserted}
@@ -102,15 +107,15 @@ class Registry:
         return self._settled
 
     def hold(self) -> None:
-        """Keep the profile names as they are now, for a run that begins."""
-        self._held = self.settled()  # a change makes a new one
+        """Fix the profile names for a run that begins."""
+        self._held = self.settled()  # `changed` replaces the mapping, so this one stays as it is
 
     def release(self) -> None:
-        """Let profile names follow changes again: the run is over, and no stage is running."""
+        """Let profile names follow changes again after a run, and note that no stage is running."""
         self._held = self.current = None
 
     def profile_name(self, stage: Stage) -> str:
-        """Return what a stage's measurements are filed under: in a run, as settled when it began."""
+        """Return a stage's profile name: during a run, the name that was settled when it began."""
         return (self._held or self.settled())[id(stage)]
 
     def _place(self, name: str) -> int:

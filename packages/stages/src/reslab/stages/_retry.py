@@ -1,8 +1,9 @@
-"""What repeating a stage needs: its values, generator states and schedulers as they were before it.
+"""Restore what a stage advances, so that it can be repeated: values, generator states and schedulers.
 
-A stage that failed half-way has advanced generators and schedulers (a denoising loop repeated without both raises
-IndexError). Values are kept by reference: stages hand on new tensors and do not write into those they read. Generators
-and schedulers are found by what they look like, among values, values given to this stage alone, and components.
+A stage that failed half-way has advanced generators and schedulers, and a denoising loop that is repeated without
+restoring both raises IndexError. Values are kept by reference, because stages return new tensors and do not write into
+those they read. Generators and schedulers are recognised by their methods, among values, values given to this stage
+alone, and components.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from reslab.stages._values import Values
 
 
 class Attempt:
-    """The call that runs a stage; each call after the first starts again from where the first did."""
+    """The call that runs a stage; each call after the first restores the state before the first."""
 
     def __init__(self, call: Callable[[Values], None], values: Values, bind: Binding) -> None:
         self._call, self._values = call, values
@@ -30,7 +31,7 @@ class Attempt:
 
 
 def keep(values: Values, given: Mapping[str, Any], components: Mapping[str, Any]) -> Callable[[], None]:
-    """Keep the state that a stage advances, and return what puts it back."""
+    """Keep the state that a stage advances, and return a function that restores it."""
     kept = values.copy()
     objects = [*flat(values.values()), *flat(given.values()), *components.values()]
     generators = [(each, each.get_state()) for each in objects if _is_generator(each)]
@@ -47,7 +48,7 @@ def keep(values: Values, given: Mapping[str, Any], components: Mapping[str, Any]
 
 
 def keep_attributes(owner: Any) -> Callable[[], None]:
-    """Keep the attributes that an object has of its own, and return what puts them back, as often as it is called.
+    """Keep the attributes of an instance, and return a function that restores them on every call.
 
     Lists are copied: multistep schedulers write their history into one.
 
@@ -68,7 +69,7 @@ def keep_attributes(owner: Any) -> Callable[[], None]:
 
 
 def flat(values: Iterable[Any]) -> Iterable[Any]:
-    """Values with the members of lists and tuples beside them: a request may hold a list of generators."""
+    """Yield values, and the members of lists and tuples among them: a request may hold a list of generators."""
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from value

@@ -1,7 +1,7 @@
-"""What a component's call is for: encoding, denoising, upscaling or decoding, judged by its method and its signature.
+"""The role of a component's call: encoding, denoising, upscaling or decoding, judged by its method and signature.
 
-A denoiser is what takes a timestep. The rest goes by method (`vae.encode`, `vae.decode`), then by what the component is
-called in diffusers; what is known by neither is a role of its own, named for the component.
+A component that takes a timestep is a denoiser. The role of any other follows from its method (`vae.encode`,
+`vae.decode`), then from its usual name in diffusers. A component known by neither has a role of its own, its name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from reslab.stages._described import Described
 
 
 class Role(Described):
-    """What the calls of one stage of a stock pipeline are for.
+    """The role of the calls in one stage of a stock pipeline.
 
     >>> Role("upscale").doc
     'Latents or pictures become larger.'
@@ -45,7 +45,7 @@ def role_of(name: str, component: Any, method: str) -> str:
     ('encode', 'safety_checker')
 
     Args:
-        name: What the pipeline calls the component.
+        name: The component's name in the pipeline.
         component: The component.
         method: "forward", "encode" or "decode".
     """
@@ -74,7 +74,7 @@ def timestep_names(component: Any) -> tuple[str, ...]:
 
 
 def timestep_reader(component: Any) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
-    """Return what finds the timestep among the arguments of a denoiser's call; None where there is none."""
+    """Return a function that finds the timestep among the arguments of a denoiser's call, or None."""
     names = timestep_names(component)
     forward = getattr(component, "_orig_mod", component).forward
     places = list(inspect.signature(forward).parameters) if names else []
@@ -89,16 +89,16 @@ def timestep_reader(component: Any) -> Callable[[tuple[Any, ...], Mapping[str, A
 
 
 def numbers(timestep: Any, *, whatever_device: bool) -> frozenset[float] | None:
-    """Return the set of numbers in a timestep, of which a batch has one many times.
+    """Return the set of numbers in a timestep: a batch repeats one number.
 
-    None where they are unknown, too many, or reading them would hold up a device.
+    Return None if the numbers are unknown or too many, or if reading them would wait for a device.
 
     >>> numbers(250.0, whatever_device=False)
     frozenset({250.0})
 
     Args:
         timestep: A number or a tensor.
-        whatever_device: Read it even where that waits for an accelerator.
+        whatever_device: Whether to read it even if that waits for an accelerator.
     """
     if timestep is None:
         return None

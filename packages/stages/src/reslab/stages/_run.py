@@ -1,4 +1,4 @@
-"""Running a pipeline: unobserved, as fast as calling the methods; observed, as nested events around every call."""
+"""Run a pipeline: unobserved, as fast as calling the methods; observed, with nested events around every call."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from functools import partial
 from typing import Any
 
 from reslab.stages import _check
-from reslab.stages._calls import Watch
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._registry import Registry
 from reslab.stages._retry import Attempt
-from reslab.stages._sections import Sections
+from reslab.stages._section_finder import SectionFinder
 from reslab.stages._stage import Binding, Stage
 from reslab.stages._stock import StockStage
 from reslab.stages._values import Values
+from reslab.stages._watch import Watch
 
 
 @dataclass(slots=True, kw_only=True)
 class Program:
-    """A pipeline made ready: calls bound, requests checked once; remade when `key` changes."""
+    """A pipeline prepared for runs: its calls are bound and its checks remembered; made again when `key` changes."""
 
     key: tuple[Any, ...]
     bound: tuple[tuple[Stage, Binding], ...]
@@ -45,7 +45,7 @@ class Program:
             ruled = [(stage, bind) for stage, bind in self.bound if type(stage).check is not Stage.check]
             self.rules = tuple((stage, bind, _check.reads(stage)) for stage, bind in ruled)
         if names in self.checked:
-            found = [*_check.rules_broken(self.rules, components, inputs)]
+            found = [*_check.broken_rules(self.rules, components, inputs)]
         else:
             found = [*_check.problems(self.bound, components, inputs, result, set_elsewhere, defaults)]
         if found:
@@ -53,7 +53,7 @@ class Program:
         self.checked.add(names)
 
     def prepare(self) -> None:
-        """Bind every stage's call and settle its registered name; done once, after a request has been checked."""
+        """Bind every stage's call and settle its registered name, once, after the first request has been checked."""
         if self.calls:
             return
         self.component_names = {id(stage): _check.component_names(stage, bind) for stage, bind in self.bound}
@@ -80,24 +80,24 @@ def run_observed(
     values: Values,
     *,
     components: Mapping[str, Any],
-    tell: Tell,
+    observers: Observers,
     conductor: Conductor | None,
 ) -> None:
-    """Call every stage of the pipeline `name` in order, telling of each run, stage, step, pass and component call."""
+    """Call every stage of the pipeline `name` in order, with events for runs, stages, steps, passes and calls."""
     bound = [stage for stage, _bind in program.bound]
     stock = any(isinstance(stage, StockStage) for stage in bound)
-    sections = Sections(registry, components, tell, conductor) if stock else None
+    sections = SectionFinder(registry, components, observers, conductor) if stock else None
     used = program.component_names
-    watch = Watch(tell, conductor, components, lambda: used.get(id(registry.current), []), sections)
+    watch = Watch(observers, conductor, components, lambda: used.get(id(registry.current), []), sections)
     try:
-        with told(tell, Kind.RUN, sys.intern(name)), watch.run(bound):
+        with event(observers, Kind.RUN, sys.intern(name)), watch.run(bound):
             for (stage, stage_name, call), (_stage, bind) in zip(program.calls, program.bound, strict=True):
                 if sections is not None and isinstance(stage, StockStage):
                     conducted_whole(conductor, stage, sections, call, values, bind)
                     continue
                 registry.current = stage
                 place = registry.stages.index(stage) if stock else bound.index(stage)
-                with told(tell, Kind.STAGE, stage_name, place):
+                with event(observers, Kind.STAGE, stage_name, place):
                     conducted(conductor, stage, call, values, bind)
     except BaseException as error:
         note_stage(error, name, registry)
@@ -105,21 +105,21 @@ def run_observed(
 
 
 @contextmanager
-def told(tell: Tell, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
-    """Tell that something begins, and that it ends however it ends."""
-    tell.begin(kind, name, index)
+def event(observers: Observers, kind: Kind, name: str, index: int = -1) -> Iterator[None]:
+    """Send observers the beginning of an event, and its end on every way out of the block."""
+    observers.begin(kind, name, index)
     try:
         yield
     except BaseException as error:
-        tell.end(error)
+        observers.end(error)
         raise
-    tell.end()
+    observers.end()
 
 
 def conducted(
     conductor: Conductor | None, stage: Stage, call: Callable[[Values], None], values: Values, bind: Binding
 ) -> None:
-    """Run a stage, by the conductor if there is one."""
+    """Run a stage, through the conductor if there is one."""
     if conductor is None:
         call(values)
     elif conductor.may_retry:
@@ -131,12 +131,12 @@ def conducted(
 def conducted_whole(
     conductor: Conductor | None,
     stock: StockStage,
-    sections: Sections,
+    sections: SectionFinder,
     call: Callable[[Values], None],
     values: Values,
     bind: Binding,
 ) -> None:
-    """Make the call of a stock pipeline, by the conductor if there is one; each of its sections is a stage."""
+    """Make the call of a stock pipeline, through the conductor if there is one; its sections are stages."""
 
     def sectioned(values: Values) -> None:
         with sections.of(stock):
@@ -151,20 +151,20 @@ def conducted_whole(
 
 
 def note_stage(error: BaseException, pipeline: str, registry: Registry) -> None:
-    """Note on the error in which stage of `pipeline` it was raised; its type and traceback stay its own."""
+    """Add a note to the error with the stage of `pipeline` that raised it; type and traceback stay as they are."""
     if isinstance(error, NameError) and error.name and _raised_in(error).startswith("diffusers."):
-        # diffusers imports some packages only where they are there (ftfy, for Wan's prompts), and fails by their name
+        # diffusers imports some packages only if installed (ftfy, for Wan's prompts), else fails on their names
         error.add_note(f"diffusers uses {error.name!r} here, a package that is not installed")
     current, shown = registry.current, registry.stages
     for place, stage in enumerate(shown, start=1):
         if stage is current:
             error.add_note(f"in the stage {stage.registered_name!r} ({place} of {len(shown)}) of {pipeline!r}")
-    if isinstance(current, StockStage):  # unobserved, its sections are not told apart
+    if isinstance(current, StockStage):  # an unobserved run does not find its sections
         error.add_note(f"in the call of {current.registered_name!r}, of {pipeline!r}")
 
 
 def _raised_in(error: BaseException) -> str:
-    """The module whose code raised an error."""
+    """Return the name of the module whose code raised an error."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

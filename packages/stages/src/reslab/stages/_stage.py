@@ -28,7 +28,7 @@ from reslab.stages._names import Names, PipelineError
 
 
 class _Required:
-    """What stands for a value that has no default: one object, in every process."""
+    """The mark of a value without a default: one object, in every process."""
 
     def __reduce__(self) -> str:
         return "REQUIRED"
@@ -37,20 +37,20 @@ class _Required:
         return "REQUIRED"
 
 
-#: Stands for a value that has no default.
+#: The mark of a value without a default.
 REQUIRED: Any = _Required()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
-    """What a stage asks for and gives, in its own names.
+    """The components and values of a stage, in its own names.
 
     Attributes:
-        components: Components it declares.
-        reads: Values it reads, each with its default; `REQUIRED` where there is none.
-        writes: Values it writes; None where that is known only after a run.
+        components: The components that it declares.
+        reads: The values that it reads, each with its default, or `REQUIRED`.
+        writes: The values that it writes; None if only a run shows them.
         gathers: Whether it reads further values by their tag.
-        changes: Values that it may write, among those that it reads.
+        changes: The values that it may write, among those that it reads.
     """
 
     components: tuple[str, ...]
@@ -63,17 +63,17 @@ class Signature:
         freeze(self)
 
 
-class Register(Protocol):
-    """What a stage asks of the pipeline that it is in: names, its own and the others'; see `_registry`."""
+class StageRegistry(Protocol):
+    """The registry as a stage sees it: its own name and the names of the others. `_registry` implements it."""
 
     def profile_name(self, stage: Stage) -> str:
-        """Return what the stage's measurements are filed under."""
+        """Return the stage's profile name."""
 
     def others(self, stage: Stage) -> list[Names]:
         """Return the names of all other stages."""
 
     def found(self, section: Stage) -> None:
-        """Take up a section that a run has found."""
+        """Add a section that a run has found."""
 
     def changed(self) -> None:
         """Note that a name, or the order of sections, has changed."""
@@ -82,32 +82,35 @@ class Register(Protocol):
 class Stage:
     """One named step of a pipeline."""
 
-    #: Components that `run` takes; further parameters are components where the pipeline has one of that name.
+    #: Components that `run` takes; any other parameter is a component if the pipeline has one of that name.
     components: tuple[str, ...] = ()
-    #: Values that `run` returns; None where that is left open.
+    #: Values that `run` returns; None leaves them open.
     writes: tuple[str, ...] | None = None
-    #: Values that it reads whose text is a setting and not a user's: profiles keep it, as they keep numbers.
+    #: Values whose text is a setting, not a text of the user: profiles keep it, as they keep numbers.
     text_settings: tuple[str, ...] = ()
 
-    _register: Register | None = None
+    _registry: StageRegistry | None = None
     _registered_name: str | None = None
     _explicit_profile_name: str | None = None
 
     def __init_subclass__(cls) -> None:
-        """Let `components`, `writes` and `text_settings` be one name: a text, not a tuple of its letters."""
+        """Turn a text in `components`, `writes` or `text_settings` into a tuple of one name, not of its letters."""
         for attribute in ("components", "writes", "text_settings"):
             if isinstance(name := cls.__dict__.get(attribute), str):
                 setattr(cls, attribute, (name,))
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the work: parameters are what the stage reads, the result is a mapping of what it writes, or None."""
+        """Compute the values that the stage writes, and return a mapping of them, or None.
+
+        The parameters are the components and values that the stage reads.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs a method run; its parameters are what the stage reads")
 
     def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
         """Raise `PipelineError` where a request breaks a rule of the model; called before anything runs.
 
         Args:
-            values: What is known of the values before the run, in the stage's names.
+            values: The values that are known before the run, in the stage's names.
             components: The pipeline's components, in the stage's names.
         """
 
@@ -118,21 +121,21 @@ class Stage:
 
     @property
     def registered_name(self) -> str:
-        """The name that is unique in the pipeline; the class name until one is given."""
+        """The name that is unique in the pipeline; the class name until it is set."""
         return self._registered_name or self.stage_class
 
     @property
     def profile_name(self) -> str:
-        """What measurements are filed under: the explicit name, else by the pipeline's rule, else the class name."""
-        if self._register is not None:
-            return self._register.profile_name(self)
+        """The key of measurements: the explicit name, else the name by the pipeline's rule, else the class name."""
+        if self._registry is not None:
+            return self._registry.profile_name(self)
         return self._explicit_profile_name or self.stage_class
 
     def set_registered_name(self, name: str) -> None:
-        """Rename the stage; alone this never sets a profile name.
+        """Rename the stage; this never sets an explicit profile name.
 
         Raises:
-            PipelineError: Another stage of the pipeline has the name, or it is reserved.
+            PipelineError: Another stage of the pipeline has the name, or the name is reserved.
         """
         _names.check_registered(name, self._others())
         self._registered_name = name
@@ -142,17 +145,17 @@ class Stage:
         """File the stage's measurements under `name` from the next run on.
 
         Raises:
-            PipelineError: It is the explicit, registered or class name of another stage.
+            PipelineError: The name is the explicit, registered or class name of another stage.
         """
         _names.check_explicit(name, self._others())
         self._explicit_profile_name = name
         self._renamed()
 
     def signature(self, available: Collection[str] = ()) -> Signature:
-        """Say what the stage asks for and gives.
+        """Return the components and values of the stage.
 
         Args:
-            available: Names of the values that are there, for stages whose work depends on it.
+            available: The names of the values that are available, for stages whose work depends on them.
         """
         parameters = inspect.signature(self.run).parameters.values()
         open_ended = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY)]
@@ -171,15 +174,15 @@ class Stage:
         return Signature(components=self.components, reads=reads, writes=self.writes)
 
     def sections(self) -> tuple[Stage, ...]:
-        """The stages that a pipeline shows for this one: itself, or the sections of its call."""
+        """Return the stages that a pipeline shows for this one: itself, or the sections of its call."""
         return (self,)
 
     def watched(self) -> tuple[Any, ...]:
-        """The loops inside whose steps are told: objects with a method `loop_step`."""
+        """Return the loops whose steps observers get as events: objects with a method `loop_step`."""
         return ()
 
     def prepare(self, bind: Binding) -> Callable[[Any], None]:
-        """Make the call that runs this stage on a pipeline's values; `bind` translates names."""
+        """Return the call that runs this stage on a pipeline's values; `bind` translates names."""
         signature = self.signature()
         asked = [name for name in signature.reads if name not in bind.given]
         components = [*signature.components, *(name for name in asked if bind.is_component(name))]
@@ -195,10 +198,10 @@ class Stage:
         used: list[tuple[str, str]],
         read: list[tuple[str, str, Any]],
     ) -> Callable[[Any], None]:
-        components = bind.pipeline.components  # looked up in each call, so that none is kept alive
+        components = bind.pipeline.components  # looked up in each call, so that the stage keeps no component alive
 
         def call(values: Any) -> None:
-            kwargs, there = dict(given), values._values  # a plain dict: half the price of five values
+            kwargs, there = dict(given), values._values  # reading the plain dict halves the cost of five values
             for name, source in used:
                 kwargs[name] = components[source]
             for name, source, default in read:
@@ -237,11 +240,11 @@ class Stage:
         raise PipelineError(f"the stage {self.registered_name!r} reads {source!r}{renamed}, which nothing has written")
 
     def _renamed(self) -> None:
-        if self._register is not None:
-            self._register.changed()
+        if self._registry is not None:
+            self._registry.changed()
 
     def _others(self) -> list[Names]:
-        return self._register.others(self) if self._register is not None else []
+        return self._registry.others(self) if self._registry is not None else []
 
     def __repr__(self) -> str:
         return f"<{self.stage_class} {self.registered_name!r}>"
@@ -252,19 +255,19 @@ def names_of(stage: Stage) -> Names:
     return Names(stage.registered_name, stage.stage_class, stage._explicit_profile_name)
 
 
-def join(stage: Stage, register: Register, *, name: str | None = None) -> None:
-    """Put a stage on a pipeline's register, under a registered name of its own if one is given."""
-    stage._register = register
+def join(stage: Stage, registry: StageRegistry, *, name: str | None = None) -> None:
+    """Put a stage on a pipeline's registry, under a new registered name if one is given."""
+    stage._registry = registry
     stage._registered_name = name or stage._registered_name
 
 
 def is_in_pipeline(stage: Stage) -> bool:
-    """Tell whether a pipeline has the stage."""
-    return stage._register is not None
+    """Tell whether the stage is in a pipeline."""
+    return stage._registry is not None
 
 
-class Surroundings(Protocol):
-    """What a stage finds around it when it runs; a pipeline has it."""
+class StageContext(Protocol):
+    """The part of a pipeline that a running stage uses."""
 
     components: dict[str, Any]
     config: Mapping[str, Any]
@@ -272,21 +275,21 @@ class Surroundings(Protocol):
 
     @property
     def execution_device(self) -> Any:
-        """Where blocks create their tensors, or None."""
+        """The device on which blocks create their tensors, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """How the names of one stage meet those of its pipeline.
+    """Translates the names of one stage into those of its pipeline.
 
     Attributes:
-        pipeline: What the stage finds around it.
-        components: Component names of the stage → of the pipeline, where they differ.
-        values: Value names of the stage → of the pipeline, where they differ.
+        pipeline: The pipeline, as a running stage uses it.
+        components: Component names of the stage → component names of the pipeline, where they differ.
+        values: Value names of the stage → value names of the pipeline, where they differ.
         given: Values fixed for this stage alone, in its own names.
     """
 
-    pipeline: Surroundings
+    pipeline: StageContext
     components: Mapping[str, str]
     values: Mapping[str, str]
     given: Mapping[str, Any]
@@ -316,10 +319,11 @@ def stage(
     ('halve', {'half_width': 64})
 
     Args:
-        function: Its parameters are what the stage reads; it returns a mapping of what it writes, or None.
-        writes: The names that it writes; where it is one name, the function may return the value itself, unless that
-            is a mapping or None.
-        text_settings: The names that it reads whose text is a setting, which profiles may keep.
+        function: A function whose parameters are the values that the stage reads. It returns a mapping of the values
+            that the stage writes, or None.
+        writes: The names of the values that it writes. For one name, the function may return the value itself, unless
+            that is a mapping or None.
+        text_settings: The names of the values whose text is a setting, which profiles may keep.
     """
     if function is None:
         return lambda decorated: stage(decorated, writes=writes, text_settings=text_settings)

@@ -1,8 +1,8 @@
 """A stock diffusers pipeline: one call, whose sections are stages.
 
-`StockStage` makes the call. Its sections are found from the component calls as they happen (`_sections`); before the
-first run they are the ones that the components suggest, and a run that is observed or conducted puts them right: what
-it finds is added, and the order is the one in which they ran last.
+`StockStage` makes the call. Its sections are found from the component calls as they happen (`_section_finder`). Before
+the first run, the components suggest the sections. A run that is observed or conducted corrects them: it adds the
+sections that it finds, and puts all in the order in which they ran.
 
     Pipeline.from_diffusers(flux).stages        # Stages(encode, denoise, decode)
 """
@@ -22,9 +22,9 @@ class Section(Stage):
     """One stage of a stock pipeline: a section of its call, known by the components that it calls.
 
     Attributes:
-        role: "encode", "denoise", "upscale" or "decode", or the name of a component of another role.
-        number: 1 for the first section of the role in a run, 2 for the second, …
-        used: The components that the section calls, as the pipeline suggests or a run has found.
+        role: A `Role`, or the name of a component of another role.
+        number: The number of the section among those of its role in a run, from 1.
+        used: The names of the components that the section calls, as suggested or found by a run.
     """
 
     def __init__(self, stock: StockStage, role: str, number: int, name: str) -> None:
@@ -42,17 +42,17 @@ class Section(Stage):
         raise TypeError(f"{self.registered_name!r} runs inside the call of {self.stock.stage_class}: pipeline.run(…)")
 
     def signature(self, available: Collection[str] = ()) -> Signature:
-        """The first section reads what the call takes, the last one writes `output`."""
+        """Return the signature: the first section reads the inputs of the call, the last one writes `output`."""
         first, last = self is self.stock.sections()[0], self is self.stock.sections()[-1]
         reads = self.stock.signature().reads if first else {}
         return Signature(components=self.used, reads=reads, writes=StockStage.writes if last else ())
 
 
 class StockStage(Stage):
-    """Runs a whole `DiffusionPipeline`; it reads what the pipeline's `__call__` takes and writes `output`.
+    """Runs a whole `DiffusionPipeline`; it reads the arguments of the pipeline's `__call__` and writes `output`.
 
-    Its sections are the stages of the pipeline that it is added to. Where it is added under a name of its own, theirs
-    begin with it: "base.denoise".
+    Its sections are the stages of the pipeline that it is added to. If it is added under a name, the names of its
+    sections begin with it: "base.denoise".
     """
 
     writes = ("output",)
@@ -72,7 +72,7 @@ class StockStage(Stage):
         return type(self.pipe).__name__
 
     def sections(self) -> tuple[Section, ...]:
-        """The stages that its call consists of, as far as they are known."""
+        """Return the sections of its call that are known so far."""
         return tuple(self._sections)
 
     def count(self, role: str) -> int:
@@ -80,13 +80,13 @@ class StockStage(Stage):
         return sum(section.role == role for section in self._sections)
 
     def section(self, role: str, number: int, *, after: Section | None = None) -> Section:
-        """Return the section of a role and number, made where there is none, and see that it lies behind `after`."""
+        """Return the section of a role and number, made if there is none, and move it behind `after` if needed."""
         found = next((each for each in self._sections if (each.role, each.number) == (role, number)), None)
         if found is None:
             found = Section(self, role, number, self._name(role, number))
             self._sections.insert(self._behind(after), found)
-            if self._register is not None:
-                self._register.found(found)
+            if self._registry is not None:
+                self._registry.found(found)
         elif after is not None and self._sections.index(found) < self._sections.index(after):
             self._sections.remove(found)
             self._sections.insert(self._behind(after), found)
@@ -94,12 +94,12 @@ class StockStage(Stage):
         return found
 
     def touch(self, component: str) -> None:
-        """Begin the section that a component suggests, where it is used in part and no section is under way yet."""
+        """Begin the section that a component suggests, if a part of the component is used while no section is open."""
         if self._touched is not None:
             self._touched(component)
 
     def begin_names_with(self, name: str) -> None:
-        """Let the names of the sections begin with a name."""
+        """Put a name in front of the names of the sections."""
         self._prefix = f"{name}."
         for section in self._sections:
             section._registered_name = self._name(section.role, section.number)
@@ -107,7 +107,7 @@ class StockStage(Stage):
     def _name(self, role: str, number: int) -> str:
         name = self._prefix + role + (f"_{number}" if number > 1 else "")
         taken = {other.registered for other in self._others()} | {each.registered_name for each in self._sections}
-        return free_name(name, taken) if self._register is not None and name in taken else name
+        return free_name(name, taken) if self._registry is not None and name in taken else name
 
     def _behind(self, after: Section | None) -> int:
         return 0 if after is None else self._sections.index(after) + 1
@@ -133,12 +133,12 @@ class StockStage(Stage):
 
 
 def stock_components(pipe: Any) -> dict[str, Any]:
-    """The components that a stock pipeline really has, by name."""
+    """Return the components of a stock pipeline that are not None, by name."""
     return {name: component for name, component in pipe.components.items() if component is not None}
 
 
 def suggested(components: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
-    """Suggest the sections that a pipeline of these components has, each with what it calls.
+    """Return the sections that a pipeline of these components probably has, each with the components that it calls.
 
     Models that are numbered, such as "transformer" and "transformer_2", are experts that denoise in turn.
     """
@@ -154,7 +154,7 @@ def suggested(components: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]
 
 
 def _in_turn(denoisers: Sequence[str]) -> list[list[str]]:
-    """Denoisers by the section that they belong to: each numbered one after its namesake, all else together.
+    """Return denoisers by section: each numbered one after its namesake in its own, all others together.
 
     >>> _in_turn(["controlnet", "transformer", "transformer_2"])
     [['controlnet', 'transformer'], ['transformer_2']]

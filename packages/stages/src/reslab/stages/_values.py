@@ -1,7 +1,7 @@
 """The values that stages hand to each other, by name.
 
-`Values` is what a run starts from, what stages read and write, and what `Pipeline.run` returns: a mapping with
-attribute access and Tab completion, whose text form says what is in it and not the numbers.
+A run starts from `Values`, stages read and write them, and `Pipeline.run` returns them: a mapping with attribute access
+and Tab completion, whose text form shows types and shapes in place of numbers.
 
 A value may carry a tag. Modular Diffusers gathers some of a block's inputs by tag rather than by name (its
 `kwargs_type`, for example "denoiser_input_fields").
@@ -37,7 +37,7 @@ class Values(MutableMapping[str, Any]):
             raise KeyError(f"no value named {name!r}; {nearest(name, self._values)}") from None
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value of that name, or `default`."""
+        """Return the value of a name, or `default`."""
         return self._values.get(name, default)
 
     def __contains__(self, name: object) -> bool:
@@ -57,11 +57,11 @@ class Values(MutableMapping[str, Any]):
         return len(self._values)
 
     def tag(self, name: str, tag: str) -> None:
-        """Mark a value as one of those that are gathered under `tag`."""
+        """Mark a value with the tag under which it is gathered."""
         self._tags[name] = tag
 
     def tagged(self, tag: str) -> dict[str, Any]:
-        """Gather the values marked with `tag`."""
+        """Return the values marked with `tag`."""
         return {name: self._values[name] for name, its in self._tags.items() if its == tag}
 
     def copy(self) -> Values:
@@ -71,7 +71,7 @@ class Values(MutableMapping[str, Any]):
         return other
 
     def restore(self, kept: Values) -> None:
-        """Go back to what `kept` held, in place."""
+        """Restore the names, values and tags of `kept`, in place."""
         self._values, self._tags = dict(kept._values), dict(kept._tags)
 
     def __getattr__(self, name: str) -> Any:
@@ -89,13 +89,13 @@ class Values(MutableMapping[str, Any]):
         return list(self._values)
 
     def __repr__(self) -> str:
-        return "Values(" + ", ".join(f"{name}={describe(value)}" for name, value in self._values.items()) + ")"
+        return "Values(" + ", ".join(f"{name}={short_text(value)}" for name, value in self._values.items()) + ")"
 
 
-def describe(value: Any) -> str:
-    """Say what a value is in a few words, the same on every run.
+def short_text(value: Any) -> str:
+    """Return a few words for a value, the same on every run: its shape or size in place of its numbers.
 
-    >>> describe(3), describe("a heron over a weir"), describe([1, 2, 3]), describe(object())
+    >>> short_text(3), short_text("a heron over a weir"), short_text([1, 2, 3]), short_text(object())
     ('3', "'a heron over a weir'", 'list of 3', 'object')
     """
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)

@@ -21,7 +21,7 @@ import torch
 
 from reslab.ltx2._variants import Variant
 from reslab.ltx2._video import NOISE
-from reslab.stages import html_table
+from reslab.stages.support import html_table
 
 LORA_FILE = "distilled_lora.safetensors"  # of a folder that `write` made
 MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, and whether weights were ever trained

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from reslab.profiler import gib
-from reslab.stages import html_table
+from reslab.stages.support import html_table
 
 # Of a control group (version 2), which is how a container is limited; Linux only.
 _GROUP = Path("/sys/fs/cgroup")

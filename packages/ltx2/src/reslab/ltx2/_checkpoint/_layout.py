@@ -30,7 +30,7 @@ from reslab.ltx2._checkpoint._configs import COMPONENTS
 from reslab.ltx2._checkpoint._headers import FLOATS, read_header, read_json
 from reslab.ltx2._checkpoint._small import check_tokenizer_files
 from reslab.ltx2._variants import variants
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 INDEX = "model_index.json"
 UPSAMPLER = "latent_upsampler"

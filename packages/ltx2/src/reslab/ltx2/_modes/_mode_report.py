@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler import PALETTE, Figure
-from reslab.stages import html_table
+from reslab.stages.support import html_table
 
 _HUES = {"original": "blue", "snapshot": "orange", "resident": "green"}
 _HEAD = ("mode", "transformer", "link", "moved for a video", "stays", "peak on the device", "host", "time", "waiting")

@@ -46,7 +46,8 @@ from reslab.residency import (
     user_settings,
     workload,
 )
-from reslab.stages import Compared, Pipeline
+from reslab.stages import Pipeline
+from reslab.stages.support import Compared
 
 TRANSFORMER = "transformer"
 SECOND = TRANSFORMER + MERGED

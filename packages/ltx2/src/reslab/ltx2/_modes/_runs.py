@@ -26,7 +26,8 @@ from reslab.ltx2._device import default_device
 from reslab.ltx2._modes._modes import Told, device_mode
 from reslab.profiler import Profile, Profiler
 from reslab.residency import DeviceSpec, Plan, PlanError, Rehearsal
-from reslab.stages import Compared, Pipeline
+from reslab.stages import Pipeline
+from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
     from reslab.profiler import Figure

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from reslab.ltx2._variants import Guidance, Variant
-from reslab.stages import Described, PipelineError
+from reslab.stages import PipelineError
+from reslab.stages.support import Described
 
 #: The constant shift of the reference's schedule: Lightricks/LTX-2, `ltx_core/components/schedulers.py`, `max_shift`.
 REFERENCE_SHIFT = 2.05

@@ -1,1 +1,1 @@
-"""Two sets of runs side by side."""
+"""The comparison of two sets of runs."""

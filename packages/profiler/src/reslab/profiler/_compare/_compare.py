@@ -1,43 +1,37 @@
-"""Compare two profiles, or two sets of repeats: which stage changed, by how much, and whether that is more than noise.
+"""Compare two profiles, or two sets of repeats: which stage changed, by how much, and whether that exceeds the noise.
 
     compare(before, after)                                  # profiles of one or more runs each
     compare([run_1, run_2, run_3, run_4], [run_5, …])       # or sets of them
     compare(Profile.load("baseline.parquet"), today)        # a saved set of repeats is a baseline
 
-A stage's time is the sum over its calls in one run, so each run gives one number a stage. The medians of both sides
-are compared; the noise band around their difference holds the true shift with a probability of 95 % (`_shift`). A
-stage is called slower or faster only where the band leaves zero out and the difference exceeds both the tolerance and
-a thousandth of the run: with enough repeats even a difference that nobody cares about is sure. Both directions count,
-because a stage that became twice as fast overnight did perhaps not do its work.
+A stage's time is the sum over its calls in one run, so a stage that runs twice is compared as a whole, and each run
+gives one number a stage (`repeats`). A run that did not call a stage spent no time in it. A run that raised an error
+is left out, because it did not finish its work.
 
-A set of repeats as numbers: for each stage a list of times, one a run.
+The medians of both sides are compared. The noise band around their difference holds the true shift with a probability
+of 95 % (`_shift`). A stage is called slower or faster only where the band leaves zero out and the difference exceeds
+both the tolerance and a thousandth of the run: with enough repeats even a negligible difference is certain. Both
+directions count, because a stage that became twice as fast overnight perhaps did not do its work.
 
-Calls of one stage in one run are added up, so that a stage that runs twice is compared with itself as a whole. A run
-that did not call a stage spent no time in it. A run that raised an error is left out: it did not finish its work.
-
-    repeats([profile], time="host_ns", label="baseline")        # pipeline, stage, ns, allocated_peak_bytes
+Read on in `_unequal_work` (whether two sides may be compared) and `_comparison` (the result).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from reslab.profiler._compare._comparison import Comparison
 from reslab.profiler._compare._shift import Interval, shift_interval
-from reslab.profiler._compare._work import Labels, Profiles, UnequalWorkError, differences
-from reslab.profiler._profile._accounts import inconsistencies
+from reslab.profiler._compare._unequal_work import Labels, Profiles, UnequalWorkError, work_differences
 from reslab.profiler._profile._profile import Profile
-from reslab.profiler._profile._schema import COMPARISON, Change
-from reslab.profiler._profile._tables import UNATTRIBUTED
+from reslab.profiler._profile._resource_tables import inconsistencies
+from reslab.profiler._profile._schema import COMPARISON, Change, ComparedTime
+from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
 from reslab.stages import Kind
-
-if TYPE_CHECKING:
-    from reslab.profiler._profile._profile import Profile
-
 
 CONFIDENCE = 0.95
 NEGLIGIBLE = 0.001  # of the whole run: a stage may double there without being called slower
@@ -69,27 +63,25 @@ def compare(
     Args:
         a: The first side, often the baseline: one profile, which may hold several runs, or several profiles.
         b: The second side.
-        time: "device_ns", what events measured on the device, or "host_ns". By default the device's where both sides
-            have it for every stage, because a host that runs ahead of its device files the waiting under another stage.
+        time: A `ComparedTime`: "device_ns" or "host_ns". By default the device's time where both sides have it for
+            every stage, because a host that runs ahead of its device waits in another stage than the slow one.
         tolerance: Relative difference below which a stage is the same, whatever the noise.
         labels: What to call the two sides.
-        unequal_work: Compare although the runs did not do the same work; in which respect is said in the remarks.
+        unequal_work: Compare although the runs did not do the same work; the remarks say what differs.
 
     Returns:
-        A `Comparison`. Runs that raised an error are left out, and that is said.
+        A `Comparison`. Runs that raised an error are left out, and its remarks say how many.
 
     Raises:
-        UnequalWorkError: If the two sides did not do the same work.
-        ValueError: If a side has no finished run, or no times of this sort.
+        UnequalWorkError: The two sides did not do the same work.
+        ValueError: A side has no finished run, or no times of the kind that is compared.
     """
     sides = [[a] if isinstance(a, Profile) else list(a), [b] if isinstance(b, Profile) else list(b)]
-    time = time or _common_time([*sides[0], *sides[1]])
-    if time not in TIMES:
-        raise ValueError(f"cannot compare {time!r}; choose one of {list(TIMES)}")
-    reasons = differences(*sides, labels=labels)
+    time = ComparedTime.of(time, "time") if time else _common_time([*sides[0], *sides[1]])
+    reasons = work_differences(*sides, labels=labels)
     if reasons and not unequal_work:
-        told = "; ".join(reasons)
-        raise UnequalWorkError(f"not the same work: {told}. Repeat one of them, or compare with unequal_work=True.")
+        respects = "; ".join(reasons)
+        raise UnequalWorkError(f"not the same work: {respects}. Repeat one of them, or compare with unequal_work=True.")
     joined = _joined(*(repeats(side, time=time, label=label) for side, label in zip(sides, labels, strict=True)))
     whole = {row["pipeline"]: median(row["ns"] or row["ns_b"]) for row in joined if row["stage"] is None}
     table = _table([_compared(row, whole[row["pipeline"]], tolerance) for row in joined])
@@ -103,10 +95,11 @@ def compare(
     )
 
 
-def _common_time(profiles: Profiles) -> str:
-    """Return "device_ns" where every stage has such a time, else "host_ns"."""
+def _common_time(profiles: Profiles) -> ComparedTime:
+    """Return the device's time where every stage has one, else the host's."""
     stages = (profile.spans.filter(pl.col("kind") == Kind.STAGE.value) for profile in profiles)
-    return "device_ns" if all(own.height and own["device_ns"].null_count() == 0 for own in stages) else "host_ns"
+    timed = all(own.height and own["device_ns"].null_count() == 0 for own in stages)
+    return ComparedTime.DEVICE if timed else ComparedTime.HOST
 
 
 def _joined(a: pl.DataFrame, b: pl.DataFrame) -> list[Row]:
@@ -162,7 +155,7 @@ def _table(rows: Sequence[Row]) -> pl.DataFrame:
 
 
 def _remarks(sides: Sequence[Profiles], labels: Labels, reasons: Sequence[str]) -> Iterator[str]:
-    """Yield what must be said beside the numbers."""
+    """Yield the sentences that a reader of the numbers must know."""
     if reasons:
         yield f"not the same work: {'; '.join(reasons)}"
     for profiles, label in zip(sides, labels, strict=True):
@@ -172,22 +165,22 @@ def _remarks(sides: Sequence[Profiles], labels: Labels, reasons: Sequence[str]) 
             yield from (f"{label} does not add up: {sentence}" for sentence in inconsistencies(profile.spans))
 
 
-TIMES = ("host_ns", "device_ns")
-
 _RUN = ["profile", "run", "pipeline"]
 _PEAK = pl.col("allocated_peak_bytes").max()
 
 
-def repeats(profiles: Sequence[Profile], *, time: str, label: str) -> pl.DataFrame:
-    """Return pipeline, stage (null for the run as a whole), `ns` (a list, one number a run) and the highest peak.
+def repeats(profiles: Sequence[Profile], *, time: ComparedTime, label: str) -> pl.DataFrame:
+    """Return one row a stage with its times as a list, one number a run.
+
+    Columns: pipeline, stage (null for the run as a whole), ns (the list), allocated_peak_bytes (the highest).
 
     Args:
         profiles: One or more, each of one or more runs.
-        time: One of `TIMES`.
-        label: What to call them in an error.
+        time: The column of spans to add up.
+        label: The name of the set, for errors.
 
     Raises:
-        ValueError: If no run finished, or none has times of this sort.
+        ValueError: No run finished, or none has times of this kind.
     """
     spans = pl.concat([profile.spans.with_columns(profile=pl.lit(n)) for n, profile in enumerate(profiles)])
     spans = spans.with_columns(pl.col("stage", "name").cast(pl.String))
@@ -197,9 +190,9 @@ def repeats(profiles: Sequence[Profile], *, time: str, label: str) -> pl.DataFra
     calls = calls.join(runs.select(_RUN), on=["profile", "run"])
     if calls.is_empty():
         reason = f"no stage with a {time}" if runs.height else "no finished run"
-        raise ValueError(
-            f"{label} has {reason}; record one with Profiler(pipeline), or choose another of {list(TIMES)}"
-        )
+        times = [each.value for each in ComparedTime]
+        times = [each.value for each in ComparedTime]
+        raise ValueError(f"{label} has {reason}; record one with Profiler(pipeline), or choose another of {times}")
     stages = _each_stage(calls, runs, time)
     table = pl.concat([stages, _unattributed(stages, runs)], how="diagonal")
     return (
@@ -215,7 +208,7 @@ def failed_runs(profiles: Sequence[Profile]) -> int:
     return sum(run["error"].count() for run in runs)
 
 
-def _each_stage(calls: pl.DataFrame, runs: pl.DataFrame, time: str) -> pl.DataFrame:
+def _each_stage(calls: pl.DataFrame, runs: pl.DataFrame, time: ComparedTime) -> pl.DataFrame:
     sums = calls.group_by(*_RUN, "stage").agg(pl.col(time).sum().alias("ns"), _PEAK)
     places = calls.select("pipeline", "stage").unique(maintain_order=True)
     each = runs.select(_RUN).join(places, on="pipeline", maintain_order="left_right")
@@ -226,7 +219,7 @@ def _each_stage(calls: pl.DataFrame, runs: pl.DataFrame, time: str) -> pl.DataFr
 def _unattributed(stages: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:
     inside = stages.group_by(_RUN).agg(inside_ns=pl.col("ns").sum())
     timed = runs.drop_nulls("run_ns").join(inside, on=_RUN, maintain_order="left")  # no event times a run on the device
-    return timed.select(*_RUN, stage=pl.lit(UNATTRIBUTED), ns=pl.col("run_ns") - pl.col("inside_ns"))
+    return timed.select(*_RUN, stage=pl.lit(UNATTRIBUTED_STAGE), ns=pl.col("run_ns") - pl.col("inside_ns"))
 
 
 def _whole(table: pl.DataFrame, runs: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@
     comparison.bars()               # the chart
     comparison.stages.filter(pl.col("change") == "slower")
 
-It is frozen data; `_compare` makes it, `_compare_report` shows it.
+It is frozen data; `_compare` makes it, `_comparison_report` shows it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from reslab.profiler._profile._schema import Change
-from reslab.stages import Compared
+from reslab.profiler._profile._schema import Change, ComparedTime
+from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
-    from reslab.profiler._report._vega import Figure
+    from reslab.profiler._report._figure import Figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,9 +30,9 @@ class Comparison(Compared):
         stages: A row a stage, the largest difference first; columns in `COMPARISON`.
         runs: The same of whole runs, a row a pipeline.
         labels: What the two sides are called.
-        remarks: What a reader must know: unequal work, stages on one side only, times that do not add up.
+        remarks: Sentences that a reader must know: unequal work, runs that are left out, times that do not add up.
         tolerance: Relative difference below which a stage is the same, whatever the noise.
-        time: Which times were compared: "host_ns" or "device_ns".
+        time: The times that were compared, a `ComparedTime`: "host_ns" or "device_ns".
     """
 
     stages: pl.DataFrame
@@ -40,11 +40,11 @@ class Comparison(Compared):
     labels: tuple[str, str] = ("a", "b")
     remarks: tuple[str, ...] = ()
     tolerance: float = 0.05
-    time: str = "host_ns"
+    time: str = ComparedTime.HOST
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing is slower, faster, new or gone: what a check against a baseline asks."""
+        """Whether no stage and no whole run is slower, faster, new or gone; a check against a baseline asserts it."""
         settled = [Change.SAME.value, Change.UNSURE.value]
         return self.stages["change"].is_in(settled).all() and self.runs["change"].is_in(settled).all()
 

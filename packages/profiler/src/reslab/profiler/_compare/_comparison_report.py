@@ -1,10 +1,10 @@
-"""A comparison for the eye: its table and its chart, the worst stage on top.
+"""A comparison as a table and as a chart, the largest difference on top.
 
     comparison_html(comparison.stages, comparison.runs, labels=comparison.labels, remarks=comparison.remarks)
     difference_bars(comparison.stages, comparison.runs, labels=("a", "b"), time="host_ns").save("regression.pdf")
 
-A bar is as long as the difference and points to the side it is on: right is slower. The thin line across its end is
-the noise band. Only what is beyond noise has a colour.
+A bar is as long as the difference and points to its side: right is slower. The thin line across its end is the noise
+band. Only a difference that exceeds the noise has a colour.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._schema import Change
+from reslab.profiler._profile._schema import Change, ComparedTime
+from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure
 from reslab.profiler._report._units import format_ns, format_share
-from reslab.profiler._report._vega import BARE_AXIS, PALETTE, Figure
-from reslab.stages import Markup, html_table
+from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]
 
@@ -110,7 +110,7 @@ def _relative(row: Row) -> str:
 
 
 def _band(row: Row) -> str:
-    """Write the noise band; where it can be wrong more often than it should, how often it is right."""
+    """Write the noise band, with its coverage where too few repeats leave that below the confidence."""
     if not row["coverage"]:
         return ""
     sure = f" (in {format_share(row['coverage'])} of cases)" if row["change"] == Change.UNSURE else ""
@@ -118,16 +118,16 @@ def _band(row: Row) -> str:
 
 
 def _caption(stages: pl.DataFrame, runs: pl.DataFrame, labels: tuple[str, str], time: str) -> str:
-    """Say in one sentence what happened to the whole run and which stage changed most."""
+    """Return one sentence: the change of the whole run, and the stage that changed most."""
     first, second = labels
     run = runs.row(0, named=True)
     whole = f"{_time(run['a_ms'])} in {first}, {_time(run['b_ms'])} in {second}"
-    told = [row for row in stages.rows(named=True) if row["change"] not in (Change.SAME, Change.UNSURE)]
-    if told:
-        worst = f"most of it in {told[0]['stage']} ({_signed(told[0]['difference_ms'])})"
+    changed = [row for row in stages.rows(named=True) if row["change"] not in (Change.SAME, Change.UNSURE)]
+    if changed:
+        worst = f"most of it in {changed[0]['stage']} ({_signed(changed[0]['difference_ms'])})"
     elif Change.UNSURE.value in stages["change"]:
         worst = "with too few repeats to tell a difference from noise"
     else:
         worst = "no stage differs beyond noise and the tolerance"
-    lane = " on the device" if time == "device_ns" else ""
+    lane = " on the device" if time == ComparedTime.DEVICE else ""
     return f"A run took {whole}{lane}; {worst}."

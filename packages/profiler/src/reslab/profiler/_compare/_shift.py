@@ -1,14 +1,14 @@
-"""How far apart two small sets of repeats lie, without assuming how timings are spread.
+"""The shift between two small sets of repeats, with an interval that assumes no distribution of timings.
 
-The problem: timings are skewed, repeats are few, and a mean with a standard deviation says neither what is usual nor
-what is sure. The idea (Mann and Whitney, 1947; Hodges and Lehmann, 1963): if the two sets differ by a shift and
-nothing else, how many of the n·m differences between them lie below that shift follows a known distribution, whatever
-the timings'. So the interval from the k-th smallest to the k-th largest difference holds the shift with a known
-probability.
+The problem: timings are skewed and repeats are few, so a mean with a standard deviation shows neither the usual time
+nor its certainty. The idea (Mann and Whitney, 1947; Hodges and Lehmann, 1963): suppose that the two sets differ only by
+a shift. Then the number of the n·m differences between them that lie below the shift has a known distribution, whatever
+the distribution of the timings. So the interval from the k-th smallest to the k-th largest difference holds the shift
+with a known probability.
 
     shift_interval([10, 11, 12, 13], [15, 16, 17, 18], confidence=0.95)     # from 2 to 8, in 97 of 100 cases
 
-Three repeats a side can reach 90 %, four 97 %, one and one 0 %: then the interval says so instead of pretending.
+Three repeats a side reach 90 %, four 97 %, and one and one 0 %; the interval carries this as its `coverage`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """Where a shift lies, and the probability that this is so."""
+    """The interval that holds a shift, and the probability that it does."""
 
     low: int
     high: int
@@ -37,10 +37,10 @@ def shift_interval(a: Sequence[int], b: Sequence[int], *, confidence: float) -> 
     Source: Hodges and Lehmann, "Estimates of location based on rank tests", Ann. Math. Statist. 34 (1963).
 
     Args:
-        a: One value a repeat.
-        b: One value a repeat; the sets need not be paired or equally many.
-        confidence: From 0 to 1. Where too few repeats cannot reach it, the interval spans all differences, and
-            `coverage` says what they reach.
+        a: The values of the first set, one a repeat.
+        b: The values of the second set; they need not be paired with the first or equally many.
+        confidence: The probability wanted, from 0 to 1. If there are too few repeats for it, the interval spans all
+            differences, and `coverage` is the probability that they reach.
     """
     differences = sorted(y - x for x in a for y in b)
     cases = comb(len(a) + len(b), len(a))

@@ -1,1 +1,1 @@
-"""A profile: its frames, their schema, its file, and the views of it."""
+"""A profile: its frames, their schema, its file and its tables."""

@@ -1,12 +1,11 @@
-"""One profile, one Parquet file: the spans are its table, memory and meta lie in its key-value metadata.
-
-Any reader of Parquet opens it as the frame of spans; nothing is pickled. The memory samples are a Parquet file of
-their own, in base64 under a second key. Under a third lies a checksum of the whole file, taken while its own digits
-were zeros: Parquet readers do not notice a flipped byte in a number, and a profile with a wrong number is worse than
-none.
+"""Save a profile as one Parquet file, and load it: the spans are its table, memory and meta lie in its metadata.
 
     save(spans, memory, meta, "run.parquet")
     spans, memory, meta = load("run.parquet")
+
+Any reader of Parquet opens the file as the frame of spans; nothing is pickled. The memory samples are a Parquet file of
+their own, in base64 under a second key. A third key holds a checksum of the whole file, computed while its own digits
+were zeros, because Parquet readers do not notice a flipped byte in a number.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler._profile._schema import SCHEMA_VERSION
-from reslab.stages import output_path
+from reslab.stages.support import output_path
 
 _META = "reslab.profile"
 _MEMORY = "reslab.profile.memory"
 _CHECKSUM = "reslab.profile.checksum"
 _MAGIC = b"PAR1"
-_PREFIX = b"reslab.profile:sha256:"  # so that a note's checksum of something else is not taken for ours
+_PREFIX = b"reslab.profile:sha256:"  # so that a checksum in a user's note is not taken for ours
 _BLANK = _PREFIX + b"0" * 64
 _DIGEST = re.compile(_PREFIX + rb"[0-9a-f]{64}")
 
@@ -38,7 +37,7 @@ FilePath = str | os.PathLike[str]
 
 
 class ProfileFileError(ValueError):
-    """A file is no profile, or none that this version can read."""
+    """A file is not a profile, or not one that this version can read."""
 
 
 def save(spans: pl.DataFrame, memory: pl.DataFrame, meta: Mapping[str, Any], path: FilePath) -> None:
@@ -56,7 +55,7 @@ def save(spans: pl.DataFrame, memory: pl.DataFrame, meta: Mapping[str, Any], pat
 
 
 def write(spans: pl.DataFrame, content: dict[str, str], path: FilePath) -> None:
-    """Write a frame with key-value metadata and a checksum of it all; the file is whole or not there."""
+    """Write a frame with key-value metadata and a checksum; the file is written whole or not at all."""
     file = io.BytesIO()
     spans.write_parquet(file, metadata={**content, _CHECKSUM: _BLANK.decode()})
     blank = file.getvalue()
@@ -84,7 +83,7 @@ def _digest(blank: bytes) -> bytes:
 
 
 def _check_digest(data: bytes, path: FilePath) -> None:
-    """Raise unless the file is what `write` wrote; before polars reads it, which may crash on what is damaged."""
+    """Raise unless the file is as `write` wrote it; done before polars reads it, which may crash on a damaged file."""
     found = _DIGEST.search(data)
     if found is None:
         raise ProfileFileError(f"{path}: a Parquet file, but not one that Profile.save wrote")

@@ -1,12 +1,11 @@
-"""What a profile says about itself: who measured what, with which versions, and which work it was.
-
-Prompts, captions, paths, file names and host names stay out, under whatever name they were given: a profile is made
-to be passed on. Of texts only settings are kept: identifiers of at most 32 letters, and what a stage that reads it
-declares as one of its `text_settings`. Two runs are the same work if their
-requests and the steps and passes they made are the same, whatever the seed and wherever the weights lay;
-`fingerprint` says so in 16 digits.
+"""The meta of a profile: versions, machine, requests and the fingerprint of the work, without a user's texts.
 
     request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4"})      # {"width": 128}
+
+Profiles are made to be passed on, so prompts, captions, paths, file names and host names stay out, whatever the name of
+the input. Only texts that are settings are kept: identifiers of at most 32 letters, and inputs that a stage declares in
+its `text_settings`. Two runs did the same work if their requests and their numbers of steps and passes are equal,
+whatever the seed and wherever the weights lay; `fingerprint` condenses that to 16 digits.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from reslab.stages import Kind
 
 Meta = dict[str, Any]
 
-#: Inputs whose text is a setting that diffusers' pipelines or ours know, and never of a user's making.
+#: Inputs whose text is a setting of diffusers' pipelines or ours, never a text that the user wrote.
 SETTINGS = frozenset(
     {"attention", "decode_audio", "device", "dtype", "lora", "output_type", "sigma_schedule", "variant"}
 )
-#: Words in the name of an input whose text a user wrote, even where it is a single word.
+#: Words in the names of inputs whose text the user wrote, even if it is a single word.
 WRITTEN = frozenset(
     {"author", "caption", "comment", "description", "file", "filename", "folder", "key", "lyrics", "message", "name"}
     | {"note", "out", "output", "password", "path", "prompt", "prompts", "query", "question", "subject", "text"}
@@ -38,11 +37,11 @@ WRITTEN = frozenset(
 )
 LONGEST = 32
 
-#: Packages whose versions are kept, as far as they are loaded; this one is.
+#: Packages whose versions are kept if they are loaded.
 _LIBRARIES = ("reslab.profiler", "polars", "torch", "diffusers", "transformers")
 
 
-def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, Any]) -> Meta:
+def profile_meta(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, Any]) -> Meta:
     """Return the meta of a profile of `spans`: its versions, machine, requests and work, and the `facts` noted."""
     distinct = [request for place, request in enumerate(requests) if request not in requests[:place]]
     meta = {
@@ -53,11 +52,11 @@ def describe(spans: pl.DataFrame, requests: Sequence[Meta], facts: Mapping[str, 
         "work": fingerprint(spans, distinct),
         **facts,
     }
-    return json.loads(json.dumps(meta))  # as it will be after loading: a tuple becomes a list now, not then
+    return json.loads(json.dumps(meta))  # as loading will return it: tuples become lists now
 
 
 def request_facts(request: Mapping[str, Any], *, text_settings: Collection[str] = ()) -> Meta:
-    """Return what of a request may be passed on: numbers, flags and settings, and no text of a user.
+    """Return the part of a request that may be passed on: numbers, flags and settings, and no text of the user.
 
     >>> request_facts({"prompt": "a heron", "width": 128, "out": "/home/me/x.mp4", "image": object()})
     {'width': 128, 'image': 'object'}
@@ -67,9 +66,9 @@ def request_facts(request: Mapping[str, Any], *, text_settings: Collection[str] 
     {'aspect': '16/9', 'caption': 'str'}
 
     Args:
-        request: Inputs of a pipeline's run. Of what is neither number nor setting only the type is kept; of prompts and
-            paths, nothing.
-        text_settings: Names whose text is a setting whatever it looks like, as a pipeline's `text_settings`.
+        request: The inputs of a pipeline's run. An input that is neither a number nor a setting is kept as the name of
+            its type; prompts and paths are left out.
+        text_settings: The names of inputs whose text is a setting in any form, as a pipeline's `text_settings`.
     """
     declared = {name: value for name, value in request.items() if name in text_settings and isinstance(value, str)}
     return {
@@ -80,13 +79,13 @@ def request_facts(request: Mapping[str, Any], *, text_settings: Collection[str] 
 
 
 def fingerprint(spans: pl.DataFrame, requests: Sequence[Meta]) -> str:
-    """Return 16 hexadecimal digits that are equal for two profiles of the same work, however often it was repeated.
+    """Return 16 hexadecimal digits that are equal for two profiles of the same work, whatever their number of repeats.
 
-    Work is the requests without their seeds, and per run the stages with their numbers of steps and of passes.
+    The work is the requests without their seeds, and for each run the stages with their numbers of steps and passes.
 
     Args:
         spans: A frame of `SPAN_SCHEMA`.
-        requests: As `request_facts` returns them.
+        requests: Requests as `request_facts` returns them.
     """
     counts = (
         spans.filter(pl.col("kind").is_in([Kind.STAGE.value, Kind.STEP.value, Kind.PASS.value]))
@@ -111,7 +110,7 @@ def _fact(name: str, value: Any) -> Any:
 
 
 def _is_setting(name: str, text: str) -> bool:
-    """Tell whether a text is a setting: of a known input, or an identifier under a name that asks for no free text."""
+    """Tell whether a text is a setting: of a known input, or an identifier given to an input without free text."""
     if len(text) > LONGEST:
         return False
     return name in SETTINGS or (text.isascii() and text.isidentifier() and not WRITTEN & set(name.lower().split("_")))

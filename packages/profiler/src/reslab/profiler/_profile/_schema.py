@@ -1,4 +1,4 @@
-"""What a profile's columns are called, what is in them, and in which type: said once, here.
+"""The columns of a profile: their names, contents and types, in one place.
 
 One row is one span: something that began, ended and lies inside its parent. A measured and a predicted run have the
 same columns, so comparing them is one join. Times are inclusive integer nanoseconds from the start of the record and
@@ -7,8 +7,8 @@ views, because the Enums of two pipelines do not join). A column that nothing ha
 
     frame = spans_frame(kind=["run"], name=["lab"], start_ns=[0], host_ns=[1_000])
 
-Coordinates (`run`, `stage`, `component`, `block`, `step`, `guidance_pass`) are inherited from the enclosing span, so
-a filter on one of them finds everything below it; the path of a span is computed from `parent`, not stored.
+A span inherits its coordinates (`run`, `stage`, `component`, `block`, `step`, `guidance_pass`) from the span around it,
+so a filter on one of them finds everything below it. The path of a span is computed from `parent`, not stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-from reslab.stages import Described, Kind
+from reslab.stages import Kind
+from reslab.stages.support import Described
 
 #: Raised when a column changes its name, type or meaning; files of a newer version are refused.
 SCHEMA_VERSION = 1
@@ -41,7 +42,7 @@ SPAN_SCHEMA: Schema = {
     "parent": pl.Int64,  # number of the span around it, null at the top
     "kind": pl.Categorical,
     "lane": pl.Categorical,
-    "name": pl.Categorical,  # as told: pipeline, registered name, "component.method" …
+    "name": pl.Categorical,  # as observers get it: pipeline, registered name, "component.method" …
     "stage": pl.Categorical,  # the profile name, under which a stage is filed
     "registered_name": pl.Categorical,  # unique in its pipeline
     "stage_class": pl.Categorical,
@@ -71,7 +72,7 @@ MEMORY_SCHEMA: Schema = {
 
 
 class Change(Described):
-    """What is said of a stage; each member carries its sentence in `doc`.
+    """How a stage changed between two sides; each member carries its sentence in `doc`.
 
     >>> Change.UNSURE.doc
     'Too few repeats to tell a difference from noise.'
@@ -83,6 +84,17 @@ class Change(Described):
     UNSURE = "unsure", "Too few repeats to tell a difference from noise."
     NEW = "new", "Only the second side has it."
     GONE = "gone", "Only the first side has it."
+
+
+class ComparedTime(Described):
+    """Which time of a stage `compare` takes; each value is a column of `SPAN_SCHEMA`.
+
+    >>> ComparedTime("host_ns").doc
+    "The host's clock: from the beginning of a call to its end, waiting included."
+    """
+
+    HOST = "host_ns", "The host's clock: from the beginning of a call to its end, waiting included."
+    DEVICE = "device_ns", "The device's clock, read by events: how long the device worked on a call."
 
 
 COMPARISON: Schema = {

@@ -1,12 +1,13 @@
-"""The views: from one row a span to one row a stage, a step, a pass, a component's method.
+"""Tables of time: from one row a span to one row a stage, a step, a pass or a component's method.
 
-Each is a function of a frame of spans with columns named here and an explicit order. Names become Enums in the order
-in which they first began, so that sorting a view sorts it the way the pipeline ran. Milliseconds are for reading:
-sums are made in integer nanoseconds and divided last. What no stage accounts for is a row called `unattributed`, one
-a pipeline. Time on a device is a column of its own, null where none was timed. `_accounts` has the views of what moved,
-what was allocated and what is left over.
+Each function takes a frame of spans and returns a frame whose columns and order are declared here. Names become Enums
+in the order in which they first began, so a sorted table has the order of the pipeline. Sums are made in integer
+nanoseconds and divided last; milliseconds are for reading. The time that no stage accounts for is a row called
+`unattributed`, one a pipeline. Time on a device is a separate column, null where no device was timed.
 
     stages(profile.spans).filter(pl.col("stage") == "denoise")
+
+Read on in `_resource_tables` (transfers, memory, unattributed time).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import polars as pl
 from reslab.profiler._profile._schema import SPAN, Schema
 from reslab.stages import Kind
 
-UNATTRIBUTED = "unattributed"
+UNATTRIBUTED_STAGE = "unattributed"
 
 _HOST_TIMES: Schema = {"calls": pl.Int64, "host_ms": pl.Float64, "mean_ms": pl.Float64}
 _TIMES: Schema = {**_HOST_TIMES, "device_ms": pl.Float64}
@@ -37,14 +38,15 @@ NAMED: Schema = {"name": pl.Enum, **_HOST_TIMES, "errors": pl.Int64}
 _CALLS = pl.len().cast(pl.Int64).alias("calls")
 _ERRORS = pl.col("error").count().cast(pl.Int64).alias("errors")
 _HOST_NS = pl.col("host_ns").sum()
-_DEVICE_NS = pl.when(pl.col("device_ns").count() > 0).then(pl.col("device_ns").sum())  # a sum of nothing is 0
+# null where no device was timed: polars sums no values to 0
+_DEVICE_NS = pl.when(pl.col("device_ns").count() > 0).then(pl.col("device_ns").sum())
 _HOST_MS = pl.col("host_ns").truediv(1e6).alias("host_ms")
 _DEVICE_MS = pl.col("device_ns").truediv(1e6).alias("device_ms")
 _MEAN_MS = pl.col("host_ns").truediv(pl.col("calls") * 1e6).alias("mean_ms")
 
 
 def stages(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a profile name, in the order of running, and a row for what no stage accounts for."""
+    """Return one row a profile name, in the order of running, and one for the time that no stage accounts for."""
     rows = pipeline_rows(spans, Kind.STAGE)
     filed = rows.group_by("pipeline", "stage").agg(
         pl.col("registered_name").unique(maintain_order=True).alias("registered_names"),
@@ -61,29 +63,29 @@ def stages(spans: pl.DataFrame) -> pl.DataFrame:
     return (
         table.join(runs.select("pipeline", run_ns="host_ns"), on="pipeline")
         .with_columns(_HOST_MS, _MEAN_MS, _DEVICE_MS, share=(pl.col("host_ns") / pl.col("run_ns")).fill_nan(0.0))
-        .with_columns(in_order(each_run["pipeline"], "pipeline"), in_order(rows["stage"], "stage", UNATTRIBUTED))
+        .with_columns(in_order(each_run["pipeline"], "pipeline"), in_order(rows["stage"], "stage", UNATTRIBUTED_STAGE))
         .select(*STAGES)
         .sort("pipeline", "stage")
     )
 
 
 def steps(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a denoising step of a stage."""
+    """Return one row for each denoising step of a stage."""
     return _grouped(pipeline_rows(spans, Kind.STEP), STEPS)
 
 
 def passes(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a kind of guidance pass of a stage."""
+    """Return one row for each kind of guidance pass of a stage."""
     return _grouped(pipeline_rows(spans, Kind.PASS), PASSES)
 
 
 def components(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a method called on a component in a stage."""
+    """Return one row for each method called on a component in a stage."""
     return _grouped(pipeline_rows(spans, Kind.COMPONENT).rename({"name": "call"}), COMPONENTS)
 
 
 def named(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a name that the user gave to a span."""
+    """Return one row for each name that the user gave to a span."""
     rows = spans.filter(pl.col("kind") == SPAN).sort("start_ns")
     table = rows.group_by("name").agg(_CALLS, _ERRORS, _HOST_NS).with_columns(_HOST_MS, _MEAN_MS)
     return table.with_columns(in_order(rows["name"], "name")).select(*NAMED).sort("name")
@@ -94,7 +96,7 @@ def pipeline_rows(spans: pl.DataFrame, *kinds: str) -> pl.DataFrame:
 
     Args:
         spans: A frame of `SPAN_SCHEMA`.
-        kinds: Kinds, of `reslab.stages.Kind` or "span".
+        kinds: Values of `reslab.stages.Kind`, or "span".
     """
     pipelines = spans.filter(pl.col("kind") == Kind.RUN.value).select("run", pipeline="name")
     rows = spans.filter(pl.col("kind").is_in([str(kind) for kind in kinds]))
@@ -105,7 +107,7 @@ def _unattributed(runs: pl.DataFrame, filed: pl.DataFrame) -> pl.DataFrame:
     inside = filed.group_by("pipeline").agg(inside_ns=_HOST_NS)
     return runs.join(inside, on="pipeline", how="left").select(
         "pipeline",
-        pl.lit(UNATTRIBUTED, pl.Categorical).alias("stage"),
+        pl.lit(UNATTRIBUTED_STAGE, pl.Categorical).alias("stage"),
         pl.lit([], pl.List(pl.String)).alias("registered_names"),
         "calls",
         pl.lit(0, pl.Int64).alias("errors"),
@@ -130,8 +132,8 @@ def in_order(values: pl.Series, name: str, *more: str) -> pl.Expr:
 
     Args:
         values: The column's values, in the order wanted.
-        name: Of the column.
-        more: Values to come last.
+        name: The name of the column.
+        more: Values that come last.
     """
     order = [*values.unique(maintain_order=True).drop_nulls().cast(pl.String), *more]
     return pl.col(name).cast(pl.String).cast(pl.Enum(list(dict.fromkeys(order))))

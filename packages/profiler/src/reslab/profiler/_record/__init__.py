@@ -1,1 +1,1 @@
-"""Recording: what is kept of a run while it runs, and how that becomes frames."""
+"""Recording: the hot path, and the decoding of its logs into frames."""

@@ -1,23 +1,18 @@
-"""What the logs of all threads have told so far, and the questions that reading the next of them asks.
-
-    gathered = Gathered(pools=["host"])
-    row = gathered.place_row(0, "stage", "denoise", 3, lane=None)      # looked up, or made
-    gathered.under_way(now)                                            # what the host did then
-
-Most spans share their place with others, so a place is worked out once and looked up ever after.
-
-From the logs of the hot path to frames: who lies inside whom.
-
-Each thread's log is a string of brackets, read once from left to right with a stack of open spans. Two things are
-repaired rather than refused, because the record of a run that went wrong is worth most: an end without a beginning
-(recording started inside a span) is passed over, and what is still open at the end is closed there with the error
-"unfinished".
-
-The host lane is the first thread that told of a run, or of anything if none did. The copy lane is what is told of
-transfers and waits by another thread, or while a queue of the device is in use that is not the compute lane's. It hangs
-under the run that was under way, and belongs to the stage that its name says it serves, else to the one under way.
+"""Decode the logs of the hot path into frames: one row a span, and one row a memory sample.
 
     spans, memory = decode(logs, origin_ns=0, until_ns=clock(), pools=["host"])
+
+Each thread's log is a string of brackets, read once from left to right with a stack of open spans (`_LogReader`). Two
+defects are repaired rather than refused, because the record of a failed run is worth most. An end without a beginning
+(recording started inside a span) is skipped. A span that is still open at the end is closed there with the error
+"unfinished".
+
+The host lane is the first thread that recorded a run, or the first thread if none did. The copy lane holds the
+transfers and waits of other threads, and those made while another queue of the device than the compute lane's is in
+use. A span of the copy lane lies inside the run that was running on the host lane. It belongs to the stage that its
+name gives, else to the stage that was running.
+
+Most spans share their place with others, so `DecodedLogs` computes each place once and looks it up from then on.
 """
 
 from __future__ import annotations
@@ -29,24 +24,24 @@ from operator import itemgetter
 import polars as pl
 
 from reslab.profiler._profile._schema import BORDERS, COPY, HOST, memory_frame
-from reslab.profiler._record._clock import Reading
 from reslab.profiler._record._device_time import Reached
+from reslab.profiler._record._instruments import Reading
 from reslab.profiler._record._record import DEVICE, END, UNFINISHED, WIDTH, Log, Mark, NameTable
-from reslab.profiler._record._spans import Border, Place, Spans, place_within
+from reslab.profiler._record._spans import BorderMemory, Place, SpanColumns, place_within
 from reslab.stages import Kind
 
 _RUN, _STEP = Kind.RUN.value, Kind.STEP.value
 
-#: When, whose memory, of which component, bytes allocated, and the most since the sample before.
+#: Time, pool, component, bytes allocated, and the most bytes allocated since the sample before.
 Sample = tuple[int, str, str | None, int, int | None]
 
 
-class Gathered:
-    """What the logs of all threads have told so far."""
+class DecodedLogs:
+    """Spans and memory samples decoded so far, with the look-ups that decoding the next log needs."""
 
     def __init__(self, pools: Sequence[str]) -> None:
         self.pools = pools
-        self.spans = Spans()
+        self.spans = SpanColumns()
         self.samples: list[Sample] = []
         self.names: list[NameTable] = []  # by run
         self.place_rows: dict[tuple[int, str, str, int, str | None], int] = {}
@@ -88,26 +83,25 @@ class Gathered:
         return span
 
 
-_RUN = Kind.RUN.value
 _COPYING = frozenset({Kind.TRANSFER.value, Kind.WAIT.value})
 
 
 def decode(
     logs: Sequence[Log], *, origin_ns: int, until_ns: int, pools: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the spans and the memory samples that the logs tell of.
+    """Return the spans and the memory samples in the logs.
 
     Args:
         logs: One a thread, in the order of their first use.
         origin_ns: The clock when the record started; times are counted from there.
-        until_ns: The clock when it ended; what is still open is closed there.
-        pools: Whose memory each reading of a sample is.
+        until_ns: The clock when the record ended; open spans end there.
+        pools: The pools that the readings of a sample belong to, in order.
     """
-    record = Gathered(pools)
+    record = DecodedLogs(pools)
     for number, log in enumerate(sorted(logs, key=lambda log: _RUN not in log[::WIDTH])):
         if number == 1:
             record.host_spans = record.own_spans()
-        _Reader(record).read(log, until_ns)
+        _LogReader(record).read(log, until_ns)
     record.samples.sort(key=itemgetter(0))  # by time; the threads' samples interleave
     at_ns, pool, component, allocated, peak = zip(*record.samples, strict=True) if record.samples else [()] * 5
     memory = memory_frame(
@@ -120,10 +114,10 @@ def decode(
     return record.spans.to_frame(origin_ns=origin_ns), memory
 
 
-class _Reader:
+class _LogReader:
     """Reads one thread's log."""
 
-    def __init__(self, record: Gathered) -> None:
+    def __init__(self, record: DecodedLogs) -> None:
         self.record = record
         self.spans = record.spans
         self.open: list[int] = []
@@ -133,7 +127,7 @@ class _Reader:
         self.next_device: Reached | None = None
 
     def read(self, log: Log, until_ns: int) -> None:
-        log = log[:]  # whole, whatever another thread adds meanwhile
+        log = log[:]  # a copy, because another thread may append meanwhile
         for head, what, detail, now in zip(*(log[slot::WIDTH] for slot in range(WIDTH)), strict=True):
             if head is END:
                 self.end(what, now)
@@ -167,10 +161,10 @@ class _Reader:
             self.next_device = None
         if self.next_memory is not None and kind in BORDERS:
             allocated, _ = self.next_memory
-            self.spans.borders[span] = Border(before=allocated, peak=allocated)
+            self.spans.borders[span] = BorderMemory(before=allocated, peak=allocated)
 
     def is_copy(self) -> bool:
-        """Whether a transfer or wait that begins now is on the copy lane."""
+        """Tell whether a transfer or wait that begins now is on the copy lane."""
         if self.next_device is not None and self.next_device.lane == COPY:
             return True
         return not self.open and bool(self.record.host_spans)
@@ -188,7 +182,7 @@ class _Reader:
         self.ended = None
 
     def reached(self, point: Reached) -> None:
-        """Where the device was: when the span that ended just before did, or when the next one begins."""
+        """Take the device's time as the end of the span that has just ended, else as the start of the next span."""
         if self.ended in self.spans.device_start_ns and self.ended not in self.spans.device_end_ns:
             self.spans.device_end_ns[self.ended] = point.at_ns
         else:
@@ -206,7 +200,7 @@ class _Reader:
             self.raise_peak(border.peak if border is not None else peak)
 
     def raise_peak(self, peak: int) -> None:
-        """Let the innermost open run or stage know of a peak; when it ends, it tells the one around it."""
+        """Raise the peak of the innermost open run or stage; when that ends, it raises the one around it."""
         for span in reversed(self.open):
             if (border := self.spans.borders.get(span)) is not None:
                 border.peak = max(border.peak, peak)

@@ -1,11 +1,12 @@
-"""From points in a device's queues to times on the host's clock, once, when recording is over.
+"""Convert points in a device's queues to times on the host's clock, once, after recording.
 
 The device and the host have clocks of their own. Recording starts with the device idle, so a point marked there is
-reached at that moment of the host's clock: the base. From it the times of a lane are a chain, each point's from the
-one before. That keeps whole nanoseconds over hours where one distance from the base would not (torch returns float32
-milliseconds), and since a chain only goes forward, what lies inside a span on the host lies inside it on the device.
+reached at that moment of the host's clock: the base. From the base, the times of a lane are a chain: each point's time
+is the time of the point before plus the distance between them. A chain keeps whole nanoseconds over hours, where one
+distance from the base would not (torch returns float32 milliseconds). A chain only goes forward, so a span inside
+another on the host lies inside it on the device, too.
 
-    base = Base.of(device, clock)
+    base = TimeBase.of(device, clock)
     ...                              # points are recorded into the logs
     resolve(logs, device, base)      # waits for the device, once
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
-from reslab.profiler._record._clock import Clock, DeviceTimer
+from reslab.profiler._record._instruments import Clock, DeviceTimer
 from reslab.profiler._record._record import DEVICE, WIDTH, Log
 
 
@@ -26,7 +27,7 @@ class Reached(NamedTuple):
     at_ns: int
 
 
-class Base(NamedTuple):
+class TimeBase(NamedTuple):
     """A point of an idle device, and the host's clock when it was marked."""
 
     mark: Any
@@ -39,15 +40,15 @@ class Base(NamedTuple):
         return cls(device.record(), clock())
 
 
-def resolve(logs: Iterable[Log], device: DeviceTimer, base: Base) -> None:
+def resolve(logs: Iterable[Log], device: DeviceTimer, base: TimeBase) -> None:
     """Wait for the device, then replace every point in the logs by when it was reached."""
     device.synchronize()
     for log in logs:
-        before: dict[str, Base] = {}  # by lane
+        before: dict[str, TimeBase] = {}  # by lane
         for place, head in enumerate(log[::WIDTH]):
             mark = log[place * WIDTH + 1]
             if head is DEVICE and not isinstance(mark, Reached):
                 lane = device.lane_of(mark)
                 last = before.get(lane, base)
-                before[lane] = Base(mark, last.at_ns + device.elapsed_ns(last.mark, mark))
+                before[lane] = TimeBase(mark, last.at_ns + device.elapsed_ns(last.mark, mark))
                 log[place * WIDTH + 1] = Reached(lane, before[lane].at_ns)

@@ -1,10 +1,9 @@
-"""The memory of this process, read in microseconds, with a peak that is its own for every stage.
+"""The memory of this process, read in microseconds, with the peak of each stage.
 
     process_memory().read()      # Reading(allocated_bytes=…, peak_bytes=…)
 
-Linux keeps the highest resident size of a process and forgets it when asked to (proc(5), `clear_refs`, value 5). So
-the peak between two readings is exact and not what happened to be sampled, at the price that whoever else reads
-`VmHWM` sees it start afresh.
+Linux keeps the highest resident size of a process and resets it on request (proc(5), `clear_refs`, value 5). So the
+peak between two readings is exact rather than sampled. The price: another reader of `VmHWM` sees the reset, too.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 from functools import cache
 from importlib.util import find_spec
 
-from reslab.profiler._record._clock import MemoryReader, Reading
+from reslab.profiler._record._instruments import MemoryReader, Reading
 
 _KIB = 1024
 _FORGET_PEAK = b"5"
@@ -39,12 +38,12 @@ class ProcMemory:
 
 
 class PsutilMemory:
-    """Resident bytes of this process where there is no /proc, by psutil (about 12 µs); its peak is what was sampled."""
+    """Resident bytes of this process without /proc, from psutil (about 12 µs); the peak is the sample itself."""
 
     pool = "host"
 
     def __init__(self) -> None:
-        import psutil  # type: ignore[import-untyped]  # no dependency: asked for only where it is installed
+        import psutil  # type: ignore[import-untyped]  # not a dependency: imported only where it is installed
 
         self._process = psutil.Process()
 
@@ -58,7 +57,7 @@ class PsutilMemory:
 
 
 def process_memory() -> MemoryReader | None:
-    """Return the best reader of this process's resident bytes, or None where there is no way to ask.
+    """Return the best reader of this process's resident bytes, or None where the system offers none.
 
     >>> memory = process_memory()
     >>> memory is None or memory.read().allocated_bytes > 0

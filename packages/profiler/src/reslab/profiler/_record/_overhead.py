@@ -1,9 +1,9 @@
-"""What recording costs, measured where it happens and reported with every profile.
+"""The cost of recording, measured before each recording and reported with every profile.
 
-Before recording begins, each kind of thing that is recorded is recorded some hundred times into a log of its own: a
-span of the user's, an event of the pipeline (with a device two points are marked for it), a run or stage (its memory is
-read twice). The median of a few repeats is the cost of one; times their number it is the profile's overhead. That
-this is what a run really loses is checked by amplification in benchmarks/profiler_overhead.py.
+Before recording begins, each kind of span is recorded some hundred times into a separate log: a user's span, an event
+of the pipeline (with a device, two points are marked for it), and a run or stage (its memory is read twice). The median
+of a few repeats is the cost of one span; the cost times the number of spans is the profile's overhead.
+`benchmarks/profiler_overhead.py` checks by amplification that a run really loses this much.
 
     costs = measure_costs(memory=[], counters=None, device=None)
     overhead(profile.spans, costs)
@@ -19,7 +19,7 @@ from statistics import median
 import polars as pl
 
 from reslab.profiler._profile._schema import BORDERS, HOST, SPAN, Schema
-from reslab.profiler._record._clock import Counters, DeviceTimer, MemoryReader
+from reslab.profiler._record._instruments import Counters, DeviceTimer, MemoryReader
 from reslab.profiler._record._record import Recorder, SpanBlock
 from reslab.stages import Kind
 
@@ -41,20 +41,20 @@ def measure_costs(
     """Return what a span, an event and a border cost, in nanoseconds from beginning to end.
 
     Args:
-        memory: Read at each border.
-        counters: Read at each border.
-        device: Its queue is marked for events and borders.
+        memory: The readers that are read at each border.
+        counters: The counters that are read at each border.
+        device: The timer whose queue is marked for events and borders.
     """
     recorder = Recorder(time.perf_counter_ns, memory, counters, device)
     return {
         "span_ns": _each_ns(SpanBlock(recorder, "calibration"), 100),
-        "event_ns": _each_ns(_Told(recorder, Kind.STEP), 100),
-        "border_ns": _each_ns(_Told(recorder, Kind.STAGE), 20),
+        "event_ns": _each_ns(_Event(recorder, Kind.STEP), 100),
+        "border_ns": _each_ns(_Event(recorder, Kind.STAGE), 20),
     }
 
 
-class _Told:
-    """A `with` block that tells a recorder of an event, as a pipeline does."""
+class _Event:
+    """A `with` block that sends an event to a recorder, as a pipeline does."""
 
     def __init__(self, recorder: Recorder, kind: str) -> None:
         self._begin, self._end, self._kind = recorder.begin, recorder.end, kind
@@ -83,7 +83,7 @@ def overhead(spans: pl.DataFrame, costs: Mapping[str, float]) -> pl.DataFrame:
 
     Args:
         spans: A frame of `SPAN_SCHEMA`.
-        costs: As `measure_costs` returns them; empty where they are not known.
+        costs: Costs as `measure_costs` returns them; empty where they are unknown.
     """
     recorded_ns = spans.filter(pl.col("lane") == HOST, pl.col("parent").is_null())["host_ns"].sum()
     kinds = spans.select(pl.col("kind").cast(pl.String)).group_by("kind").agg(pl.len().cast(pl.Int64).alias("spans"))

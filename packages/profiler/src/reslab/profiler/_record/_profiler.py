@@ -1,19 +1,15 @@
-"""What the profiler needs of a pipeline: a name, stages, the request, which texts are settings, and to be told.
-
-`reslab.stages.Pipeline` has it.
-
-Anything else that has it can be profiled just as well.
-
-The profiler: it listens to a pipeline, and to `with` blocks of your own, and hands back a `Profile`.
+"""The profiler: it observes a pipeline and `with` blocks of the user, and returns a `Profile`.
 
     with Profiler(pipeline) as prof:
         pipeline.run(prompt="a heron over a weir", seed=7)
         pipeline.run(prompt="a heron over a weir", seed=8)      # one profile holds both
     prof.profile.stages()
 
-It never alters the run, and it costs about a microsecond a span. The record is kept whatever ends the run, an error
-or an interrupt: the stage that failed is a row with its error. How it records is told in `_record`, what the rows
-hold in `_schema`.
+It never alters the run, and it costs about a microsecond a span. The record is kept whatever ends the run, an error or
+an interrupt: the stage that failed is a row with its error. It needs an `Observable`: a name, stages, the request, the
+names of text settings, and `observe`. `reslab.stages.Pipeline` is one, and any other object with these can be profiled.
+
+Read on in `_record` (recording), `_decode` (from logs to frames) and `_profile/_schema` (the columns).
 """
 
 from __future__ import annotations
@@ -23,11 +19,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, Self
 
-from reslab.profiler._profile._meta import describe, request_facts
+from reslab.profiler._profile._meta import profile_meta, request_facts
 from reslab.profiler._profile._profile import Profile
-from reslab.profiler._record._clock import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.profiler._record._decode import decode
-from reslab.profiler._record._device_time import Base, resolve
+from reslab.profiler._record._device_time import TimeBase, resolve
+from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.profiler._record._memory import process_memory
 from reslab.profiler._record._overhead import measure_costs
 from reslab.profiler._record._record import NameTable, Recorder, SpanBlock, StageNames
@@ -36,7 +32,7 @@ from reslab.stages import Observer
 
 
 class StageRecord(Protocol):
-    """What the profiler reads of a pipeline's stage, once names are settled."""
+    """The names of a pipeline's stage, read when a run begins."""
 
     @property
     def registered_name(self) -> str: ...
@@ -47,7 +43,7 @@ class StageRecord(Protocol):
 
 
 class Observable(Protocol):
-    """A pipeline that can be listened to."""
+    """A pipeline that can be observed and profiled."""
 
     @property
     def name(self) -> str: ...
@@ -64,7 +60,7 @@ _OFF = nullcontext()
 
 
 class Profiler:
-    """Records the spans of a pipeline's runs and of your own `span` blocks.
+    """Records the spans of a pipeline's runs and of the user's `span` blocks.
 
     >>> from reslab.profiler.testing import FakeClock
     >>> clock = FakeClock()
@@ -74,19 +70,19 @@ class Profiler:
     [('load', 0, 1500)]
 
     Args:
-        pipeline: The pipeline to listen to between `start` and `stop`. A pipeline that runs inside one of its stages is
-            heard too with `with inner.observe(prof)`.
+        pipeline: The pipeline to observe between `start` and `stop`. For a pipeline that runs inside one of its stages,
+            add `with inner.observe(prof)`.
         clock: Returns integer nanoseconds.
-        memory: Read at the borders of runs and stages; the first one's readings are the columns of the spans, all are
-            samples. By default the memory of torch's accelerator, if there is one, and the resident bytes of this
-            process; None for nothing.
-        counters: A manager's books, read where memory is.
-        device: Times what is asynchronous. By default torch's accelerator, if torch is loaded and there is one; with a
-            clock other than the default, which no real device runs by, and with None there is none.
+        memory: One or several readers, read at the borders of runs and stages. The readings of the first are columns of
+            the spans, the readings of all are samples. By default torch's accelerator, if there is one, and the
+            resident bytes of this process; None reads no memory.
+        counters: The counters of a manager of memory, read where memory is read.
+        device: The timer of an asynchronous device. By default torch's accelerator, if torch is loaded and has one.
+            With None, or with a clock other than the default, which no real device follows, no device is timed.
     """
 
-    # An observer's callbacks. They are attributes of each profiler and not of its class: IPython completes with what
-    # either has, `__dir__` or not, and no user calls them.
+    # An observer's callbacks, which no user calls. They are attributes of each profiler and not of its class, because
+    # IPython completes the attributes of the class whatever `__dir__` returns.
     begin: Callable[..., None]
     end: Callable[..., None]
 
@@ -109,21 +105,21 @@ class Profiler:
         self._facts: dict[str, Any] = {}
         self._origin_ns: int | None = None
         self._until_ns = 0
-        self._base: Base | None = None
+        self._base: TimeBase | None = None
         self._listening: AbstractContextManager[Any] | None = None
         self._blocks: dict[str, SpanBlock] = {}
         self._profile: Profile | None = None
 
     @property
     def recording(self) -> bool:
-        """Whether it is between `start` and `stop`."""
+        """Whether the profiler is between `start` and `stop`."""
         return self._listening is not None
 
     def start(self) -> Self:
-        """Begin to record, or go on recording into the same profile.
+        """Begin to record, or continue to record into the same profile.
 
         Raises:
-            ValueError: If it is recording already.
+            ValueError: The profiler is recording already.
         """
         if self.recording:
             raise ValueError("this profiler is recording already; call stop() before start()")
@@ -132,14 +128,14 @@ class Profiler:
             costs = measure_costs(memory=self._memory, counters=self._counters, device=self._device)
             self._facts["overhead"] = {cost: round(ns) for cost, ns in costs.items()}
         if self._device is not None:
-            self._base = Base.of(self._device, self._clock)
+            self._base = TimeBase.of(self._device, self._clock)
         if self._origin_ns is None:
             self._origin_ns = self._clock()
         self._listening = self._pipeline.observe(self._recorder) if self._pipeline is not None else _OFF
         return self
 
     def stop(self) -> Profile:
-        """Stop recording and return the profile; what is still open is closed now, with the error "unfinished"."""
+        """Stop recording and return the profile; open spans end now, with the error "unfinished"."""
         if self._listening is not None:
             self._listening.__exit__(None, None, None)
             self._listening = None
@@ -148,10 +144,10 @@ class Profiler:
         return self.profile
 
     def span(self, name: str) -> AbstractContextManager[None]:
-        """Return a `with` block that is recorded as a span called `name`; while nothing is recorded it does nothing.
+        """Return a `with` block that is recorded as a span called `name`; it does nothing while recording is off.
 
         Args:
-            name: What to file it under; as often as you like, each block is a row of its own.
+            name: The name of the span. It may be used again: each block is a row of its own.
         """
         if self._listening is None:
             return _OFF
@@ -161,14 +157,14 @@ class Profiler:
         """Add to the profile's meta, for example the plan that was applied.
 
         Args:
-            facts: Anything that JSON can hold, by name.
+            facts: Values that JSON can hold, by name.
         """
         self._profile = None
         self._facts |= facts
 
     @property
     def profile(self) -> Profile:
-        """What has been recorded so far; a picture of this moment while recording."""
+        """The profile of everything recorded so far; while recording, a snapshot of this moment."""
         if self._profile is None or self.recording:
             self._profile = self._read()
         return self._profile
@@ -186,7 +182,9 @@ class Profiler:
         )
         device = self._device
         facts = {"device": {"kind": device.name, "memory_bytes": device.memory_bytes}} if device is not None else {}
-        return Profile(spans=spans, memory=memory, meta=describe(spans, self._recorder.requests, facts | self._facts))
+        return Profile(
+            spans=spans, memory=memory, meta=profile_meta(spans, self._recorder.requests, facts | self._facts)
+        )
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in Profiler.__annotations__]
@@ -207,7 +205,7 @@ class Profiler:
 
 
 class _Listener(Recorder):
-    """A recorder that keeps the requests of a pipeline's runs, and what its stages are filed under."""
+    """A recorder that keeps the requests of a pipeline's runs, and the profile names of its stages."""
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
-"""The same names in torch's own profiler, whose traces then say which stage an operator belongs to.
+"""Ranges in torch's own profiler, so that its traces show the stage of each operator.
 
     with torch.profiler.profile() as operators, torch_ranges(pipeline):
         pipeline.run(prompt="a heron over a weir", seed=7)
     operators.key_averages()        # has a row for "denoise", beside those of the operators
 
-Stages go by their profile name, as in a `Profile`; everything else by the name it is told under. A range costs 7 to
-12 µs, so this is for looking into operators and not for timing stages. torch is imported here, and only when asked for.
+A stage's range has its profile name, as in a `Profile`; every other range has the name that observers get. A range
+costs 7 to 12 µs, so ranges serve to look into operators, not to time stages. `torch_ranges` imports torch when it is
+called.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def torch_ranges(pipeline: Observable) -> Iterator[None]:
-    """Open a `torch.profiler.record_function` range around every span that the pipeline tells of.
+    """Open a `torch.profiler.record_function` range around every event of a pipeline.
 
     Args:
-        pipeline: The pipeline to listen to within the block.
+        pipeline: The pipeline to observe within the block.
     """
     with pipeline.observe(_Ranges(pipeline)):
         yield

@@ -1,13 +1,12 @@
-"""The hot path: what is kept when a span begins and when it ends.
+"""The hot path: record that a span begins and that it ends.
 
-Being told of a span may cost a microsecond, so nothing is formatted, looked up or waited for here: `begin` and `end`
-each append one entry to a flat list of their thread and return. What the entries mean is worked out afterwards, once,
-in `_decode`. Measured on one core of the machine this was written on: 0.7 µs a pair, of which the two clock reads are
-0.15.
+An observer may take a microsecond, so nothing is formatted, looked up or waited for here: `begin` and `end` each append
+one entry to a flat list of their thread and return. `_decode` interprets the entries afterwards, once. A pair takes
+0.7 µs, measured on one shared core, of which the two clock reads are 0.15 µs.
 
-Why a plain list, which grows, and no storage of fixed size? It was measured: a list allocated beforehand with an index
-beside it takes 0.08 µs more a pair, columns in `array`s 0.25 more. And one `+=` is the only store there is, so that an
-interrupt falls before or after it: the record holds whole entries at every moment. An entry is four slots wide:
+The storage is a plain list that grows, because it is the fastest that was measured: a list of fixed size with an index
+takes 0.08 µs more a pair, and columns in `array`s take 0.25 µs more. One `+=` is the only store, so an interrupt falls
+before or after it, and the log holds whole entries at every moment. An entry is four slots wide:
 
     kind, name, detail, now         a span begins; detail is a transfer's bytes, else the index
     END, error, 0, now              the innermost open span ends; error is a class name or None
@@ -15,9 +14,9 @@ interrupt falls before or after it: the record holds whole entries at every mome
     BEFORE, readings, counters, now memory, read before a run or stage begins
     AFTER, readings, counters, now  memory, read after it has ended
     NAMES, table, 0, 0              the profile names settled for the run that begins next
-    CLOSE, error, 0, now            everything open on this thread ends here
+    CLOSE, error, 0, now            every open span of this thread ends here
 
-Memory is read, and the device's queue marked, outside of the span they describe, so that neither is part of its time.
+Memory is read, and the device's queue is marked, outside of the span, so that neither is part of its time.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from reslab.profiler._profile._schema import BORDERS, SPAN
-from reslab.profiler._record._clock import Clock, Counters, DeviceTimer, MemoryReader
+from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.stages import Kind
 
 Log = list[Any]
@@ -40,7 +39,7 @@ UNFINISHED = "unfinished"
 
 
 class StageNames(NamedTuple):
-    """What is filed beside a stage's registered name."""
+    """The profile name and the class of a stage."""
 
     profile_name: str | None = None
     stage_class: str | None = None
@@ -64,7 +63,7 @@ class Mark(IntEnum):
 END, DEVICE = Mark.END, Mark.DEVICE  # an attribute of a class takes longer to look up
 
 
-class _Track(threading.local):
+class _ThreadLog(threading.local):
     """One thread's log, and the kinds of its open spans."""
 
     def __init__(self, tracks: list[tuple[Log, list[str]]]) -> None:  # called by each thread that touches it first
@@ -73,13 +72,13 @@ class _Track(threading.local):
 
 
 class Recorder:
-    """An observer that keeps what it is told, for `_decode` to read later.
+    """An observer that logs every event, for `_decode` to read later.
 
     Args:
         clock: Returns integer nanoseconds.
-        memory: Read at the borders of runs and stages, the first for their columns, all for the samples.
-        counters: A manager's books, read where memory is.
-        device: Its queue is marked where spans begin and end, but for those the user named.
+        memory: Readers, read at the borders of runs and stages: the first for the columns of spans, all for samples.
+        counters: The counters of a manager of memory, read where memory is read.
+        device: The timer whose queue is marked where spans begin and end, except spans that the user named.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Recorder:
         self._counters = counters
         self._device = device
         self._tracks: list[tuple[Log, list[str]]] = []
-        self._track = _Track(self._tracks)
+        self._track = _ThreadLog(self._tracks)
 
     def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
         """Note that a span begins; see `reslab.stages.Observer` for the arguments."""
@@ -116,26 +115,26 @@ class Recorder:
             self._sample(log, Mark.AFTER)
 
     def begin_span(self, name: str) -> None:
-        """Note that a span of the user's begins: `begin` without what only a pipeline's events need."""
+        """Note that a user's span begins: `begin` without the steps that only a pipeline's events need."""
         log, kinds = self._track.slots
         kinds.append(SPAN)
         log += (SPAN, name, -1, self._clock())
 
     def end_span(self, error: BaseException | None) -> None:
-        """Note that a span of the user's has ended, with the error it raised, if any."""
+        """Note that a user's span has ended, with the error it raised, if any."""
         log, kinds = self._track.slots
         log += (END, error and type(error).__name__, 0, self._clock())
         if kinds:
             kinds.pop()
 
     def close(self) -> None:
-        """End everything that is open on any thread, so that what is recorded later begins at the top."""
+        """End the open spans of all threads, so that the next recording begins outside of them."""
         for log, kinds in self._tracks:
             log += (Mark.CLOSE, UNFINISHED, 0, self._clock())
             kinds.clear()
 
     def logs(self) -> list[Log]:
-        """Return the logs of all threads that recorded anything; they are still written to."""
+        """Return the logs of all threads that recorded anything; the threads still write to them."""
         return [log for log, _kinds in self._tracks if log]
 
     def _border(self, log: Log, kind: str, name: str) -> None:
@@ -151,17 +150,17 @@ class Recorder:
             log += (mark, [reader.read() for reader in self._memory], counters, self._clock())
 
     def _run_begins(self, pipeline_name: str) -> NameTable:
-        """Return the stages' names, settled by now, of the pipeline whose run begins."""
+        """Return the settled names of the stages of the pipeline whose run begins."""
         return {}
 
     def _stage_begins(self, name: str) -> None:
-        """Take up the names of a stage that was not known when the run began: a stock pipeline's may be found in it."""
+        """Add the names of a stage that was unknown when the run began: a run may find sections of a stock pipeline."""
 
 
 class SpanBlock:
-    """A `with` block that is recorded; it keeps nothing between beginning and end, so one serves all of its name.
+    """A `with` block that is recorded; it keeps no state between beginning and end, so one serves all spans of a name.
 
-    Written out because a generator would cost a microsecond more.
+    A generator in its place would cost a microsecond more.
     """
 
     __slots__ = ("_begin", "_end", "_name")

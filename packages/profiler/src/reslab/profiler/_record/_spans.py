@@ -1,4 +1,4 @@
-"""Spans in the making, column by column, where each lies, and how they become a frame.
+"""Build spans column by column, give each its place, and turn them into a frame.
 
 A span takes its `Place` from the span around it and adds its own coordinate, so that a filter on one coordinate finds
 everything below it:
@@ -6,9 +6,9 @@ everything below it:
     inside = place_within(Place(run=0, stage="denoise"), Kind.STEP, "step", index=3, names={})
     inside.stage, inside.step      # ("denoise", 3)
 
-A run starts afresh: a pipeline that runs inside another's stage has stages of its own. Most spans share kind, name and
-place with others, so these are rows of a table of their own, and a span keeps only the number of its row there. That
-is what makes reading a hundred thousand spans a matter of a fifth of a second.
+A run inherits no stage: a pipeline that runs inside another's stage has stages of its own. Most spans share kind, name
+and place with others, so these are rows of a separate table, and a span keeps only the number of its row. That makes
+reading a hundred thousand spans a matter of a fifth of a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reslab.stages import Kind
 
 
 class Place(NamedTuple):
-    """What a span is and where it lies: the coordinates it has itself or takes from the spans around it."""
+    """The kind, name and coordinates of a span: its own, and those of the spans around it."""
 
     kind: str = ""
     name: str = ""
@@ -48,13 +48,13 @@ def place_within(outer: Place, kind: str, name: str, *, index: int, names: NameT
     ('refine', 'transformer', '7')
 
     Args:
-        outer: Place of the span around it.
+        outer: The place of the span around it.
         kind: A `reslab.stages.Kind`, or "span".
-        name: As told to the observer; a transfer's ends in "@stage" where it serves another stage than the one it is
-            made in, under the registered name.
-        index: Number of the step, if it is one.
-        names: Profile names and classes by registered name.
-        lane: Which lane it is on, if not on that of the span around it.
+        name: The name as observers get it. A transfer's name ends in "@" and a registered name where the transfer
+            serves another stage than the running one.
+        index: The number of the step, for a step.
+        names: Profile names and classes of stages by registered name.
+        lane: The lane of the span; None for the lane of the span around it.
     """
     here = outer._replace(kind=kind, name=name, lane=lane or outer.lane)
     match kind:
@@ -83,8 +83,8 @@ def _in_stage(here: Place, registered_name: str, names: NameTable) -> Place:
 
 
 @dataclass(slots=True, kw_only=True)
-class Border:
-    """Memory of a run or stage, in bytes: when it began, when it had ended, and the most in between."""
+class BorderMemory:
+    """Memory of a run or stage, in bytes: before it began, after it ended, and the most in between."""
 
     before: int
     after: int | None = None
@@ -92,8 +92,8 @@ class Border:
 
 
 @dataclass(slots=True)
-class Spans:
-    """Columns in the making: lists have a value a span, mappings one where there is one."""
+class SpanColumns:
+    """Columns of spans under construction: lists hold a value for each span, mappings only for some spans."""
 
     parents: list[int | None] = field(default_factory=list)
     place_rows: list[int] = field(default_factory=list)
@@ -102,7 +102,7 @@ class Spans:
     end_ns: list[int] = field(default_factory=list)
     device_start_ns: dict[int, int] = field(default_factory=dict)
     device_end_ns: dict[int, int] = field(default_factory=dict)
-    borders: dict[int, Border] = field(default_factory=dict)
+    borders: dict[int, BorderMemory] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     places: list[Place] = field(default_factory=lambda: [Place()])
 
@@ -116,7 +116,7 @@ class Spans:
         return len(self.parents) - 1
 
     def place(self, span: int) -> Place:
-        """Return what a span is and where it lies."""
+        """Return the place of a span."""
         return self.places[self.place_rows[span]]
 
     def to_frame(self, *, origin_ns: int) -> pl.DataFrame:
@@ -148,5 +148,5 @@ class Spans:
         return {span: getattr(border, when) for span, border in self.borders.items()}
 
 
-# as collected, host_ns and device_ns hold the ends
+# while spans are collected, host_ns and device_ns hold their ends; here they become durations
 _DURATIONS = (pl.col("host_ns") - pl.col("start_ns"), pl.col("device_ns") - pl.col("device_start_ns"))

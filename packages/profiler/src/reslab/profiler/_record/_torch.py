@@ -1,9 +1,9 @@
-"""What only an accelerator has, through torch's device-generic interface: events in its streams, its allocator's books.
+"""Time and memory of an accelerator, through torch's device-generic interface: events in streams, allocator figures.
 
     timer, readers = accelerator()       # (None, ()) where torch is not loaded, or has no accelerator
 
-torch is never imported here: whoever has work on a device has loaded it. These are the only lines of this package that
-a CPU cannot run.
+torch is never imported here: a program with work on a device has loaded it. A CPU can run every line of this package
+except the ones of this module.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from reslab.profiler._profile._schema import COMPUTE, COPY
-from reslab.profiler._record._clock import DeviceTimer, MemoryReader, Reading
+from reslab.profiler._record._instruments import DeviceTimer, MemoryReader, Reading
 
 
 class TorchTimer:
-    """Marks points by events; what is recorded on another stream than the one in use when it was made is copying."""
+    """Marks points by events; a stream other than the current one at construction is the copy lane."""
 
     def __init__(self, torch: Any, device: Any) -> None:
-        of_kind = torch.get_device_module(device)  # not every kind of device has names, or says its size
+        of_kind = torch.get_device_module(device)  # not every kind of device has names, or reports its size
         self.name = of_kind.get_device_name(device) if hasattr(of_kind, "get_device_name") else str(device)
         self.memory_bytes = of_kind.mem_get_info(device)[1] if hasattr(of_kind, "mem_get_info") else None
         self._torch = torch
@@ -35,7 +35,7 @@ class TorchTimer:
         return event, self._current(self._device).stream_id
 
     def lane_of(self, mark: tuple[Any, int]) -> str:
-        """Return the lane that the event's stream is."""
+        """Return the lane of the event's stream."""
         return COMPUTE if mark[1] == self._compute else COPY
 
     def synchronize(self) -> None:
@@ -48,16 +48,16 @@ class TorchTimer:
 
 
 class TorchMemory:
-    """What is allocated on the device, with the peak since it was last read.
+    """Bytes allocated on the device, with their peak since the reading before.
 
-    The public `torch.accelerator.memory_stats` flattens and sorts some hundred figures for each one that is asked
-    for, so its source is read, `_accelerator_getDeviceStats`.
+    The public `torch.accelerator.memory_stats` flattens and sorts some hundred figures for each reading, so this class
+    calls the function beneath it, `_accelerator_getDeviceStats`.
     """
 
     pool = "device"
 
     def __init__(self, torch: Any, device: Any) -> None:
-        #: What the allocator had reserved when it was last read.
+        #: Bytes that the allocator had reserved at the last reading.
         self.reserved = Reading(0, 0)
         self._index = device.index
         self._initialized = torch._C._accelerator_isAllocatorInitialized
@@ -65,7 +65,7 @@ class TorchMemory:
         self._forget_peaks = torch._C._accelerator_resetPeakStats
 
     def read(self) -> Reading:
-        """Return the bytes allocated now and their peak; the device's peaks start afresh."""
+        """Return the bytes allocated now and their peak, and reset the device's peaks."""
         if not self._initialized():
             return Reading(0, 0)
         stats = self._stats(self._index)
@@ -76,7 +76,7 @@ class TorchMemory:
 
 
 class TorchReserved:
-    """What the device's allocator has reserved, as of the same reading: asking twice would lose a peak."""
+    """Bytes that the device's allocator has reserved, from the same reading: a second one would lose a peak."""
 
     pool = "device reserved"
 
@@ -84,7 +84,7 @@ class TorchReserved:
         self._memory = memory
 
     def read(self) -> Reading:
-        """Return the bytes reserved at the last reading of what is allocated, and their peak."""
+        """Return the bytes reserved at the last reading of `TorchMemory`, and their peak."""
         return self._memory.reserved
 
 

@@ -1,1 +1,1 @@
-"""Profiles for the eye: charts, a table, a trace."""
+"""The display of profiles: charts, a table, a trace."""

@@ -1,42 +1,23 @@
-"""What a timeline draws: one row a bar, in lanes from the host's stages down to the device's stalls.
-
-The host lane is shown by kind (stages, steps, passes, calls), because those lie inside each other. Compute is what a
-device's events timed: only the innermost spans that have such times, so that nothing is drawn twice. Copies and stalls
-have a lane each, wherever they happened.
-
-    bars = lane_bars(profile.spans)         # lane, label, component, start_ns, end_ns and what the tooltip says
-    covered_ns(bars.filter(lane="copy"))    # nanoseconds in which at least one copy was under way
-
-The upper half of a timeline: a row a lane, a bar a span.
-
-What has a component has its colour; the rest is grey and carries its name where there is room. Thousands of bars would
-make the page slow and are too short to see, so only the longest are drawn.
-
-    lanes_chart(lane_bars(profile.spans), x=x, color=color, unit_ns=1e6)
-
-The lower half of a timeline: what holds how much of a memory, and how much there is.
-
-    memory_chart(memory, Limit("device", 24 * 2**30, until_ns=98_700_000), x=x, color=color, unit_ns=1e6)
-
-Between two samples the first one holds, so areas are steps. The dashed line is the highest that the allocator saw since
-the sample before: a stage's peak lies between its borders.
-
-The timeline: what ran when on which lane, over what was resident meanwhile.
+"""The timeline: what ran when on which lane, over the memory that each component held meanwhile.
 
     timeline(profile.spans, profile.memory)     # drag: move; Ctrl and the wheel: zoom; double click: see all again
+    bars = lane_bars(profile.spans)             # the data of the upper half: one row a bar
+    covered_ns(bars.filter(lane="copy"))        # nanoseconds in which at least one copy was running
+    resident_bytes(profile.memory, pool="device")       # the data of the lower half
 
-Above, a lane a row: the host's stages, steps, passes and calls, then the device's compute, its copies and its stalls,
-as far as the profile has them (`_draw_lanes`). Below, on the same axis, the bytes that each component holds, and the
-memory that there is as a line (`_draw_memory`). A component has one colour in both (`_hues`).
+The upper half has a row a lane and a bar a span. The host's spans have a lane for each kind (stages, steps, passes,
+calls), because those lie inside each other. The compute lane shows the spans that the device's events timed, and only
+the innermost of them, so that nothing is drawn twice. Copies and stalls have a lane each, wherever they happened.
+Thousands of bars would make the page slow and are too short to see, so only the longest are drawn.
 
-Who holds how much of a memory, and when: the samples as steps that a chart can stack.
+The lower half has the same time axis. It stacks the bytes that each component holds, from the counters of a manager of
+memory; the bytes of a pool beyond them (activations, caches) are a component called `other`. Memory is read at the
+borders of stages, and a sample holds until the next one, so areas are steps. The dashed line is the highest value that
+the allocator saw since the sample before: a stage's peak lies between its borders. The solid line is the memory of the
+device.
 
-A memory is read at the borders of stages; between two samples the value of the first holds. Samples with a component
-come from a manager's books. What the pool holds beyond them (activations, caches, whatever nobody owns up to) is a
-component of its own, `other`.
-
-    resident_bytes(profile.memory, pool="device")       # at_ns, component, resident_bytes; every component at each time
-    pool_bytes(profile.memory, pool="device")           # at_ns, allocated_bytes, peak_bytes
+A component has one colour in both halves (`_figure.component_hues`). A bar without a component is grey, and carries its
+name where there is room.
 """
 
 from __future__ import annotations
@@ -47,8 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from reslab.profiler._profile._schema import COMPUTE, COPY, SPAN, Schema
+from reslab.profiler._report._figure import BARE_AXIS, OTHER_COLOR, STALL_COLOR, Figure, Spec, component_hues
 from reslab.profiler._report._units import bytes_unit, format_bytes, format_ns, format_share, time_unit
-from reslab.profiler._report._vega import BARE_AXIS, OTHER_COLOR, STALL_COLOR, Figure, Spec, component_hues
 from reslab.stages import Kind
 
 if TYPE_CHECKING:
@@ -80,7 +61,7 @@ BARS: Schema = {
 
 
 def lane_bars(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a bar, by lane and time.
+    """Return one row a bar, by lane and time.
 
     Args:
         spans: A frame of `SPAN_SCHEMA`.
@@ -95,7 +76,8 @@ def lane_bars(spans: pl.DataFrame) -> pl.DataFrame:
         _bars(rows.filter(copies), pl.lit(COPY), *_ON_DEVICE),
         _bars(rows.filter(waits), pl.lit(STALL), *_ON_DEVICE),
     ]
-    shown = pl.col("end_ns").ge(pl.col("start_ns") + 1) | pl.col("lane").ne(STALL)  # a wait for what is there is none
+    # a wait for weights that have arrived takes no time and is no stall
+    shown = pl.col("end_ns").ge(pl.col("start_ns") + 1) | pl.col("lane").ne(STALL)
     table = pl.concat(bars).filter(shown).with_columns(pl.col("lane").cast(pl.Enum(LANES)))
     return table.sort("lane", "start_ns", "end_ns", maintain_order=True)
 
@@ -104,7 +86,7 @@ _ON_DEVICE = pl.coalesce("device_start_ns", "start_ns"), pl.coalesce("device_ns"
 
 
 def covered_ns(bars: pl.DataFrame) -> int:
-    """Return for how many nanoseconds at least one of the bars was under way.
+    """Return the nanoseconds in which at least one of the bars was running.
 
     >>> covered_ns(pl.DataFrame({"start_ns": [0, 5, 30], "end_ns": [10, 20, 40]}))
     30
@@ -143,13 +125,13 @@ _LETTER_PX = 6.5
 
 
 def lanes_chart(bars: pl.DataFrame, *, x: alt.X, color: alt.Color, unit_ns: float) -> alt.LayerChart | alt.FacetChart:
-    """Draw the bars.
+    """Draw the bars, a lane a row.
 
     Args:
-        bars: What `lane_bars` returns.
+        bars: Bars as `lane_bars` returns them.
         x: The time axis, over the field `start`.
         color: The colours of components, over the field `component`.
-        unit_ns: How many nanoseconds the axis counts as one.
+        unit_ns: The nanoseconds of one unit of the axis.
     """
     import altair as alt  # takes two seconds
 
@@ -192,7 +174,7 @@ _ROOM = 1.2  # above the highest line, for words
 
 
 class Limit(NamedTuple):
-    """Which memory is drawn, how much of it there is (if known), and how far in time the last sample holds."""
+    """The memory to draw: its pool, its size in bytes if known, and the time until which the last sample holds."""
 
     pool: str
     there_bytes: int | None
@@ -206,10 +188,10 @@ def memory_chart(
 
     Args:
         memory: A frame of `MEMORY_SCHEMA`.
-        limit: Which memory, how much, how long.
+        limit: The pool, its size, and the end of the last sample.
         x: The time axis, over the field `start`.
         color: The colours of components, over the field `component`.
-        unit_ns: How many nanoseconds the axis counts as one.
+        unit_ns: The nanoseconds of one unit of the axis.
     """
     import altair as alt  # takes two seconds
 
@@ -256,7 +238,7 @@ def _step(row: dict[str, Any], size: str, unit_ns: float, unit_bytes: float) -> 
     return value | {"component": row["component"], "bytes": format_bytes(row[size])} if "component" in row else value
 
 
-# The wheel alone scrolls the page.
+# without a key, the wheel scrolls the page
 _ZOOM = "wheel![event.ctrlKey || event.metaKey || event.altKey]"
 
 
@@ -268,8 +250,8 @@ def timeline(
     Args:
         spans: A frame of `SPAN_SCHEMA`, measured or predicted.
         memory: A frame of `MEMORY_SCHEMA`.
-        pool: Whose memory to draw; by default the device's if it was read, else what was read first.
-        device_bytes: How much memory the device has, if that is known.
+        pool: The memory to draw; by default the device's if it was read, else the first that was read.
+        device_bytes: The device's memory in bytes; None if unknown.
     """
     import altair as alt  # takes two seconds
 
@@ -293,7 +275,7 @@ def timeline(
 
 
 def _zoom(spec: Spec) -> Spec:
-    """Return the selection that moves both parts along together; Altair itself would warn that two charts have it."""
+    """Return the selection that moves both halves together; Altair itself would warn that two charts have it."""
     select = {"type": "interval", "encodings": ["x"], "zoom": _ZOOM}
     views = [part["layer"][0]["name"] for part in spec["vconcat"]]  # Altair adds a number to each
     return {"name": "zoom", "select": select, "bind": "scales", "views": views}
@@ -308,7 +290,7 @@ def _hues(bars: pl.DataFrame, held: pl.DataFrame) -> dict[str, str]:
 
 
 def _caption(spans: pl.DataFrame, memory: pl.DataFrame, bars: pl.DataFrame, pool: str) -> str:
-    """Say in one sentence how long it took, how much of that the device's lanes were busy, and the peak of memory."""
+    """Return one sentence: the time of the runs, how busy the device's lanes were, and the peak of memory."""
     runs = spans.filter(pl.col("kind") == Kind.RUN.value, pl.col("parent").is_null())
     took_ns = sum(runs["host_ns"]) or max([0, *bars["end_ns"]])
     names = " and ".join(f"{name!r}" for name in runs["name"].cast(pl.String).unique(maintain_order=True))
@@ -327,7 +309,7 @@ OTHER = "other"
 
 
 def first_pool(memory: pl.DataFrame) -> str | None:
-    """Return the pool to look at first: the device's, else the first that was read, else None."""
+    """Return the pool to draw by default: the device's, else the first that was read, else None."""
     pools = memory["pool"].cast(pl.String).unique(maintain_order=True).to_list()
     return "device" if "device" in pools else next(iter(pools), None)
 
@@ -337,7 +319,7 @@ def pool_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:
 
     Args:
         memory: A frame of `MEMORY_SCHEMA`.
-        pool: Which.
+        pool: The name of the pool.
     """
     whole = memory.filter(pl.col("pool").cast(pl.String) == pool, pl.col("component").is_null())
     # two readings at one time: a stage has ended and the next begins, and the peak is that of the first
@@ -345,14 +327,14 @@ def pool_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:
 
 
 def resident_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:
-    """Return what each component holds of a pool at each sample, and the rest as `other`.
+    """Return the bytes of a pool that each component holds at each sample, and the rest as `other`.
 
     Args:
         memory: A frame of `MEMORY_SCHEMA`.
-        pool: Which.
+        pool: The name of the pool.
 
     Returns:
-        Columns at_ns, component, resident_bytes, by component (in the order of first being met, `other` last) and time.
+        Columns at_ns, component, resident_bytes, by component (in order of first sample, `other` last) and time.
     """
     ours = memory.filter(pl.col("pool").cast(pl.String) == pool).with_columns(pl.col("component").cast(pl.String))
     named = ours.drop_nulls("component").unique(["at_ns", "component"], keep="last", maintain_order=True)
@@ -365,7 +347,7 @@ def resident_bytes(memory: pl.DataFrame, *, pool: str) -> pl.DataFrame:
 
 
 def _rest(held: pl.DataFrame, whole: pl.DataFrame) -> pl.DataFrame:
-    """Return what a pool holds that no component does; nothing where the pool as a whole was not read."""
+    """Return the bytes of a pool that no component holds; no row where the pool as a whole was not read."""
     sums = held.group_by("at_ns").agg(named_bytes=pl.col("allocated_bytes").sum())
     rest = pl.col("allocated_bytes") - pl.col("named_bytes").fill_null(0)
     rows = whole.join(sums, on="at_ns", how="left")

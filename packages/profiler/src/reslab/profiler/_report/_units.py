@@ -1,4 +1,4 @@
-"""Nanoseconds, bytes and shares, written for people: three digits and the unit that fits."""
+"""Format nanoseconds, bytes and shares for readers: three digits and the unit that fits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gib(nbytes: float) -> str:
 
 
 def format_share(share: float) -> str:
-    """Return a share from 0 to 1 in per cent; what is there but under one per cent is not called nothing.
+    """Return a share from 0 to 1 in per cent; a share between 0 and one per cent is "<1 %", not "0 %".
 
     >>> [format_share(share) for share in (0, 0.004, 0.506, 1)]
     ['0 %', '<1 %', '51 %', '100 %']

@@ -42,7 +42,7 @@ from reslab.residency._device._given import (
     with_memory,
 )
 from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec, LinkSpeed
-from reslab.stages import nearest
+from reslab.stages.support import nearest
 
 if TYPE_CHECKING:
     import polars as pl

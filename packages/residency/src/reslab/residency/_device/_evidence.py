@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reslab.stages import Described
+from reslab.stages.support import Described
 
 
 class Confidence(Described):

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from reslab.residency._device._evidence import Confidence, Evidence, Holder
-from reslab.stages import FrozenDict, freeze
+from reslab.stages.support import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl

@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from reslab.residency._errors import ResidencyError
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 

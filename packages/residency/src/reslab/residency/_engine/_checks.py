@@ -38,7 +38,8 @@ from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._schedule._footprint import Footprint, footprint, pool_slack
 from reslab.residency._schedule._kept_units import check_plan
 from reslab.residency._units import is_near, size_text
-from reslab.stages import Pipeline, nearest
+from reslab.stages import Pipeline
+from reslab.stages.support import nearest
 
 
 def check_kinds(pipeline: object, plan: object, budget: object) -> None:

@@ -27,7 +27,7 @@ from reslab.residency._engine._lanes import Ticket
 from reslab.residency._engine._layout import HostBuffer, Layout, Piece, Source, memory_key, views
 from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._schedule._kept_units import OUTSIDE
-from reslab.stages import Described
+from reslab.stages.support import Described
 
 #: Parameters that a residency left in one piece of memory with others, which lives as long as any of them.
 _together: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

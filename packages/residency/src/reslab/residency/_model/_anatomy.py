@@ -24,7 +24,7 @@ import torch
 from reslab.residency._errors import ResidencyError
 from reslab.residency._model._eager import original, plain
 from reslab.residency._model._storage import USUAL, elements, parts, stored_bytes
-from reslab.stages import nearest
+from reslab.stages.support import nearest
 
 _LEAST_MEMBERS, _LEAST_LIST, _LEAST_TOGETHER = 8, 0.1, 0.5
 _LORA = "lora_"

@@ -17,7 +17,7 @@ from html import escape
 
 from reslab.residency._plan._numerics import Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

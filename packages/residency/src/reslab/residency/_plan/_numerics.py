@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from reslab.stages import Described
+from reslab.stages.support import Described
 
 #: Ends the name of a component that has the LoRA merged in.
 MERGED = "+lora"

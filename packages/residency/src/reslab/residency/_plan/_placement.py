@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from reslab.stages import Described
+from reslab.stages.support import Described
 
 
 class PlanError(ValueError):

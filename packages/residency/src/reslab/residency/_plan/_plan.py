@@ -41,7 +41,7 @@ from reslab.residency._plan._settings import (
     read_value,
     user_settings,
 )
-from reslab.stages import FrozenDict, freeze
+from reslab.stages.support import FrozenDict, freeze
 
 if TYPE_CHECKING:
     import polars as pl

@@ -35,7 +35,7 @@ from reslab.residency._plan._placement import (
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import DecidedBy, Settings
 from reslab.residency._plan._workload import Workload
-from reslab.stages import nearest
+from reslab.stages.support import nearest
 
 #: Models whose blocks ltx-pipelines streams; every other one is loaded whole for its stage.
 STREAMED = ("text_encoder", "transformer")

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
 from reslab.residency._plan._placement import COUNTED, FIELDS, Kind, Placement, PlanError, Until
-from reslab.stages import Described, freeze, nearest
+from reslab.stages.support import Described, freeze, nearest
 
 LORA, NUMERIC, PLACEMENT = "lora", "numerics", "placement"
 #: What can be told of a component, with the type that reads it.

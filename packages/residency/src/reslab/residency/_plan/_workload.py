@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from reslab.residency._plan._placement import PlanError
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ from reslab.residency._predict._stage_bounds import StageBounds
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._schedule._footprint import ComponentBytes, footprint
 from reslab.residency._units import Ratio
-from reslab.stages import Compared
+from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

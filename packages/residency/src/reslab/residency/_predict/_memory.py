@@ -14,7 +14,7 @@ from reslab.profiler import gib
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._workload import Workload
 from reslab.residency._schedule._footprint import NOTHING, Footprint, HostBytes, pool_slack
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

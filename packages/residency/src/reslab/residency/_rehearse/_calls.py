@@ -23,7 +23,7 @@ from reslab.residency._rehearse._repeat import Repeats, settings
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
-from reslab.stages import shadowed
+from reslab.stages.support import shadowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ import polars as pl
 
 from reslab.residency._rehearse._failures import RehearsalError
 from reslab.residency._rehearse._schema import SCHEMA_VERSION, SCHEMAS, check_frame
-from reslab.stages import Compared, output_path
+from reslab.stages.support import Compared, output_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

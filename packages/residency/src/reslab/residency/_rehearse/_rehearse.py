@@ -30,7 +30,8 @@ from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._trace import Liveness
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
-from reslab.stages import Pipeline, Section, keep_attributes, shadowed
+from reslab.stages import Pipeline, Section
+from reslab.stages.support import keep_attributes, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
 METHODS = ("forward", "encode", "decode")

@@ -28,7 +28,7 @@ from reslab.residency._model._storage import USUAL, parts
 from reslab.residency._rehearse._phantom import Phantoms
 from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
-from reslab.stages import shadowed
+from reslab.stages.support import shadowed
 
 #: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
 _BLEND = "blend_"

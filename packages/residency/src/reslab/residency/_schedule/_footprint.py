@@ -33,7 +33,7 @@ from reslab.residency._schedule._kept_units import (
 )
 from reslab.residency._schedule._slots import streamed_bytes
 from reslab.residency._units import size_text
-from reslab.stages import freeze
+from reslab.stages.support import freeze
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
 #: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).

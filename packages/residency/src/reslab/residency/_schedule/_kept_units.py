@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
-from reslab.stages import nearest
+from reslab.stages.support import nearest
 
 #: The unit of all weights outside the blocks; blocks are numbered from 0.
 OUTSIDE = -1

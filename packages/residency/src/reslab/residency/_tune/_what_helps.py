@@ -22,7 +22,7 @@ from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._tune._answer import Answer
 from reslab.residency._tune._survey import survey
-from reslab.stages import Compared
+from reslab.stages.support import Compared
 
 AS_IT_IS = "as it is"
 ADVICE: Mapping[str, Any] = {

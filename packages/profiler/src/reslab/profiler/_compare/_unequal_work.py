@@ -1,9 +1,9 @@
 """Whether two sets of runs did the same work, and if not, in which respect.
 
-A comparison of unequal work is the commonest way to fool oneself: another size, fewer steps, a stage left out. Equal
-work is an equal fingerprint (`_meta.fingerprint`); where two differ, this module finds out why.
+A comparison of unequal work misleads: one side had another size, fewer steps or a stage less. Runs of equal work have
+an equal fingerprint (`_meta.fingerprint`). Where two fingerprints differ, `work_differences` says why.
 
-    differences(first, second, labels=("before", "after"))     # ["width is 64 in before and 128 in after"]
+    work_differences(first, second, labels=("before", "after"))     # ["width is 64 in before and 128 in after"]
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class UnequalWorkError(ValueError):
     """Two sets of runs did not do the same work, so their times cannot be compared."""
 
 
-def differences(a: Profiles, b: Profiles, *, labels: Labels) -> list[str]:
-    """Return in which respects the work of `a` and of `b` differ, one phrase each; none for equal work."""
+def work_differences(a: Profiles, b: Profiles, *, labels: Labels) -> list[str]:
+    """Return one phrase for each respect in which the work of `a` and `b` differs; none for equal work."""
     works = {profile.meta.get("work") for profile in [*a, *b]}
     if len(works) == 1 and None not in works:
         return []
     unknown = [label for label, side in zip(labels, (a, b), strict=True) if any("work" not in p.meta for p in side)]
     if unknown:
-        return [f"what work it was is not known of {' and '.join(unknown)}"]
+        return [f"no work is known for {' and '.join(unknown)}"]
     reasons = [*_requests(a, b, labels), *_stages(a, b, labels)]
     return reasons or ["runs of different work are mixed in one set"]
 
@@ -49,7 +49,7 @@ def _requests(a: Profiles, b: Profiles, labels: Labels) -> Iterator[str]:
 
 
 def _asked(profiles: Profiles) -> Mapping[str, list[str]]:
-    """Return the values that were asked for, by name, seeds left out."""
+    """Return the values that requests gave, by name, without seeds."""
     asked: dict[str, list[str]] = {}
     for request in (request for profile in profiles for request in profile.meta.get("requests", [])):
         for name, value in request.items():

@@ -1,17 +1,13 @@
-"""The views of what moved, of what was allocated, and of what is left over: three accounts that must add up.
+"""Tables of what moved, what was allocated and what no span accounts for, and a check that spans add up.
 
     transfers(profile.spans)          # bytes, GB/s, how much of the copying was hidden behind compute
     peaks(profile.spans)              # memory before, after and at most, a row a stage
-    unattributed(profile.spans)       # the time that no child of a run, stage, step or pass accounts for
+    unattributed(profile.spans)       # the time of a run, stage, step or pass that lies in no span inside it
+    inconsistencies(profile.spans)    # ["the steps of 'denoise' sum to 30 ms, more than its 20 ms"]
 
-Form and units are those of `_tables`.
-
-Whether a profile adds up: what lies inside a span never takes longer than the span.
-
-A measured profile always does. A file that was edited, merged or written by another program may not, and a baseline
-whose steps take longer than their stage proves nothing. So `compare` asks, and says what it finds.
-
-    inconsistencies(profile.spans)      # ["the steps of 'denoise' sum to 30 ms, more than its 20 ms"]
+The form and the units of the tables are those of `_tables`. In a measured profile the spans inside a span never take
+longer than it. A file that was edited, merged or written by another program may break that rule, and a baseline whose
+steps take longer than their stage proves nothing. So `compare` asks for `inconsistencies` and reports them.
 """
 
 from __future__ import annotations
@@ -56,12 +52,12 @@ UNATTRIBUTED: Schema = {
 _OUTER = [Kind.RUN.value, Kind.STAGE.value, Kind.STEP.value, Kind.PASS.value]
 _IS_COPY = pl.col("kind") == Kind.TRANSFER.value
 _COPY_NS = pl.when(_IS_COPY).then(pl.coalesce("device_ns", "host_ns"))
-# a copy that the host makes itself is time in which nothing else is done
+# the host does nothing else while it copies itself, so all of that copy stalls
 _STALLED_NS = pl.when(_IS_COPY & (pl.col("lane") == HOST)).then(_COPY_NS).otherwise(pl.col("stall_ns"))
 
 
 def transfers(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a component moved for a stage, with the waits for it."""
+    """Return one row for each component moved for a stage, with the waits for it."""
     rows = pipeline_rows(spans, Kind.TRANSFER, Kind.WAIT)
     return (
         rows.group_by("pipeline", "stage", "component")
@@ -84,7 +80,7 @@ def transfers(spans: pl.DataFrame) -> pl.DataFrame:
 
 
 def peaks(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a stage, and first a row with no stage for the whole of the runs."""
+    """Return one row for the runs as a whole, whose stage is null, then one row a stage."""
     rows = pipeline_rows(spans, *BORDERS)
     before, after = pl.col("allocated_before_bytes"), pl.col("allocated_after_bytes")
     return (
@@ -103,7 +99,7 @@ def peaks(spans: pl.DataFrame) -> pl.DataFrame:
 
 
 def unattributed(spans: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a run and a row a kind of span in a stage that has others inside it."""
+    """Return one row a pipeline, and one for each kind of span of a stage that has spans inside it."""
     inside = spans.filter(pl.col("lane") == HOST).group_by(span="parent").agg(inside_ns=pl.col("host_ns").sum())
     rows = pipeline_rows(spans, *_OUTER).filter(pl.col("lane") == HOST).join(inside, on="span", how="left")
     rows = rows.filter((pl.col("kind") == Kind.RUN.value) | pl.col("inside_ns").is_not_null()).sort("start_ns", "span")

@@ -1,19 +1,16 @@
-"""The charts of a profile: functions from a view to a `Figure`.
+"""Bar charts of a profile: one bar a stage, or one bar a denoising step.
 
     stage_bars(stages(profile.spans)).save("stages.svg")
-
-Bars stand in the order of running and carry their own labels, so there is nothing to look up: no axis, no grid, no
-legend. One hue for stages, another for a stage that failed, grey for the time that no stage accounts for. Where a
-device was timed, a bar is as long as the device took, and the host's time stands beside it.
-
-The step chart: a bar a denoising step, so that a slow first step is seen and not averaged away.
-
     step_bars(steps(profile.spans)).save("steps.svg")
 
-The first step of a fresh process pays for what happens once: kernels that are chosen or compiled, memory that is
-reserved, weights that arrive. A mean over all steps hides that, and a time per step taken from the first is wrong for
-all others. So each step is held against the others of its stage; the dashed line is their median. Where the device was
-timed, it is the device's time that is drawn: the host is often ahead, and its steps say when work was handed over.
+Bars of stages stand in the order of running and carry their own labels, so no axis, grid or legend is needed. Stages
+have one hue, a stage that failed has another, and the time that no stage accounts for is grey. Where a device was
+timed, a bar is as long as the device's time, with the host's time beside it.
+
+The step chart shows a slow first step, which a mean over all steps hides. The first step of a fresh process pays for
+work that happens once: kernels are chosen or compiled, memory is reserved, weights arrive. A time per step taken from
+it is wrong for all others. So each step stands beside the others of its stage; the dashed line is their median. Where
+the device was timed, its time is drawn: the host is often ahead, and its steps only show when it handed work over.
 """
 
 from __future__ import annotations
@@ -24,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from reslab.profiler._profile._tables import UNATTRIBUTED
+from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure
 from reslab.profiler._report._units import format_ns, format_share, time_unit
-from reslab.profiler._report._vega import BARE_AXIS, PALETTE, Figure
 
 if TYPE_CHECKING:
     import altair as alt
@@ -36,17 +33,17 @@ Row = dict[str, Any]
 
 
 def stage_bars(stages: pl.DataFrame) -> Figure:
-    """Draw where the time of the runs went.
+    """Draw the time of the runs, one bar a stage.
 
     Args:
-        stages: What `Profile.stages` returns.
+        stages: The frame that `Profile.stages` returns.
 
     Returns:
-        A bar a stage in the order of running, labelled with its time and its share; its length is its time.
+        Bars in the order of running, labelled with time and share; the length of a bar is its time.
     """
     import altair as alt  # takes two seconds
 
-    runs = dict(stages.filter(pl.col("stage") == UNATTRIBUTED).select("pipeline", "calls").iter_rows())
+    runs = dict(stages.filter(pl.col("stage") == UNATTRIBUTED_STAGE).select("pipeline", "calls").iter_rows())
     stages = with_device_share(stages)
     rows = [_bar(row, runs) for row in stages.rows(named=True)]
     base = alt.Chart(alt.Data(values=rows)).encode(
@@ -63,7 +60,7 @@ def stage_bars(stages: pl.DataFrame) -> Figure:
 
 
 def with_device_share(stages: pl.DataFrame) -> pl.DataFrame:
-    """Return the stages with a column `device_share`: of the pipeline's runs; null where no device was timed."""
+    """Return the stages with a column `device_share`, of the pipeline's runs; null where no device was timed."""
     return stages.with_columns(device_share=pl.col("device_ms") / pl.col("host_ms").sum().over("pipeline"))
 
 
@@ -87,7 +84,7 @@ def _bar(row: Row, runs: Mapping[str, int]) -> Row:
 
 
 def _remarks(row: Row, runs: int) -> Iterator[str]:
-    """Yield what the reader would not expect of a stage: another name below it, more calls than runs, an error."""
+    """Yield the facts about a stage that a reader would not expect: several names, more calls than runs, an error."""
     if len(row["registered_names"]) > 1:
         yield f"{len(row['registered_names'])} stages under one name"
     if row["calls"] != runs:
@@ -97,14 +94,14 @@ def _remarks(row: Row, runs: int) -> Iterator[str]:
 
 
 def bar_color(row: Row) -> str:
-    """Return the colour of a row of `Profile.stages`: grey for what no stage accounts for, vermilion for an error."""
-    if row["stage"] == UNATTRIBUTED:
+    """Return the colour of a row of `Profile.stages`: grey for unattributed time, vermilion for an error, else blue."""
+    if row["stage"] == UNATTRIBUTED_STAGE:
         return PALETTE["grey"]
     return PALETTE["vermilion" if row["errors"] else "blue"]
 
 
 def _caption(stages: pl.DataFrame) -> str:
-    """Say in one sentence what the bars show: the longest stage, and what no stage accounts for."""
+    """Return one sentence about the bars: the longest stage, and the time that no stage accounts for."""
     if stages.is_empty():
         return "No run was recorded."
     pipeline = stages["pipeline"][0]
@@ -127,13 +124,13 @@ SLOW = 1.25
 
 
 def step_bars(steps: pl.DataFrame) -> Figure:
-    """Draw how long each step took, stage by stage, on one scale.
+    """Draw the time of each step, stage by stage, on one scale.
 
     Args:
-        steps: What `Profile.steps` returns.
+        steps: The frame that `Profile.steps` returns.
 
     Raises:
-        ValueError: If there are no steps.
+        ValueError: There are no steps.
     """
     import altair as alt  # takes two seconds
 

@@ -1,19 +1,19 @@
-"""Finding the sections of a stock pipeline's call while it runs, and the steps in them, from the component calls alone.
+"""Find the sections of a stock pipeline's call while it runs, and the steps in them, from the component calls alone.
 
-Before each outermost component call it is decided what ends and what begins; all else in the call, schedulers and
-latents among it, belongs to what is under way. The first section begins with the first component call.
+Before each outermost component call, the finder decides what ends and what begins. All other work of the call,
+schedulers and latents among it, belongs to the open section. The first section begins with the first component call.
 
-    called                                                        section          step
-    a component of the section's role                             goes on          goes on
+    component call                                                section          step
+    a component of the section's role                             continues        continues
     a denoiser, when a scheduler has stepped, or its timestep
-        is another one: the section has called it before          goes on          the next
+        is another one: the section has called it before          continues        the next
         it has not (the next of two experts)                      the next         the next
-    a denoiser that the section has not called, in the same step  goes on          goes on
-    another component while the denoising loop is not over        goes on          goes on
+    a denoiser that the section has not called, in the same step  continues        continues
+    another component while the denoising loop is not over        continues        continues
     a component of another role                                   the next         ends
 
 Schedulers are read, never wrapped (they are deep-copied): a step is over when one of their counters moves. A guidance
-pass begins with its first call, when it is known in which step that falls.
+pass begins with its first call, because only that call shows its step.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._registry import Registry
 from reslab.stages._roles import Role, numbers, role_of, timestep_reader
 from reslab.stages._stock import Section, StockStage
 
-#: What diffusers' schedulers count their steps in.
+#: The attributes in which diffusers' schedulers count their steps.
 _COUNTERS = ("_step_index", "counter")
 
 
-class Sections:
-    """Tells observers and a conductor of the sections of one stock pipeline's calls.
+class SectionFinder:
+    """Finds the sections of a stock pipeline's calls, and opens each for observers and the conductor.
 
     Args:
-        registry: The pipeline's stages, to which sections belong.
+        registry: The registry of the pipeline's stages, to which sections belong.
         components: The pipeline's components by name.
-        tell: Where events go.
-        conductor: Acts around each section, if there is one.
+        observers: The observers that get the events.
+        conductor: The conductor that acts around each section, if there is one.
     """
 
     def __init__(
-        self, registry: Registry, components: Mapping[str, Any], tell: Tell, conductor: Conductor | None
+        self, registry: Registry, components: Mapping[str, Any], observers: Observers, conductor: Conductor | None
     ) -> None:
-        self._registry, self._components, self._tell, self._conductor = registry, components, tell, conductor
+        self._registry, self._components, self._observers, self._conductor = registry, components, observers, conductor
         self._stock: StockStage | None = None
         self._inside = False
         self._clear()
 
     def _clear(self) -> None:
         self._section: Section | None = None
-        self._acting: AbstractContextManager[None] | None = None
+        self._conducted: AbstractContextManager[None] | None = None
         self._counts: dict[str, int] = {}
         self._called: dict[str, None] = {}  # components called in the section
-        self._step = self._pass = -1  # the number of the one begun last
+        self._step = self._pass = -1  # the numbers of the last step and pass
         self._in_step = self._in_pass = False
-        self._waiting: str | None = None  # the guidance pass that is entered
+        self._waiting: str | None = None  # the guidance pass whose cache context is entered and that has made no call
         self._counters: tuple[Any, ...] = ()
         self._timesteps: dict[str, Any] = {}  # of the calls in this step
 
@@ -70,7 +70,7 @@ class Sections:
         stock._touched = self._touch
         try:
             yield
-            if not self._counts:  # no component was called, so all of it is what would come first
+            if not self._counts:  # without a component call, the whole call is the first section
                 self._next(stock.sections()[0].role)
         except BaseException as error:
             self._end(error)
@@ -81,7 +81,7 @@ class Sections:
             self._stock = stock._touched = None
 
     def around(self, owner: Any, name: str, method: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a component's call with what ends and begins before it."""
+        """Return a component's call, with the decision on sections and steps before it."""
         role = role_of(name, owner, method)
         timestep = timestep_reader(owner)
 
@@ -90,9 +90,9 @@ class Sections:
             if self._stock is None or self._inside:
                 return call(*args, **kwargs)
             if role == Role.DENOISE:
-                self._denoises(name, timestep(args, kwargs))
+                self._begin_denoising(name, timestep(args, kwargs))
             elif not self._is_looping():
-                self._goes_on(role)
+                self._continue(role)
             self._note(name)
             self._inside = True
             try:
@@ -124,24 +124,24 @@ class Sections:
 
         return functools.wraps(original)(entered)
 
-    def _denoises(self, name: str, timestep: Any) -> None:
+    def _begin_denoising(self, name: str, timestep: Any) -> None:
         fresh = self._is_fresh(name, timestep)
-        self._goes_on(Role.DENOISE)
+        self._continue(Role.DENOISE)
         if fresh and self._called and name not in self._called:  # the next of two experts
             self._next(Role.DENOISE, steps=self._step)
         if fresh or not self._in_step:
             self._end_step()
             self._step += 1
             self._pass, self._in_step = -1, True
-            self._tell.begin(Kind.STEP, "step", self._step)
+            self._observers.begin(Kind.STEP, "step", self._step)
             self._timesteps.clear()
         self._counters, self._timesteps[name] = self._read_counters(), self._number(timestep)
         if self._waiting is not None and not self._in_pass:
             self._pass, self._in_pass = self._pass + 1, True
-            self._tell.begin(Kind.PASS, sys.intern(self._waiting), self._pass)
+            self._observers.begin(Kind.PASS, sys.intern(self._waiting), self._pass)
 
     def _is_fresh(self, name: str, timestep: Any) -> bool:
-        """Whether a denoiser's call is the first of its step."""
+        """Tell whether a denoiser's call is the first of its step."""
         counters, number = self._read_counters(), self._number(timestep)
         if not self._in_step or counters != self._counters:
             return True
@@ -149,7 +149,7 @@ class Sections:
             return name in self._timesteps
         if number is None:
             return False
-        if not counters:  # then a change of the timestep is all there is to go by, whichever denoiser is called
+        if not counters:  # then only a change of the timestep shows a new step, whichever denoiser is called
             return all(number != before for before in self._timesteps.values())
         return name in self._timesteps and self._timesteps[name] != number
 
@@ -157,7 +157,7 @@ class Sections:
         return numbers(timestep, whatever_device=not self._read_counters())
 
     def _read_counters(self) -> tuple[Any, ...]:
-        """What schedulers count their steps in; reading it waits for no device."""
+        """Return the step counters of the schedulers; reading them waits for no device."""
         return tuple(
             (place, name, value)
             for place, scheduler in enumerate(self._schedulers())
@@ -170,7 +170,7 @@ class Sections:
         return [each for each in components if hasattr(each, "set_timesteps") and hasattr(each, "step")]
 
     def _is_looping(self) -> bool:
-        """Whether the denoising loop under way has steps left: some pipelines decode, or embed, inside it."""
+        """Tell whether the current denoising loop has steps left: some pipelines decode, or embed, inside it."""
         if not self._in_step or self._stock is None or getattr(self._stock.pipe, "interrupt", False):
             return False
         states = [(getattr(each, "step_index", None), each.timesteps) for each in self._schedulers()]
@@ -181,7 +181,7 @@ class Sections:
             self._next(role_of(name, self._components[name], "forward"))
             self._note(name)
 
-    def _goes_on(self, role: str) -> None:
+    def _continue(self, role: str) -> None:
         if self._section is None or self._section.role != role:
             self._next(role)
 
@@ -206,39 +206,39 @@ class Sections:
         section = self._stock.section(role, number, after=after)
         self._called.clear()
         self._registry.current = self._section = section
-        self._tell.begin(Kind.STAGE, sys.intern(section.registered_name), self._registry.stages.index(section))
+        self._observers.begin(Kind.STAGE, sys.intern(section.registered_name), self._registry.stages.index(section))
         if self._conductor is not None:
-            self._acting = self._conductor.section(section)
+            self._conducted = self._conductor.section(section)
             try:
-                self._acting.__enter__()
+                self._conducted.__enter__()
             except BaseException as error:
-                self._acting, self._section = None, None
-                self._tell.end(error)
+                self._conducted, self._section = None, None
+                self._observers.end(error)
                 raise
 
     def _end(self, error: BaseException | None = None) -> None:
-        """End the section under way, and what is open in it."""
+        """End the open section, with its open step and pass."""
         self._end_step(error)
         if self._section is None:
             return
-        acting, self._acting, self._section = self._acting, None, None
+        acting, self._conducted, self._section = self._conducted, None, None
         try:
             if acting is not None:
                 acting.__exit__(
                     type(error) if error is not None else None, error, getattr(error, "__traceback__", None)
                 )
         except BaseException as own:
-            self._tell.end(own)
+            self._observers.end(own)
             raise
-        self._tell.end(error)
+        self._observers.end(error)
 
     def _end_step(self, error: BaseException | None = None) -> None:
         self._end_pass(error)
         if self._in_step:
             self._in_step = False
-            self._tell.end(error)
+            self._observers.end(error)
 
     def _end_pass(self, error: BaseException | None = None) -> None:
         if self._in_pass:
             self._in_pass = False
-            self._tell.end(error)
+            self._observers.end(error)

@@ -1,10 +1,10 @@
-"""Seeing component calls, denoising steps and guidance passes for the duration of a run.
+"""Watch component calls, denoising steps and guidance passes for the duration of a run.
 
 Bound methods are shadowed by instance attributes and restored exactly: `forward`, `encode` and `decode` of each
-component that is a module, `cache_context` of those that have one (its name is the guidance pass), `loop_step` of each
-loop block. Signatures are kept, since the LTX-2 denoiser reads `inspect.signature(transformer.forward)`. Schedulers are
-never wrapped: they are deep-copied, and the copy would carry a wrapper bound to the original. No code of diffusers is
-repeated.
+component that is a module, `cache_context` of components that have one (its argument names the guidance pass), and
+`loop_step` of each loop block. Signatures are kept, because the LTX-2 denoiser reads
+`inspect.signature(transformer.forward)`. Schedulers are never wrapped: they are deep-copied, and the copy would carry a
+wrapper bound to the original. No code of diffusers is repeated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from reslab.stages._events import Conductor, Kind, Tell
+from reslab.stages._events import Conductor, Kind, Observers
 from reslab.stages._roles import is_module
-from reslab.stages._sections import Sections
+from reslab.stages._section_finder import SectionFinder
 from reslab.stages._stage import Stage
 
 METHODS = ("forward", "encode", "decode")
@@ -26,7 +26,7 @@ _ABSENT = object()
 
 @contextmanager
 def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Let `owner.name` be `value` within the block, then exactly what it was, its own or its class's.
+    """Set the attribute `name` of `owner` to `value` within the block, then restore it exactly, even to its absence.
 
     >>> from types import SimpleNamespace
     >>> owner = SimpleNamespace(paused=False)
@@ -48,25 +48,25 @@ def shadowed(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class Watch:
-    """Wraps what a run is seen by, and knows which step and pass is under way.
+    """Wraps components and loops during a run, so that observers get their calls, steps and passes.
 
     Args:
-        tell: Where events go.
-        conductor: Called around component calls, if any.
+        observers: The observers that get the events.
+        conductor: The conductor to call around component calls, if any.
         components: The pipeline's components by name.
-        names_in_use: Answers with the component names that the current stage uses, for an object that has several.
-        sections: Finds the stages of a stock pipeline, where there is one.
+        names_in_use: A function that returns the component names of the running stage, for objects of several names.
+        sections: The finder of the sections of a stock pipeline, if there is one.
     """
 
     def __init__(
         self,
-        tell: Tell,
+        observers: Observers,
         conductor: Conductor | None,
         components: Mapping[str, Any],
         names_in_use: Callable[[], Sequence[str]],
-        sections: Sections | None = None,
+        sections: SectionFinder | None = None,
     ) -> None:
-        self._tell, self._conductor = tell, conductor
+        self._observers, self._conductor = observers, conductor
         self._components, self._names_in_use, self._sections = components, names_in_use, sections
         self._pass = 0
 
@@ -92,27 +92,28 @@ class Watch:
         return [(self._components[same[0]], same) for same in names.values()]
 
     def _component_call(self, owner: Any, names: list[str], method: str) -> Callable[..., Any]:
-        original, told, conductor = getattr(owner, method), self._told(names, method), self._conductor
-        tell = self._tell
+        original, called, conductor = getattr(owner, method), self._names_of_call(names, method), self._conductor
+        observers = self._observers
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            component, text = told()
-            tell.begin(Kind.COMPONENT, text)
+            component, text = called()
+            observers.begin(Kind.COMPONENT, text)
             try:
                 if conductor is None:
                     result = original(*args, **kwargs)
                 else:
                     result = conductor.component_call(component, method, lambda: original(*args, **kwargs))
             except BaseException as error:
-                tell.end(error)
+                observers.end(error)
                 raise
-            tell.end()
+            observers.end()
             return result
 
         return call if self._sections is None else self._sections.around(owner, names[0], method, call)
 
-    def _told(self, names: list[str], method: str) -> Callable[[], tuple[str, str]]:
+    def _names_of_call(self, names: list[str], method: str) -> Callable[[], tuple[str, str]]:
+        """Return a function that gives the component's name and the event's name, by the running stage."""
         texts = {name: (name, sys.intern(f"{name}.{method}")) for name in names}
         if len(names) == 1:
             only = texts[names[0]]
@@ -124,18 +125,18 @@ class Watch:
 
         @contextmanager
         def entered(name: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-            self._tell.begin(Kind.PASS, sys.intern(name), self._pass)
+            self._observers.begin(Kind.PASS, sys.intern(name), self._pass)
             self._pass += 1
             try:
                 with original(name, *args, **kwargs):
                     yield
             except BaseException as error:
-                self._tell.end(error)
+                self._observers.end(error)
                 raise
-            self._tell.end()
+            self._observers.end()
 
-        told = functools.wraps(original)(entered)
-        return told if self._sections is None else self._sections.entering(original, told)
+        watched = functools.wraps(original)(entered)
+        return watched if self._sections is None else self._sections.entering(original, watched)
 
     def _loop_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
@@ -143,13 +144,13 @@ class Watch:
             if "i" not in kwargs:  # a loop over chunks or segments of a video, not over denoising steps
                 return original(*args, **kwargs)
             self._pass = 0
-            self._tell.begin(Kind.STEP, "step", kwargs["i"])
+            self._observers.begin(Kind.STEP, "step", kwargs["i"])
             try:
                 result = original(*args, **kwargs)
             except BaseException as error:
-                self._tell.end(error)
+                self._observers.end(error)
                 raise
-            self._tell.end()
+            self._observers.end()
             return result
 
         return step

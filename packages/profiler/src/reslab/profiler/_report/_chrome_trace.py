@@ -2,12 +2,12 @@
 
     export_chrome_trace(profile.spans, profile.memory, "run.json")     # or "run.json.gz", which is compressed
 
-A lane is a track. Perfetto drops a slice that overlaps another on its track without lying inside it, so spans that do
-(two copies at once, a second thread) get a further track of the same lane, and nothing is lost. A span that was timed
-on the device is drawn twice: on the host's track where it was called, on the compute track where it ran. Memory samples
-are counters.
+A lane is a track. Perfetto drops a slice that overlaps another on its track without lying inside it. So overlapping
+spans (two copies at once, a second thread) get a further track of the same lane, and nothing is lost. A span that was
+timed on the device is drawn twice: on the host's track where it was called, and on the compute track where it ran.
+Memory samples are counters.
 
-The format: Duygu Soysal and others, "Trace Event Format", Google, 2016; times in it are microseconds.
+The format: Duygu Soysal and others, "Trace Event Format", Google, 2016; its times are microseconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import polars as pl
 
 from reslab.profiler._profile._schema import COMPUTE, COPY, HOST
 from reslab.profiler._report._timeline import STALL
-from reslab.stages import Kind, output_path
+from reslab.stages import Kind
+from reslab.stages.support import output_path
 
 Event = dict[str, Any]
 
@@ -37,10 +38,10 @@ def export_chrome_trace(spans: pl.DataFrame, memory: pl.DataFrame, path: str | o
     Args:
         spans: A frame of `SPAN_SCHEMA`, measured or predicted.
         memory: A frame of `MEMORY_SCHEMA`.
-        path: Where to, ending in .json, or in .json.gz to have it compressed; an existing file is replaced.
+        path: The file to write; .json.gz is compressed, .json is not. An existing file is replaced.
 
     Raises:
-        ValueError: For another ending.
+        ValueError: The path has another ending.
     """
     target = output_path(path, "a trace", ".json", ".json.gz", "")
     trace = {"traceEvents": list(trace_events(spans, memory)), "displayTimeUnit": "ns"}
@@ -86,7 +87,7 @@ def _slice(row: Mapping[str, Any], lane: str, start_ns: int, took_ns: int) -> Ev
 
 
 def _tracked(slices: Iterable[Event]) -> Iterator[Event]:
-    """Give each slice the first track of its lane on which it lies apart from, or inside, all others."""
+    """Give each slice the first track of its lane on which it overlaps no other, except by lying inside it."""
     open_until: dict[int, list[list[int]]] = {}
     for event in sorted(slices, key=lambda event: (event["tid"], event["ts"], -event["dur"])):
         tracks = open_until.setdefault(event["tid"], [])
@@ -101,7 +102,7 @@ def _tracked(slices: Iterable[Event]) -> Iterator[Event]:
 
 
 def _counters(memory: pl.DataFrame) -> Iterator[Event]:
-    """Yield the samples: a counter a pool for all of it, and one for its components, stacked."""
+    """Yield the samples: for each pool one counter of all its bytes, and one of its components, stacked."""
     text = memory.with_columns(pl.col("pool", "component").cast(pl.String)).sort("at_ns", maintain_order=True)
     held: dict[str, dict[str, int]] = {}
     for row in text.iter_rows(named=True):

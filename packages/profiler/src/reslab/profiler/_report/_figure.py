@@ -1,24 +1,19 @@
-"""Charts that draw without a network: one small renderer for every chart of this project.
+"""Charts that draw without a network, and the colours that all charts of this project share.
 
-Altair 6's own renderers load their script from the web, or speak a dialect that JupyterLab 4.6 does not. A `Figure`
-holds the plain Vega-Lite specification instead and shows it as the version that JupyterLab bundles, with a PNG beside
-it for viewers that draw nothing. So a chart stays within Vega-Lite 5.6. Its caption is one sentence that says what
-the picture shows: it stands below the chart and is its alternative text.
+Altair 6's own renderers load their script from the web, or emit a mime type that JupyterLab 4.6 does not draw. A
+`Figure` holds the plain Vega-Lite specification instead. It shows the specification under the mime type that JupyterLab
+bundles, with a PNG beside it for viewers that draw nothing, so a chart stays within Vega-Lite 5.6. Its caption is one
+sentence that says what the picture shows: it stands below the chart and is its alternative text.
 
     figure = Figure.from_altair(chart, caption="Refine takes twice as long as denoise.")
     figure                                         # in a notebook: interactive, dark or light
     figure.save("stages.pdf", look="paper")
+    component_hues(["transformer", "vae"])         # {"transformer": "#0072B2", "vae": "#009E73"}
 
-Colours are those of Okabe and Ito (2008), told apart by people with any kind of colour vision. In a notebook the
-background is transparent and the text a grey that reads on black and on white.
-
-One colour a component, the same in every chart.
-
-The components that diffusion pipelines usually have keep their hue whatever else there is; others take what is left,
-in the order in which they are met. Vermilion is for errors and stalls and grey for what has no component, so six hues
-remain: a seventh component is grey, and its label says what it is.
-
-    component_hues(["transformer", "vae"])      # {"transformer": "#0072B2", "vae": "#009E73"}
+The eight colours are those of Okabe and Ito (2008), which people with any kind of colour vision can distinguish. A
+component has one colour in every chart: the usual components of diffusion pipelines have a fixed hue, and others take
+the remaining hues in the order of their first use. Vermilion is for errors and stalls, and grey for bars without a
+component. Six hues remain, so a seventh component is grey, and its label names it.
 """
 
 from __future__ import annotations
@@ -32,7 +27,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reslab.stages import Compared, output_path
+from reslab.stages.support import Compared, Described, output_path
 
 if TYPE_CHECKING:
     import altair as alt
@@ -64,19 +59,30 @@ _PNG_SCALE = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How a figure is drawn where it is going to be seen."""
+class Style:
+    """The colours and the font size of a look."""
 
     ink: str
     background: str
     font_px: int
 
 
-#: Where a figure is seen: a notebook in either theme, a printed page, a wall.
-LOOKS = {
-    "notebook": Look(ink="#7a7a7a", background="transparent", font_px=12),
-    "paper": Look(ink="#000000", background="white", font_px=11),
-    "slides": Look(ink="#000000", background="white", font_px=14),
+class Look(Described):
+    """Where a figure will be seen.
+
+    >>> Look("slides").doc
+    'Black on white in large letters, for a wall.'
+    """
+
+    NOTEBOOK = "notebook", "Grey on a transparent ground, readable in a dark and in a light theme."
+    PAPER = "paper", "Black on white, for a printed page."
+    SLIDES = "slides", "Black on white in large letters, for a wall."
+
+
+_STYLES = {
+    Look.NOTEBOOK: Style(ink="#7a7a7a", background="transparent", font_px=12),
+    Look.PAPER: Style(ink="#000000", background="white", font_px=11),
+    Look.SLIDES: Style(ink="#000000", background="white", font_px=14),
 }
 
 
@@ -106,18 +112,16 @@ class Figure(Compared):
         spec = {key: value for key, value in chart.to_dict().items() if key not in ("$schema", "config")}
         return cls(spec=spec, caption=caption)
 
-    def vega_lite(self, *, look: str = "notebook") -> dict[str, Any]:
+    def vega_lite(self, *, look: str = Look.NOTEBOOK) -> dict[str, Any]:
         """Return the complete specification: the chart, its caption, and the fonts and colours of a look.
 
         Args:
-            look: "notebook", "paper" or "slides".
+            look: A `Look`: "notebook", "paper" or "slides".
 
         Raises:
-            ValueError: For another look.
+            ValueError: There is no such look.
         """
-        if look not in LOOKS:
-            raise ValueError(f"unknown look {look!r}; choose one of {list(LOOKS)}")
-        style = LOOKS[look]
+        style = _STYLES[Look.of(look, "look")]
         return {
             **self.spec,
             "$schema": _SCHEMA,
@@ -128,15 +132,15 @@ class Figure(Compared):
             "usermeta": {"embedOptions": {"actions": False, "renderer": "svg"}},
         }
 
-    def save(self, path: str | os.PathLike[str], *, look: str = "paper") -> None:
+    def save(self, path: str | os.PathLike[str], *, look: str = Look.PAPER) -> None:
         """Write the figure as an image; a PNG has the caption inside as its description.
 
         Args:
             path: Ends in .png, .svg or .pdf; folders on the way are made.
-            look: "paper", "slides" or "notebook" (transparent, grey text).
+            look: A `Look`: "paper", "slides" or "notebook".
 
         Raises:
-            ValueError: For another ending or look.
+            ValueError: The path has another ending, or there is no such look.
         """
         import vl_convert
 
@@ -168,7 +172,7 @@ def _png(spec: dict[str, Any]) -> bytes:
 
 
 def _deflated(png: bytes) -> bytes:
-    """Compress an image's data as far as deflate goes: a third of what comes, and notebooks are committed with it."""
+    """Compress an image's data as far as deflate can: notebooks are committed with it, and it becomes a third."""
     chunks, at = [], len(_PNG_MAGIC)
     while at < len(png):
         (size,) = struct.unpack_from(">I", png, at)
@@ -191,7 +195,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def _config(style: Look) -> dict[str, Any]:
+def _config(style: Style) -> dict[str, Any]:
     ink, size = style.ink, style.font_px
     text = {"labelColor": ink, "titleColor": ink, "labelFontSize": size, "titleFontSize": size}
     return {
@@ -206,7 +210,8 @@ def _config(style: Look) -> dict[str, Any]:
     }
 
 
-#: What most pipelines of diffusers call their large components; where two want one hue, the first has it.
+#: The hues of the large components by the names that most pipelines of diffusers use; of two with one hue, the first
+#: that is present has it.
 FIXED = {
     "transformer": "blue",
     "unet": "blue",
@@ -229,7 +234,7 @@ def component_hues(components: Iterable[str]) -> dict[str, str]:
     ['#009E73', '#E69F00', '#0072B2']
 
     Args:
-        components: Their names, in an order that does not change.
+        components: The names of the components, in an order that does not change.
     """
     names = list(dict.fromkeys(components))
     fixed: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The stages of a pipeline, by place and by registered name."""
+"""The stages of a pipeline as a sequence, found by place and by registered name."""
 
 from __future__ import annotations
 

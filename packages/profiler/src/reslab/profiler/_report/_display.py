@@ -1,15 +1,12 @@
-"""A profile as a table in the notebook: what `stages()` says, with a bar behind each share.
+"""A profile as a table in the notebook, with a bar behind each share, and as one line for a log.
 
-Everything that a user named is escaped. Colours are inherited but for the bars, so the table reads in a dark and in a
-light theme, and it stays a table where a viewer drops styles.
-
-A profile in one line, for a log.
-
+    profile_html(profile.stages(), profile.named())
     logger.info(summary(profile.stages(), profile.named(), profile.memory))
     # lab: 100 ms; denoise 60 %, encode 30 %, unattributed 10 % | host memory peaked at 11.2 GiB
 
-Shares are of the time of the runs. Where a device was timed they say what it was busy with, because the host's clock
-says only when work was handed over.
+Every name that a user gave is escaped. Colours are inherited except for the bars, so the table reads in a dark and in a
+light theme, and it stays a table where a viewer drops styles. Shares are of the time of the runs. Where a device was
+timed, shares are of its busy time, because the host's clock only shows when work was handed over.
 """
 
 from __future__ import annotations
@@ -20,10 +17,10 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._tables import UNATTRIBUTED
-from reslab.profiler._report._charts import bar_color, with_device_share
+from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._report._bar_charts import bar_color, with_device_share
 from reslab.profiler._report._units import format_bytes, format_ns, format_share
-from reslab.stages import Markup, html_table
+from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]
 
@@ -31,11 +28,11 @@ _BAR_PX = 120
 
 
 def profile_html(stages: pl.DataFrame, named: pl.DataFrame) -> str:
-    """Return the table of stages, and of named spans, as far as there are any.
+    """Return the table of stages and the table of named spans, each where it has rows.
 
     Args:
-        stages: What `Profile.stages` returns.
-        named: What `Profile.named` returns.
+        stages: The frame that `Profile.stages` returns.
+        named: The frame that `Profile.named` returns.
     """
     tables = [_stages(with_device_share(stages).rows(named=True))] if stages.height else []
     if named.height:
@@ -44,7 +41,7 @@ def profile_html(stages: pl.DataFrame, named: pl.DataFrame) -> str:
 
 
 def _stages(rows: Sequence[Row]) -> str:
-    """Return the table of stages; registered names are a column of it only where one differs from the stage's."""
+    """Return the table of stages; it has a column of registered names only where one differs from its stage."""
     renamed = any(name != row["stage"] for row in rows for name in row["registered_names"])
     aside = {"registered as": _registered} if renamed else {}
     timed = any(row["device_ms"] is not None for row in rows)
@@ -97,27 +94,27 @@ def summary(stages: pl.DataFrame, named: pl.DataFrame, memory: pl.DataFrame) -> 
     """Return one line without a newline: each pipeline's time, its longest stages, the rest, errors, peak memory.
 
     Args:
-        stages: What `Profile.stages` returns.
-        named: What `Profile.named` returns.
+        stages: The frame that `Profile.stages` returns.
+        named: The frame that `Profile.named` returns.
         memory: A frame of `MEMORY_SCHEMA`.
     """
     stages = with_device_share(stages)
-    told = [_pipeline(name, rows) for (name,), rows in stages.group_by("pipeline", maintain_order=True)]
-    told += [f"{row['name']} {format_ns(row['host_ms'] * 1e6)}" for row in named.iter_rows(named=True)]
-    return " | ".join([*told, *_peaks(memory)]) or "nothing was recorded"
+    phrases = [_pipeline(name, rows) for (name,), rows in stages.group_by("pipeline", maintain_order=True)]
+    phrases += [f"{row['name']} {format_ns(row['host_ms'] * 1e6)}" for row in named.iter_rows(named=True)]
+    return " | ".join([*phrases, *_peaks(memory)]) or "nothing was recorded"
 
 
 def _pipeline(name: Any, stages: pl.DataFrame) -> str:
-    rest = stages.filter(pl.col("stage") == UNATTRIBUTED).row(0, named=True)
+    rest = stages.filter(pl.col("stage") == UNATTRIBUTED_STAGE).row(0, named=True)
     on_device = stages["device_share"].count() > 0
     taken = pl.col("device_share").fill_null(0) if on_device else pl.col("share")
-    inside = stages.filter(pl.col("stage") != UNATTRIBUTED).with_columns(taken=taken)
+    inside = stages.filter(pl.col("stage") != UNATTRIBUTED_STAGE).with_columns(taken=taken)
     inside = inside.sort("taken", descending=True, maintain_order=True)
     parts = [f"{row['stage']} {format_share(row['taken'])}" for row in inside.head(_LONGEST).rows(named=True)]
     if inside.height > _LONGEST:
         parts.append(f"{inside.height - _LONGEST} more {format_share(sum(inside['taken'][_LONGEST:]))}")
     where = " on the device" if on_device else ""
-    parts.append(f"{UNATTRIBUTED} {format_share(rest['share'])}")
+    parts.append(f"{UNATTRIBUTED_STAGE} {format_share(rest['share'])}")
     total = format_ns(sum(stages["host_ms"]) * 1e6)
     runs = f" in {rest['calls']} runs" if rest["calls"] > 1 else ""
     failed = f"; {errors} failed" if (errors := stages["errors"].sum()) else ""

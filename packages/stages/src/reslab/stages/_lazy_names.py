@@ -1,6 +1,6 @@
-"""A package's facade whose costly names are imported when they are first asked for.
+"""The facade of a package with costly imports: a name's module is imported when the name is first used.
 
-    if TYPE_CHECKING:  # so that type checkers and editors know them
+    if TYPE_CHECKING:  # so that type checkers and editors know the names
         from reslab.residency._engine._apply import apply
     else:
         __getattr__ = lazy_names(__name__, {"apply": "_engine._apply"})
@@ -9,7 +9,8 @@
     def __dir__() -> list[str]:
         return __all__
 
-The facades of `reslab.residency` and `reslab.ltx2` do so with what needs torch, so that plans are made without it.
+The facades of `reslab.residency` and `reslab.ltx2` import the modules that need torch this way, so that making a plan
+does not need torch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 
 def lazy_names(facade: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that imports a name's module when the name is asked for.
+    """Return the `__getattr__` of a package that imports the module of a name when the name is used.
 
     >>> late = lazy_names("reslab.stages", {"free_name": "_names"})
     >>> late("free_name")("decode", {"decode"})
@@ -31,7 +32,7 @@ def lazy_names(facade: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         facade: The package's own `__name__`.
-        modules: The module that has each name, below the package: "_engine._apply".
+        modules: The module of each name, relative to the package: "_engine._apply".
     """
 
     def late(name: str) -> Any:

@@ -9,18 +9,18 @@ from reslab.profiler import Profile, Profiler, spans_frame
 from reslab.profiler.testing import FakeClock
 
 
-def test_a_copy_that_the_host_makes_itself_hides_nothing(told, prof):
-    with told("run", "lab"), told("stage", "decode"), told("transfer", "vae", nbytes=8_000_000, ns=2_000_000):
+def test_a_copy_that_the_host_makes_itself_hides_nothing(event, prof):
+    with event("run", "lab"), event("stage", "decode"), event("transfer", "vae", nbytes=8_000_000, ns=2_000_000):
         pass
     assert prof.profile.transfers().rows() == [("lab", "decode", "vae", 1, 8_000_000, 2.0, 4.0, 2.0, 0.0)]
 
 
-def test_blocks_and_repeats_are_summed_by_component_and_stage(told, prof):
-    with told("run", "lab"), told("stage", "denoise"):
+def test_blocks_and_repeats_are_summed_by_component_and_stage(event, prof):
+    with event("run", "lab"), event("stage", "denoise"):
         for block in range(3):
-            with told("transfer", f"transformer/{block}", nbytes=1_000, ns=1_000):
+            with event("transfer", f"transformer/{block}", nbytes=1_000, ns=1_000):
                 pass
-        with told("transfer", "refiner/0@refine", nbytes=500, ns=0):
+        with event("transfer", "refiner/0@refine", nbytes=500, ns=0):
             pass
     columns = ("stage", "component", "calls", "moved_bytes", "gb_per_s")
     assert prof.profile.transfers().select(columns).rows() == [
@@ -29,12 +29,12 @@ def test_blocks_and_repeats_are_summed_by_component_and_stage(told, prof):
     ]
 
 
-def test_what_is_left_over_is_said_at_every_level_that_has_something_inside(told, prof):
-    with told("run", "lab", ns=1_000_000):
-        with told("stage", "encode", ns=5_000_000):
+def test_what_is_left_over_is_said_at_every_level_that_has_something_inside(event, prof):
+    with event("run", "lab", ns=1_000_000):
+        with event("stage", "encode", ns=5_000_000):
             pass
-        with told("stage", "denoise", ns=2_000_000):  # noqa: SIM117
-            with told("step", "step", 0, ns=3_000_000), told("guidance pass", "pred_cond", ns=4_000_000):
+        with event("stage", "denoise", ns=2_000_000):  # noqa: SIM117
+            with event("step", "step", 0, ns=3_000_000), event("guidance pass", "pred_cond", ns=4_000_000):
                 pass
     assert prof.profile.unattributed().rows() == [
         ("lab", None, "run", 1, 15.0, 1.0, pytest.approx(1 / 15)),
@@ -62,8 +62,8 @@ def test_a_profile_reports_what_recording_it_cost(tmp_path):
     assert Profile.load(tmp_path / "run.parquet").overhead().equals(table)
 
 
-def test_costs_are_null_where_nobody_measured_them(told, prof):
-    with told("run", "lab", ns=5):
+def test_costs_are_null_where_they_were_not_measured(event, prof):
+    with event("run", "lab", ns=5):
         pass
     assert prof.profile.overhead().rows() == [("run", 1, None, None, None)]
 

@@ -1,8 +1,9 @@
 """A pipeline as a table and as a diagram.
 
-The table has a row a stage: place, registered name, profile name where it differs, class, components, values read and
-written. The diagram has a column a stage and a row for each component (a dot where a stage declares it) and each value
-(a bar from the stage that writes it to the last that reads it): what must be at hand, and for how long.
+The table has a row a stage: place, registered name, profile name if it differs, class, components, values read and
+written. The diagram has a column a stage, a row for each component (a dot where a stage declares it) and a row for each
+value (a bar from the stage that writes it to the last stage that reads it). It shows which components and values must
+be available, and for how long.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from reslab.stages._stage import REQUIRED, Binding, Stage
 
 #: Okabe and Ito's colour-blind-safe blue and orange (jfly.uni-koeln.de/color).
 BLUE, ORANGE = "#0072B2", "#E69F00"
-#: A grey that is read on white and on black: an image does not know the theme.
+#: A grey that is readable on white and on black, because an image does not know the theme.
 INK = "#7a7a7a"
 COLUMN, ROW, LABEL, HEAD = 30, 17, 250, 16
 #: Names listed in a cell before the rest is counted.
 SHOWN = 3
 
 
-class Entry(NamedTuple):
-    """A stage as it was added: how it is bound, and the heading that it stands under."""
+class AddedStage(NamedTuple):
+    """A stage as it was added: with its binding, and its heading in displays."""
 
     stage: Stage
     binding: Binding
     group: str
 
 
-class Row(NamedTuple):
+class StageRow(NamedTuple):
     """One stage in the pipeline's names."""
 
     group: str
@@ -47,9 +48,9 @@ class Row(NamedTuple):
     writes: list[str]
 
 
-def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
-    """Describe every stage in order; of what it could read, what is required or written before."""
-    described: list[Row] = []
+def rows(entries: Sequence[AddedStage], components: Mapping[str, Any]) -> list[StageRow]:
+    """Return a row for every stage in order; of the values it could read, those required or written before."""
+    described: list[StageRow] = []
     written: set[str] = set()
     for stage, bind, group in (entry._replace(stage=shown) for entry in entries for shown in entry.stage.sections()):
         signature = stage.signature(EVERYTHING)
@@ -65,7 +66,7 @@ def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
         writes = [bind.value(name) for name in signature.writes or ()]
         written.update(writes)
         described.append(
-            Row(
+            StageRow(
                 group=group,
                 registered_name=stage.registered_name,
                 profile_name=stage.profile_name,
@@ -78,8 +79,8 @@ def rows(entries: Sequence[Entry], components: Mapping[str, Any]) -> list[Row]:
     return described
 
 
-def needed(entries: Sequence[Entry]) -> list[str]:
-    """The values that a request must give."""
+def needed(entries: Sequence[AddedStage]) -> list[str]:
+    """Return the values that a request must give."""
     written: set[str] = set()
     wanted: dict[str, None] = {}
     for stage, bind, _group in entries:
@@ -92,7 +93,7 @@ def needed(entries: Sequence[Entry]) -> list[str]:
     return list(wanted)
 
 
-def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], result: str | None) -> str:
+def html(name: str, entries: Sequence[AddedStage], *, components: Mapping[str, Any], result: str | None) -> str:
     """Return the table of a pipeline's stages, and the diagram below it."""
     described = rows(entries, components)
     asks = ", ".join(needed(entries)) or "nothing"
@@ -103,8 +104,8 @@ def html(name: str, entries: Sequence[Entry], *, components: Mapping[str, Any], 
     return f"<div>{head}{table(described)}{diagram(described)}</div>"
 
 
-def table(described: list[Row]) -> str:
-    """An HTML table with a row a stage, under its group's heading."""
+def table(described: list[StageRow]) -> str:
+    """Return an HTML table with one row a stage, under the headings of groups."""
     renamed = any(row.profile_name != row.registered_name for row in described)
     titles = ["", "stage", *(["profile name"] if renamed else []), "of class", "components", "reads", "writes"]
     lines: list[str | list[Cell]] = []
@@ -121,19 +122,19 @@ def table(described: list[Row]) -> str:
 
 
 def _short(names: list[str]) -> str:
-    """The first few names, and how many more there are; all of them in the tooltip."""
+    """Return the first few names and the number of the others; the tooltip has them all."""
     shown = ", ".join(escape(name) for name in names[:SHOWN])
     more = f" <i>+{len(names) - SHOWN}</i>" if len(names) > SHOWN else ""
     return f'<span title="{escape(", ".join(names))}">{shown}{more}</span>' if names else ""
 
 
 def _breakable(name: str) -> str:
-    """A name that may be broken after an underscore and before a word's capital, and nowhere else: LTX2|LoRA|Switch."""
+    """Return a name that breaks only after an underscore and before a word's capital: LTX2|LoRA|Switch."""
     return re.sub(r"(?<=_)|(?<=[a-zA-Z0-9])(?=[A-Z][a-z])", "<wbr>", escape(name))
 
 
-def diagram(described: list[Row]) -> str:
-    """A dot in each column where a stage names a component; folded below, a bar for as long as a value is kept."""
+def diagram(described: list[StageRow]) -> str:
+    """Return the diagram: dots where stages name a component and, folded below, bars for as long as a value is kept."""
     count, lives = len(described), _lives(described)
     components = dict.fromkeys(name for row in described for name in row.components)
     dots = {
@@ -167,14 +168,14 @@ def _svg(lines: Mapping[str, list[str]], count: int, caption: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f"{''.join(marks)}</svg>"
     )
-    # As an image: a notebook that is not trusted shows an inline SVG as a run of text.
+    # As an image, because a notebook that is not trusted shows an inline SVG as text.
     data = b64encode(svg.encode()).decode()
     image = f'<img alt="{caption}" width="{width}" src="data:image/svg+xml;base64,{data}">'
     return f"{image}<p><small>{caption}.</small></p>"
 
 
-def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
-    """For each value that one stage writes and a later one reads: the first writer's and the last reader's place."""
+def _lives(described: list[StageRow]) -> dict[str, tuple[int, int]]:
+    """Return the places of the first writer and the last reader of each value that a later stage reads."""
     born: dict[str, int] = {}
     lives: dict[str, tuple[int, int]] = {}
     for place, row in enumerate(described):
@@ -186,7 +187,7 @@ def _lives(described: list[Row]) -> dict[str, tuple[int, int]]:
     return dict(sorted(lives.items(), key=lambda item: (item[1], item[0])))
 
 
-def _dot(column: int, y: float, row: Row) -> str:
+def _dot(column: int, y: float, row: StageRow) -> str:
     title = f"<title>{escape(row.registered_name)}</title>"
     return f'<circle cx="{LABEL + COLUMN * (column + 0.5):g}" cy="{y:g}" r="5" fill="{BLUE}">{title}</circle>'
 

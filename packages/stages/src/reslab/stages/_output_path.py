@@ -1,4 +1,4 @@
-"""Where something is saved: the name's ending says the format, and folders on the way are made.
+"""The path of a file to save: its ending must match the format, and its folders are made.
 
 output_path("new/folder/run.json.gz", "a trace", ".json", ".json.gz")
 """
@@ -10,19 +10,19 @@ from pathlib import Path
 
 
 def output_path(path: str | os.PathLike[str], what: str, *endings: str) -> Path:
-    """Return a path that can be written to: its folder is there, and its name promises none but these formats.
+    """Return a path to write to: make its folder, and refuse the ending of another format.
 
     >>> output_path("run.csv", "a profile", ".parquet")
     Traceback (most recent call last):
     ValueError: a profile is saved as .parquet, got 'run.csv'; save it as 'run.parquet'
 
     Args:
-        path: Where to save.
-        what: What is saved, for the error.
-        endings: What its name may end in, whatever its capitals; "" allows a name without an ending.
+        path: The path that the user gave.
+        what: The name of what is saved, for the error.
+        endings: The endings that its name may have, in any capitals; "" allows a name without an ending.
 
     Raises:
-        ValueError: Its name ends in something else, or a file is where a folder has to be.
+        ValueError: The name has another ending, or a file has the name of a folder on the way.
     """
     target = Path(path)
     name = target.name.casefold()
