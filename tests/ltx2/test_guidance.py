@@ -9,8 +9,9 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 
 from reslab import ltx2
-from reslab.ltx2._checkpoint._configs import config, detect
-from reslab.ltx2._checkpoint._sizes import SIZES, small_config
+from reslab.ltx2._checkpoint._configs import config
+from reslab.ltx2._checkpoint._model_classes import detect
+from reslab.ltx2._checkpoint._small_configs import SIZES, small_config
 from reslab.stages import PipelineError
 
 NAMES = ["LTX-2", "LTX-2.3", "LTX-2.3 distilled"]

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from reslab import ltx2
 from reslab.ltx2._checkpoint import _fetch, _load
-from reslab.ltx2._checkpoint._download import DownloadPlan, FetchedFile
-from reslab.ltx2._checkpoint._hub import HuggingFaceHub, Listing
+from reslab.ltx2._checkpoint._download_plan import DownloadPlan, FetchedFile
+from reslab.ltx2._checkpoint._hub import HuggingFaceHub, RepositoryListing
 from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._checkpoint._write import write
 from reslab.ltx2._pipeline._compose import two_stage
@@ -34,7 +34,7 @@ class FolderHub:
             raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.")
         root = self.repos[repo]
         files = [path for path in root.rglob("*") if path.is_file()]
-        return Listing(COMMIT, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
+        return RepositoryListing(COMMIT, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
 
     def is_cached(self, repo, commit, path):
         return (self.cache / repo / path).is_file()
@@ -307,7 +307,7 @@ def test_what_the_hub_answers_is_told(monkeypatch):
         siblings = ()
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: Answer)
-    assert HuggingFaceHub().listing(REPO, None) == Listing(COMMIT, {})
+    assert HuggingFaceHub().listing(REPO, None) == RepositoryListing(COMMIT, {})
 
 
 @pytest.mark.parametrize(

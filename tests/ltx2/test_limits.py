@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLLTX2Video, FlowMatchEulerDiscreteScheduler
 
 from reslab import ltx2
 from reslab.ltx2._checkpoint._configs import config
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.ltx2._pipeline._stages import tiled
 from reslab.stages import PipelineError
 

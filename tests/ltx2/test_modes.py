@@ -8,7 +8,7 @@ import pytest
 
 from reslab import residency
 from reslab.ltx2 import (
-    MODES,
+    DeviceMode,
     device_mode,
     documented_recipe,
     fits_resident,
@@ -180,7 +180,7 @@ def test_another_device_than_the_first_decides_for_itself(run, variant):
 def test_a_distilled_variant_needs_one_transformer(variant):
     run = rehearsal("LTX-2.3 distilled", **LARGE)
     assert device_mode("auto", run, device=device("H100")).name == "auto: resident"
-    for mode in MODES:
+    for mode in DeviceMode:
         assert SECOND not in {key.subject for key in device_mode(mode, run, device=device("H200")).decisions}
 
 
@@ -218,7 +218,8 @@ def test_where_memory_is_shared_nothing_moves(run):
         ("resident", {"transformer.resident": 47}, "'resident' contradicts transformer='layerwise' from a mapping"),
         ("original", {"lora": "merged"}, "'original' contradicts lora='merged' from a mapping: it needs 'dynamic'"),
         ("snapshot", {"lora": "dynamic"}, "'snapshot' contradicts lora='dynamic' from a mapping: it needs 'merged'"),
-        ("fast", {}, "there is no device mode 'fast'; there are: original, snapshot, resident, auto"),
+        ("fast", {}, "there is no device mode 'fast'; known: auto, original, resident, snapshot"),
+        ("snapshoot", {}, "there is no device mode 'snapshoot'; did you mean 'snapshot'?"),
         ("auto", {"vea": "swap"}, "the plan places 'vea', which is not there; did you mean 'vae'?"),
     ],
 )

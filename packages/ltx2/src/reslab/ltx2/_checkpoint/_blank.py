@@ -32,9 +32,10 @@ from diffusers.models.autoencoders.ltx2_diffusion_decoder import LTX2VideoVaeNei
 from torch.utils.flop_counter import register_flop_formula
 
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
-from reslab.ltx2._checkpoint._configs import class_name, components, config, find_class
-from reslab.ltx2._checkpoint._small import byte_tokenizer, lora_layers
-from reslab.ltx2._checkpoint._values import lora_values, materialized
+from reslab.ltx2._checkpoint._configs import class_name, components, config
+from reslab.ltx2._checkpoint._model_classes import find_class
+from reslab.ltx2._checkpoint._random_values import lora_values, materialized
+from reslab.ltx2._checkpoint._small_models import byte_tokenizer, lora_layers
 from reslab.ltx2._variants import MAX_SEQUENCE_LENGTH, Variant, variant
 from reslab.residency import parameters_to_meta, weightless
 

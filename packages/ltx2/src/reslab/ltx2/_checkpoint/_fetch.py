@@ -3,7 +3,7 @@
 First come the configurations, a few kilobytes. They tell the variant and how large every component will be. From these
 and from the list of files comes a `DownloadPlan`, which is printed and checked; only then are weights fetched.
 
-    fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, Wanted())
+    fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, LoadRequest())
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from reslab.ltx2._checkpoint._arguments import check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._checkpoint import MARK_FILE
-from reslab.ltx2._checkpoint._configs import check_variant, detect
-from reslab.ltx2._checkpoint._download import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
-from reslab.ltx2._checkpoint._hub import Hub, Listing
-from reslab.ltx2._checkpoint._in_files import held_lora_bytes
-from reslab.ltx2._checkpoint._layout import (
+from reslab.ltx2._checkpoint._checkpoint_folder import (
     INDEX,
     REQUIRED,
     UPSAMPLER,
     WITHOUT_WEIGHTS,
-    Layout,
+    CheckpointFolder,
     check_given_paths,
-    choose,
-    find_layout,
+    choose_file,
+    inspect_folder,
     read_config,
     shard_names,
 )
+from reslab.ltx2._checkpoint._download_plan import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
+from reslab.ltx2._checkpoint._hub import Hub, RepositoryListing
+from reslab.ltx2._checkpoint._load_arguments import check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._lora import fitting_lora
 from reslab.ltx2._checkpoint._lora_file import LoraFile
-from reslab.ltx2._checkpoint._read import Wanted, memory_bytes, meta_module
-from reslab.ltx2._checkpoint._small import require_vocabulary
+from reslab.ltx2._checkpoint._model_classes import check_variant, detect
+from reslab.ltx2._checkpoint._read_component import LoadRequest, memory_bytes, meta_module
+from reslab.ltx2._checkpoint._small_models import require_vocabulary
+from reslab.ltx2._checkpoint._weights_in_files import held_lora_bytes
 from reslab.ltx2._variants import HubFile, Variant, variants
 from reslab.residency import Plan
 
@@ -45,14 +45,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class FetchedCheckpoint:
     """Say where a fetched checkpoint lies, and which commit it is."""
 
-    layout: Layout
+    folder: CheckpointFolder
     commit: str
 
 
-def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
+def fetch(hub: Hub, repo: str, revision: str | None, wanted: LoadRequest) -> FetchedCheckpoint:
     """Fetch a checkpoint, and the upsampler and the LoRA of its variant unless these two are given.
 
     A ValueError names what the repository lacks, or why the download cannot work.
@@ -83,16 +83,16 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
     )
     _announce(plan, wanted.progress)
     folders = _download(hub, files)
-    layout = find_layout(
+    folder = inspect_folder(
         root,
         latent_upsampler=wanted.latent_upsampler or next(((folders[f.repo] / f.path).parent for f in upsampler), None),
         lora=wanted.lora or next((folders[f.repo] / f.path for f in lora), None),
         two_stage=wanted.two_stage,
     )
-    return Fetched(layout=layout, commit=listing.commit)
+    return FetchedCheckpoint(folder=folder, commit=listing.commit)
 
 
-def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
+def _fetch_configs(hub: Hub, repo: str, listing: RepositoryListing) -> Path:
     if INDEX not in listing.sizes:
         raise ValueError(f"{repo!r} has no {INDEX}: it is not in diffusers' layout. {_published()}")
     missing = [name for name in REQUIRED if not any(path.startswith(f"{name}/") for path in listing.sizes)]
@@ -104,7 +104,7 @@ def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
     return hub.download(repo, listing.commit, [*marks, *configs])
 
 
-def _check_given(found: Variant, root: Path, wanted: Wanted) -> LoraFile | None:
+def _check_given(found: Variant, root: Path, wanted: LoadRequest) -> LoraFile | None:
     """Check the files that the user gives beside the repository, before anything is downloaded; return the LoRA's."""
     check_given_paths(latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
     check_lora_use(found, given=wanted.lora is not None)
@@ -115,7 +115,7 @@ def _published() -> str:
     return f"Published in that layout are {', '.join(repr(each.hub_id) for each in variants())}."
 
 
-def _component_files(hub: Hub, repo: str, listing: Listing, root: Path) -> list[FetchedFile]:
+def _component_files(hub: Hub, repo: str, listing: RepositoryListing, root: Path) -> list[FetchedFile]:
     """List the weights of each component that the repository has, and the tokenizer's files."""
     paths = [path for path in listing.sizes if path.startswith("tokenizer/")]
     require_vocabulary(path.removeprefix("tokenizer/") for path in paths)
@@ -131,14 +131,14 @@ def weight_paths(component: str, sizes: Iterable[str], root: Path) -> list[str]:
     A ValueError tells that the repository has none.
     """
     inside = [path.removeprefix(f"{component}/") for path in sizes if path.startswith(f"{component}/")]
-    chosen = choose(component, inside)
+    chosen = choose_file(component, inside)
     if chosen:
         names = shard_names(component, root / component / chosen.name) if chosen.is_index else [chosen.name]
         return [f"{component}/{name}" for name in names]
     raise ValueError(f"The repository has no safetensors for {component}, and pickled weights are not loaded.")
 
 
-def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: Listing) -> list[FetchedFile]:
+def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: RepositoryListing) -> list[FetchedFile]:
     """List the upsampler's files: in the repository itself, or else where the variant's is published."""
     inside = any(path.startswith(f"{UPSAMPLER}/") for path in listing.sizes)
     place = HubFile(repo=repo, path=UPSAMPLER) if inside else found.latent_upsampler
@@ -148,7 +148,7 @@ def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: Listing) -> l
 
 
 def _extra_files(
-    hub: Hub, found: Variant, repo: str, listing: Listing, wanted: Wanted
+    hub: Hub, found: Variant, repo: str, listing: RepositoryListing, wanted: LoadRequest
 ) -> tuple[list[FetchedFile], list[FetchedFile]]:
     """List the files of the upsampler and of the LoRA, where two stages are wanted and they are not given."""
     if not wanted.two_stage:
@@ -180,7 +180,7 @@ def _given_bytes(path: Path | None) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _file(hub: Hub, repo: str, listing: Listing, path: str) -> FetchedFile:
+def _file(hub: Hub, repo: str, listing: RepositoryListing, path: str) -> FetchedFile:
     if path not in listing.sizes:
         raise ValueError(f"{repo!r} lacks {path!r} at {listing.commit[:7]}; it was left incomplete, or renamed.")
     cached = hub.is_cached(repo, listing.commit, path)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
-class Listing(NamedTuple):
+class RepositoryListing(NamedTuple):
     """List the files of a repository at one commit, with their bytes."""
 
     commit: str
@@ -32,7 +32,7 @@ class Listing(NamedTuple):
 class Hub(Protocol):
     """What is asked of the Hub."""
 
-    def listing(self, repo: str, revision: str | None) -> Listing:
+    def listing(self, repo: str, revision: str | None) -> RepositoryListing:
         """List the files of a repository; a ValueError tells that there is none, or none that may be read."""
         ...
 
@@ -52,7 +52,7 @@ class Hub(Protocol):
 class HuggingFaceHub:
     """The Hub itself, through `huggingface_hub` and its cache."""
 
-    def listing(self, repo: str, revision: str | None) -> Listing:
+    def listing(self, repo: str, revision: str | None) -> RepositoryListing:
         """List the files of a repository at one commit."""
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
@@ -62,7 +62,7 @@ class HuggingFaceHub:
             raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.") from None
         except (_HTTP_ERROR, OSError) as error:
             return _cached_listing(repo, revision, error)
-        return Listing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
+        return RepositoryListing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
 
     def is_cached(self, repo: str, commit: str, path: str) -> bool:
         """Tell whether a file is in the cache already."""
@@ -77,7 +77,7 @@ class HuggingFaceHub:
         return Path(constants.HF_HUB_CACHE)
 
 
-def _cached_listing(repo: str, revision: str | None, error: Exception) -> Listing:
+def _cached_listing(repo: str, revision: str | None, error: Exception) -> RepositoryListing:
     """List what the cache has of a repository, for the time without a network."""
     try:
         folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
@@ -86,7 +86,7 @@ def _cached_listing(repo: str, revision: str | None, error: Exception) -> Listin
             f"The Hub cannot be reached for {repo!r} ({error}), and it is not cached; give a folder instead."
         ) from None
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return Listing(folder.name, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
+    return RepositoryListing(folder.name, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
 
 
 def is_hub_id(source: str) -> bool:

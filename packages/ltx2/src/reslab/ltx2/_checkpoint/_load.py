@@ -25,20 +25,27 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from reslab.ltx2._checkpoint._arguments import check_arguments, check_load_plan, check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint, Files
-from reslab.ltx2._checkpoint._configs import COMPONENTS, check_variant, detect
-from reslab.ltx2._checkpoint._download import free_host_bytes, too_little_host
+from reslab.ltx2._checkpoint._checkpoint_folder import (
+    UPSAMPLER,
+    WITHOUT_WEIGHTS,
+    CheckpointFolder,
+    inspect_folder,
+    read_config,
+)
+from reslab.ltx2._checkpoint._configs import COMPONENTS
+from reslab.ltx2._checkpoint._download_plan import free_host_bytes, too_little_host
 from reslab.ltx2._checkpoint._fetch import fetch
 from reslab.ltx2._checkpoint._hub import Hub, HuggingFaceHub, is_hub_id
-from reslab.ltx2._checkpoint._in_files import held_lora_bytes, lora_in_file, read_in_files
-from reslab.ltx2._checkpoint._layout import UPSAMPLER, WITHOUT_WEIGHTS, Layout, find_layout, read_config
+from reslab.ltx2._checkpoint._load_arguments import check_arguments, check_load_plan, check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._lora import fitting_lora
 from reslab.ltx2._checkpoint._lora_file import LoraFile
-from reslab.ltx2._checkpoint._read import Wanted, memory_bytes, meta_module, read_component, text_rows
+from reslab.ltx2._checkpoint._model_classes import check_variant, detect
+from reslab.ltx2._checkpoint._read_component import LoadRequest, memory_bytes, meta_module, read_component, text_rows
 from reslab.ltx2._checkpoint._single_file import describe, is_file_like
-from reslab.ltx2._checkpoint._sizes import SIZES
-from reslab.ltx2._checkpoint._small import check_vocabulary, small
+from reslab.ltx2._checkpoint._small_configs import SIZES
+from reslab.ltx2._checkpoint._small_models import check_vocabulary, small
+from reslab.ltx2._checkpoint._weights_in_files import held_lora_bytes, lora_in_file, read_in_files
 from reslab.ltx2._variants import EVERY_VARIANT
 from reslab.residency import Plan
 
@@ -89,7 +96,7 @@ def load(
         check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
         if device is not None:
             raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
-    wanted = Wanted(
+    wanted = LoadRequest(
         variant=variant,
         dtype=dtype,
         device=device,
@@ -108,10 +115,10 @@ def load(
     if not is_hub_id(str(source)):
         raise ValueError(_unknown(str(source)))
     fetched = fetch(hub or HuggingFaceHub(), str(source), revision, wanted)
-    return _read(fetched.layout, str(source), fetched.commit, wanted)
+    return _read(fetched.folder, str(source), fetched.commit, wanted)
 
 
-def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
+def _small(size: str, wanted: LoadRequest, revision: str | None) -> Checkpoint:
     if any(each is not None for each in (revision, wanted.latent_upsampler, wanted.lora, wanted.plan)):
         raise ValueError(
             f'load("{size}") builds everything in memory: leave out revision, latent_upsampler, lora and plan.'
@@ -123,35 +130,37 @@ def _small(size: str, wanted: Wanted, revision: str | None) -> Checkpoint:
     return replace(whole, components=components, distilled_lora=None)
 
 
-def _local(folder: Path, wanted: Wanted, revision: str | None) -> Checkpoint:
+def _local(folder: Path, wanted: LoadRequest, revision: str | None) -> Checkpoint:
     if revision is not None:
         raise ValueError(f"revision={revision!r} is for the Hub, but {str(folder)!r} is a folder; leave it out.")
-    layout = find_layout(folder, latent_upsampler=wanted.latent_upsampler, lora=wanted.lora, two_stage=wanted.two_stage)
-    return _read(layout, str(folder), None, wanted)
+    found = inspect_folder(
+        folder, latent_upsampler=wanted.latent_upsampler, lora=wanted.lora, two_stage=wanted.two_stage
+    )
+    return _read(found, str(folder), None, wanted)
 
 
-def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Checkpoint:
-    mark = layout.mark or {}
-    found = detect(read_config(layout.parts["transformer"]), read_config(layout.parts["scheduler"]))
+def _read(folder: CheckpointFolder, source: str, commit: str | None, wanted: LoadRequest) -> Checkpoint:
+    mark = folder.mark or {}
+    found = detect(read_config(folder.parts["transformer"]), read_config(folder.parts["scheduler"]))
     check_variant(found, asked=wanted.variant, marked=mark.get("variant"))
     check_lora_use(found, given=wanted.lora is not None)
     lora = None
-    if layout.lora is not None and not found.is_distilled:
-        lora = fitting_lora(layout.lora, meta_module(layout.parts["transformer"]))
+    if folder.lora is not None and not found.is_distilled:
+        lora = fitting_lora(folder.lora, meta_module(folder.parts["transformer"]))
     untrained = bool(mark.get("untrained", False))
     dtype = wanted.dtype or (torch.float32 if untrained else getattr(torch, found.dtype))
     held = held_lora_bytes(lora, dtype, wanted.plan) if lora else 0
-    _check_host(memory_bytes(layout.parts, dtype, wanted, lora_bytes=held), source, wanted)
+    _check_host(memory_bytes(folder.parts, dtype, wanted, lora_bytes=held), source, wanted)
     parts: dict[str, Any] = {}
     files: dict[str, Files] = {}
-    for name in (bar := tqdm([each for each in COMPONENTS if each in layout.parts], disable=not wanted.progress)):
+    for name in (bar := tqdm([each for each in COMPONENTS if each in folder.parts], disable=not wanted.progress)):
         bar.set_description(f"load {name}")
         if name not in WITHOUT_WEIGHTS and leaves_in_files(wanted.plan, name):
-            parts[name], files[name] = read_in_files(name, layout.parts[name], dtype=dtype)
+            parts[name], files[name] = read_in_files(name, folder.parts[name], dtype=dtype)
         else:
-            parts[name] = read_component(name, layout.parts[name], dtype=dtype, device=wanted.device)
+            parts[name] = read_component(name, folder.parts[name], dtype=dtype, device=wanted.device)
         if name == "tokenizer":
-            check_vocabulary(parts[name], text_rows(layout.parts["text_encoder"]))
+            check_vocabulary(parts[name], text_rows(folder.parts["text_encoder"]))
     state = _read_lora(lora, dtype, files) if lora else None
     return Checkpoint(
         variant=found,
@@ -164,7 +173,7 @@ def _read(layout: Layout, source: str, commit: str | None, wanted: Wanted) -> Ch
     )
 
 
-def _check_host(need_bytes: int, source: str, wanted: Wanted) -> None:
+def _check_host(need_bytes: int, source: str, wanted: LoadRequest) -> None:
     """Refuse to read what host memory does not suffice for; all that is known of it lies here by now."""
     short = too_little_host(need_bytes, free_host_bytes(), by_plan=wanted.plan is not None)
     if short is not None:

@@ -41,7 +41,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
 from reslab.ltx2._checkpoint._align import aligned_copy
-from reslab.ltx2._checkpoint._headers import FLOATS, Header, read_header, read_json
+from reslab.ltx2._checkpoint._file_headers import FLOATS, SafetensorsHeader, read_header, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
     return tensor.to(torch.float64 if tensor.dtype is torch.float64 else torch.float32) * scale
 
 
-class _Keys(NamedTuple):
+class _LoraKeys(NamedTuple):
     """Sort a file's keys: by layer and part, those of the connectors, and those that are neither."""
 
     layers: dict[str, dict[str, str]]
@@ -138,10 +138,10 @@ def find_lora(given: Path) -> Path:
     raise ValueError(f"lora: {str(given)!r} holds no safetensors file{why}.")
 
 
-def _sorted_keys(header: Header, transformer: torch.nn.Module) -> _Keys:
+def _sorted_keys(header: SafetensorsHeader, transformer: torch.nn.Module) -> _LoraKeys:
     """Sort the keys of a file; a ValueError names two that mean the same."""
     flat = _flat_names(transformer)
-    found = _Keys({}, [], [])
+    found = _LoraKeys({}, [], [])
     for key in header.tensors:
         match = _KEY.fullmatch(key)
         name = _without_prefix(match["name"]) if match else ""
@@ -196,7 +196,7 @@ def _renamed(name: str) -> str:
     return str(renamed).removeprefix("transformer.").removesuffix(".lora_A.weight")
 
 
-def _check_keys(header: Header, keys: _Keys) -> None:
+def _check_keys(header: SafetensorsHeader, keys: _LoraKeys) -> None:
     """Check that every key is used; a ValueError names those that are not, by their kind."""
     if not header.tensors:
         raise ValueError("it holds no tensor, so it is no LoRA.")
@@ -227,7 +227,7 @@ def _kind(key: str) -> str | None:
     return next((kind for pattern, kind in _OTHER if pattern.search(key)), None)
 
 
-def _shapes(header: Header, keys: _Keys) -> dict[str, torch.Tensor]:
+def _shapes(header: SafetensorsHeader, keys: _LoraKeys) -> dict[str, torch.Tensor]:
     """Return a state dictionary with diffusers' names and this file's shapes, on the meta device."""
     return {
         f"transformer.{layer}.{part}.weight": torch.empty(header.tensors[key].shape, device="meta")
@@ -237,7 +237,7 @@ def _shapes(header: Header, keys: _Keys) -> dict[str, torch.Tensor]:
     }
 
 
-def _scales(path: Path, header: Header, keys: _Keys) -> Scales:
+def _scales(path: Path, header: SafetensorsHeader, keys: _LoraKeys) -> Scales:
     """Return each layer's factor; a ValueError says that the file's alphas mean nothing, or contradict each other."""
     is_pefts = any(key.startswith("base_model.model.") for key in header.tensors)
     options = adapter_options(path, header.metadata, is_pefts=is_pefts)
@@ -261,7 +261,7 @@ def _one_scale(layer: str, said: float | None, beside: float | None) -> float:
     return next((scale for scale in (said, beside) if scale is not None), 1.0)
 
 
-def _rank(header: Header, own: Mapping[str, str]) -> int:
+def _rank(header: SafetensorsHeader, own: Mapping[str, str]) -> int:
     """Return the rank of a layer's pair; of half a pair, which `check` names, and of a scalar it does not matter."""
     shape = header.tensors[own.get("lora_A") or own["lora_B"]].shape
     return max(1, (shape if "lora_A" in own else shape[::-1])[0]) if shape else 1

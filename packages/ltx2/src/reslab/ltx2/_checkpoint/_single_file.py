@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from reslab.ltx2._checkpoint._headers import first_bytes, read_header
+from reslab.ltx2._checkpoint._file_headers import first_bytes, read_header
 from reslab.ltx2._variants import Variant, variant, variants
 
 _ENDINGS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".json")
@@ -45,7 +45,7 @@ _PARTS = {
 }
 
 
-class _Found(NamedTuple):
+class _FileContents(NamedTuple):
     """Say what a file is, in words, whether it is a LoRA, and the variant that it looks like, if one."""
 
     what: str
@@ -93,7 +93,7 @@ def _describe_gguf(file: Path) -> str:
     return _sentence(file, kind, _found(header.names, file.name), "GGUF is not read yet, and ")
 
 
-def _sentence(file: Path, kind: str, found: _Found, more: str) -> str:
+def _sentence(file: Path, kind: str, found: _FileContents, more: str) -> str:
     if found.is_lora:
         base = found.likely.hub_id if found.likely else "a checkpoint"
         return f"{str(file)!r} is {kind}, a LoRA; {more}it goes beside a checkpoint, as in load({base!r}, lora=…)."
@@ -111,21 +111,21 @@ def _published(likely: Variant | None) -> str:
     return f"load takes diffusers' layout, which is published as {' or '.join(map(repr, ids))}"
 
 
-def _found(names: Iterable[str], file_name: str) -> _Found:
+def _found(names: Iterable[str], file_name: str) -> _FileContents:
     """Say what a file with these tensors is."""
     names = list(names)
     parts = [part for part, form in _PARTS.items() if any(form.match(name) for name in names)]
     is_lora = any(_LORA.search(name) for name in names)
     if is_lora:
-        return _Found("a LoRA", True, _variant_of(names, file_name))
+        return _FileContents("a LoRA", True, _variant_of(names, file_name))
     if not parts:
         shown = f"{len(names):,} tensors such as {names[0]!r}" if names else "without a tensor"
-        return _Found(f"no part of LTX-2 that is known here ({shown})", False, None)
+        return _FileContents(f"no part of LTX-2 that is known here ({shown})", False, None)
     if parts[0] == "the transformer" and not any("audio" in name or "av_ca" in name for name in names):
-        return _Found("no part of LTX-2: a transformer like LTX-Video's, with no sound", False, None)
+        return _FileContents("no part of LTX-2: a transformer like LTX-Video's, with no sound", False, None)
     is_whole = parts[0] == "the transformer" and not {"the video VAE", "the audio VAE", "the vocoder"}.isdisjoint(parts)
     what = "a whole Lightricks checkpoint" if is_whole else f"{parts[0]} alone"
-    return _Found(what, False, _variant_of(names, file_name))
+    return _FileContents(what, False, _variant_of(names, file_name))
 
 
 def _variant_of(names: list[str], file_name: str) -> Variant | None:
@@ -197,7 +197,7 @@ _TYPES = {
 }
 
 
-class Gguf(NamedTuple):
+class GgufHeader(NamedTuple):
     """Hold what was read of a GGUF header."""
 
     version: int
@@ -210,7 +210,7 @@ class _End(Exception):
     """What was read ends before what the header declares."""
 
 
-class _Cursor:
+class _GgufCursor:
     """Read little-endian values one after another."""
 
     def __init__(self, data: bytes) -> None:
@@ -230,13 +230,13 @@ class _Cursor:
         return self.bytes(self.number("Q")).decode(errors="replace")
 
 
-def read_gguf(file: Path) -> Gguf:
+def read_gguf(file: Path) -> GgufHeader:
     """Read the header of a GGUF file, as far as its first bytes hold it.
 
     A ValueError says that the header is damaged, or of a version that is not known.
     """
     data = first_bytes(file, HEADER_BYTES)
-    cursor, texts, tensors = _Cursor(data), dict[str, str | None](), list[tuple[str, str]]()
+    cursor, texts, tensors = _GgufCursor(data), dict[str, str | None](), list[tuple[str, str]]()
     version = 0
     try:
         cursor.bytes(len(MAGIC))
@@ -253,10 +253,10 @@ def read_gguf(file: Path) -> Gguf:
             why = f"truncated or damaged ({len(data):,} bytes)"
             raise ValueError(f"{str(file)!r} is a GGUF file, {why}; download it again.") from None
     types = dict.fromkeys(kind for _, kind in tensors)
-    return Gguf(version, texts.get("general.architecture"), tuple(name for name, _ in tensors), tuple(types))
+    return GgufHeader(version, texts.get("general.architecture"), tuple(name for name, _ in tensors), tuple(types))
 
 
-def _value(cursor: _Cursor, file: Path) -> str | None:
+def _value(cursor: _GgufCursor, file: Path) -> str | None:
     """Pass over one value of the metadata; return it where it is a text."""
     kind = cursor.number("I")
     if kind == _STRING:
@@ -274,7 +274,7 @@ def _value(cursor: _Cursor, file: Path) -> str | None:
     return None
 
 
-def _tensor(cursor: _Cursor) -> tuple[str, str]:
+def _tensor(cursor: _GgufCursor) -> tuple[str, str]:
     """Return name and type of one tensor."""
     name = cursor.text()
     cursor.bytes(8 * cursor.number("I"))  # its shape

@@ -16,7 +16,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from reslab.ltx2._checkpoint._checkpoint import LORA_FILE, MARK_FILE, Checkpoint
-from reslab.ltx2._checkpoint._configs import library_name, quiet_transformers
+from reslab.ltx2._checkpoint._model_classes import library_name, quiet_transformers
 
 
 def write(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> Path:

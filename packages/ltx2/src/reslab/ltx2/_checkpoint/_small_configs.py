@@ -22,8 +22,8 @@ from reslab.ltx2._variants import variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widths:
-    """Widths and depths of the models that carry the weights; all else is as small as it can be.
+class SmallWidths:
+    """SmallWidths and depths of the models that carry the weights; all else is as small as it can be.
 
     Attributes:
         layers: Blocks of the transformer.
@@ -57,8 +57,8 @@ class Widths:
 
 #: By name: "tiny" for tests, and "mid", whose weights are heavy enough that moving them takes time that can be felt.
 SIZES = {
-    "tiny": Widths(layers=4, heads=2, video=16, audio=8, text=32, text_heads=2, text_layers=6, feed_forward=2),
-    "mid": Widths(layers=12, heads=8, video=64, audio=32, text=512, text_heads=8, text_layers=6, feed_forward=4),
+    "tiny": SmallWidths(layers=4, heads=2, video=16, audio=8, text=32, text_heads=2, text_layers=6, feed_forward=2),
+    "mid": SmallWidths(layers=12, heads=8, video=64, audio=32, text=512, text_heads=8, text_layers=6, feed_forward=4),
 }
 
 _LATENTS = 8  # channels of a video latent
@@ -121,7 +121,7 @@ def small_config(variant_name: str, component: str, size: str = "tiny") -> dict[
     return {**released, **smaller, **nested}
 
 
-def _smaller(family: str, widths: Widths) -> dict[str, dict[str, Any]]:
+def _smaller(family: str, widths: SmallWidths) -> dict[str, dict[str, Any]]:
     return {
         "transformer": _transformer(widths),
         "text_encoder": _text_encoder(widths),
@@ -133,7 +133,7 @@ def _smaller(family: str, widths: Widths) -> dict[str, dict[str, Any]]:
     }
 
 
-def _transformer(widths: Widths) -> dict[str, Any]:
+def _transformer(widths: SmallWidths) -> dict[str, Any]:
     return {
         "num_layers": widths.layers,
         "in_channels": _LATENTS,
@@ -150,7 +150,7 @@ def _transformer(widths: Widths) -> dict[str, Any]:
     }
 
 
-def _text_encoder(widths: Widths) -> dict[str, Any]:
+def _text_encoder(widths: SmallWidths) -> dict[str, Any]:
     head = widths.text // widths.text_heads
     return {
         # the three image tokens follow the tokenizer's 5 + 256
@@ -173,7 +173,7 @@ def _text_encoder(widths: Widths) -> dict[str, Any]:
     }
 
 
-def _connectors(family: str, widths: Widths) -> dict[str, Any]:
+def _connectors(family: str, widths: SmallWidths) -> dict[str, Any]:
     sizes = {
         "caption_channels": widths.text,
         "text_proj_in_factor": widths.text_layers + 1,

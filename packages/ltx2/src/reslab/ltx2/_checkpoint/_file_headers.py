@@ -21,17 +21,18 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _AGAIN = "download it again"
 
 
-class Entry(NamedTuple):
-    """Describe one tensor of a safetensors file."""
+class StoredTensor(NamedTuple):
+    """Describe one tensor of a safetensors file: its shape, the format's name of its dtype, and the file."""
 
-    dtype: str
     shape: tuple[int, ...]
+    dtype: str
+    file: Path
 
 
-class Header(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """Hold what the header of a safetensors file says."""
 
-    tensors: Mapping[str, Entry]
+    tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
 
 
@@ -46,7 +47,7 @@ def read_json(file: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def read_header(file: Path, name: str) -> Header:
+def read_header(file: Path, name: str) -> SafetensorsHeader:
     """Read the header of a safetensors file.
 
     A ValueError says that the file is empty, pickled, a pointer of Git LFS, truncated or damaged.
@@ -56,8 +57,8 @@ def read_header(file: Path, name: str) -> Header:
     try:
         with safe_open(file, framework="np") as tensors:  # for torch it maps the file so that it counts as memory
             parts = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118 (no mapping: no __iter__)
-            found = {key: Entry(part.get_dtype(), tuple(part.get_shape())) for key, part in parts.items()}
-            return Header(found, tensors.metadata() or {})
+            found = {key: StoredTensor(tuple(part.get_shape()), part.get_dtype(), file) for key, part in parts.items()}
+            return SafetensorsHeader(found, tensors.metadata() or {})
     except (SafetensorError, OSError) as error:
         size = f"{file.stat().st_size:,} bytes"
         raise ValueError(f"{name} is truncated or damaged ({size}: {error}); {_AGAIN}.") from None

@@ -21,15 +21,16 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from reslab.ltx2._checkpoint._align import aligned_copy
-from reslab.ltx2._checkpoint._arguments import leaves_in_files
 from reslab.ltx2._checkpoint._blank import converted
 from reslab.ltx2._checkpoint._checkpoint import Files
-from reslab.ltx2._checkpoint._configs import PERTURBED, find_class, quiet_transformers
-from reslab.ltx2._checkpoint._headers import read_header
-from reslab.ltx2._checkpoint._layout import Stored, headers, read_config, weight_files
+from reslab.ltx2._checkpoint._checkpoint_folder import headers, read_config, weight_files
+from reslab.ltx2._checkpoint._configs import PERTURBED
+from reslab.ltx2._checkpoint._file_headers import StoredTensor, read_header
+from reslab.ltx2._checkpoint._load_arguments import leaves_in_files
 from reslab.ltx2._checkpoint._lora import ADAPTER
 from reslab.ltx2._checkpoint._lora_file import LoraFile
-from reslab.ltx2._checkpoint._read import check_weights
+from reslab.ltx2._checkpoint._model_classes import find_class, quiet_transformers
+from reslab.ltx2._checkpoint._read_component import check_weights
 from reslab.residency import KeyedFile, Plan
 
 #: safetensors' names of the types that weights are loaded in.
@@ -105,7 +106,7 @@ def _parameters_on_meta() -> Iterator[None]:
         handle.remove()
 
 
-def _renamed(module: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
+def _renamed(module: Any, stored: Mapping[str, StoredTensor]) -> dict[str, str]:
     """Return the module's names of the weights in a transformers model's files: they are renamed on loading."""
     with quiet_transformers():
         steps = get_model_conversion_mapping(module)
@@ -130,7 +131,7 @@ def _tied(module: torch.nn.Module) -> set[str]:
     return {name for name, parameter in every.items() if shared.count(id(parameter)) > 1}
 
 
-def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) -> None:
+def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
     """Refuse files of another type than the weights shall have: what stays in files is read as it is."""
     own = [key for key, each in module.named_parameters() if key in stored and each.is_floating_point()]
     wrong = {stored[key].dtype for key in own}
@@ -156,7 +157,7 @@ def _read_buffers(module: torch.nn.Module, keys: Mapping[str, tuple[str, Path]],
                 part._buffers[name] = aligned_copy(buffer)
 
 
-def _of(file: Path, keys: Mapping[str, str], stored: Mapping[str, Stored]) -> dict[str, str]:
+def _of(file: Path, keys: Mapping[str, str], stored: Mapping[str, StoredTensor]) -> dict[str, str]:
     return {key: name for key, name in keys.items() if stored[key].file == file}
 
 

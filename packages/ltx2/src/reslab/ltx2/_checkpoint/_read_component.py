@@ -18,20 +18,21 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from reslab.ltx2._checkpoint._align import align
-from reslab.ltx2._checkpoint._arguments import leaves_in_files
 from reslab.ltx2._checkpoint._blank import converted
-from reslab.ltx2._checkpoint._configs import PERTURBED, find_class, quiet_transformers
-from reslab.ltx2._checkpoint._layout import (
+from reslab.ltx2._checkpoint._checkpoint_folder import (
     COMPUTED,
     UPSAMPLER,
     WITHOUT_WEIGHTS,
-    Stored,
     config_name,
     headers,
     precision,
     read_config,
 )
-from reslab.ltx2._checkpoint._small import read_tokenizer
+from reslab.ltx2._checkpoint._configs import PERTURBED
+from reslab.ltx2._checkpoint._file_headers import StoredTensor
+from reslab.ltx2._checkpoint._load_arguments import leaves_in_files
+from reslab.ltx2._checkpoint._model_classes import find_class, quiet_transformers
+from reslab.ltx2._checkpoint._small_models import read_tokenizer
 from reslab.residency import Plan, host_need
 
 # What constructors of diffusers and transformers raise for values that they cannot use.
@@ -48,7 +49,7 @@ _UNBUILDABLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class LoadRequest:
     """Hold what a caller asks of a checkpoint; see `load`."""
 
     variant: str | None = None
@@ -158,7 +159,7 @@ def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in meta_module(folder).state_dict().items()}
 
 
-def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, Stored]) -> None:
+def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]) -> None:
     """Check that stored weights are those expected, by name and shape; one ValueError names what is not."""
     problems = []
     if unexpected := sorted(stored.keys() - expected.keys()):
@@ -180,7 +181,7 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 
 
 def memory_bytes(
-    parts: Mapping[str, Path], dtype: torch.dtype, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0
+    parts: Mapping[str, Path], dtype: torch.dtype, wanted: LoadRequest, *, upsampler_bytes: int = 0, lora_bytes: int = 0
 ) -> int:
     """Return the host memory that a checkpoint takes once loaded, from the configurations of its components alone.
 

@@ -3,8 +3,8 @@
 A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for each component, weights as
 safetensors, in one file or in shards with an index. Nothing is read but names, headers and sizes.
 
-    layout = find_layout("folder")
-    headers("vae", layout.parts["vae"])["latents_mean"]      # Stored(shape=(128,), dtype='BF16', file=…)
+    folder = inspect_folder(Path("folder"))
+    headers("vae", folder.parts["vae"])["latents_mean"]      # StoredTensor(shape=(128,), dtype='BF16', file=…)
 
 Which files hold the weights of a component: one, or the shards of an index, perhaps of one precision.
 
@@ -13,7 +13,7 @@ beside it; saved with `variant="bf16"`, `<stem>.bf16.safetensors` and `<stem>.sa
 without a precision come first; where there is one precision alone, it is loaded. An index names plain files of its own
 folder and nothing else: it comes from a stranger, and what it names is opened.
 
-    choose("vae", ["diffusion_pytorch_model.bf16.safetensors"])   # Choice('diffusion_pytorch_model.bf16…', 'bf16')
+    choose_file("vae", ["diffusion_pytorch_model.bf16.safetensors"]).precision      # 'bf16'
     shard_names("vae", folder / "diffusion_pytorch_model.safetensors.index.json")
 """
 
@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 from reslab.ltx2._checkpoint._checkpoint import LORA_FILE, MARK_FILE
 from reslab.ltx2._checkpoint._configs import COMPONENTS
-from reslab.ltx2._checkpoint._headers import FLOATS, read_header, read_json
-from reslab.ltx2._checkpoint._small import check_tokenizer_files
+from reslab.ltx2._checkpoint._file_headers import FLOATS, StoredTensor, read_header, read_json
+from reslab.ltx2._checkpoint._small_models import check_tokenizer_files
 from reslab.ltx2._variants import variants
 from reslab.stages import freeze
 
@@ -40,16 +40,8 @@ WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
 COMPUTED = "position_ids"
 
 
-class Stored(NamedTuple):
-    """Describe one tensor of a safetensors file."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class CheckpointFolder:
     """Say where the parts of a checkpoint lie: a folder a component, the LoRA's file, and what `write` marked."""
 
     root: Path
@@ -61,9 +53,9 @@ class Layout:
         freeze(self)
 
 
-def find_layout(
+def inspect_folder(
     root: Path, *, latent_upsampler: Path | None = None, lora: Path | None = None, two_stage: bool = True
-) -> Layout:
+) -> CheckpointFolder:
     """Find the components in a folder; the upsampler and the LoRA may lie elsewhere, be absent, or be left out.
 
     A ValueError names every component that is missing.
@@ -79,7 +71,7 @@ def find_layout(
     if two_stage and upsampler.is_dir():
         parts[UPSAMPLER] = upsampler
     _check_files(root, parts)
-    return Layout(
+    return CheckpointFolder(
         root=root,
         parts=parts,
         lora=(lora or _lora_file(root)) if two_stage else None,
@@ -129,7 +121,7 @@ def weight_files(component: str, folder: Path) -> list[Path]:
 
     A ValueError names shards that are missing, or says that there are weights in another format only.
     """
-    chosen = choose(component, (path.name for path in folder.iterdir()))
+    chosen = choose_file(component, (path.name for path in folder.iterdir()))
     if chosen is None:
         raise ValueError(_no_weights(component, folder))
     if not chosen.is_index:
@@ -153,19 +145,18 @@ def _no_weights(component: str, folder: Path) -> str:
 
 def precision(component: str, folder: Path) -> str | None:
     """Return the precision in the names of a component's weight files, its library's `variant`; None where none is."""
-    chosen = choose(component, (path.name for path in folder.iterdir()))
+    chosen = choose_file(component, (path.name for path in folder.iterdir()))
     return chosen.precision if chosen else None
 
 
-def headers(component: str, folder: Path) -> dict[str, Stored]:
+def headers(component: str, folder: Path) -> dict[str, StoredTensor]:
     """Read names, shapes and dtypes of all weights of one component, without the weights.
 
     A ValueError names a file that is truncated or damaged, with its size, or a tensor of whole numbers.
     """
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for file in weight_files(component, folder):
-        for key, entry in read_header(file, f"{component}/{file.name}").tensors.items():
-            found[key] = Stored(entry.shape, entry.dtype, file)
+        found |= read_header(file, f"{component}/{file.name}").tensors
     wrong = [key for key, each in found.items() if each.dtype not in FLOATS and not key.endswith(COMPUTED)]
     if wrong:
         first = found[wrong[0]]
@@ -198,7 +189,7 @@ def _some(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-class Choice(NamedTuple):
+class ChosenFile(NamedTuple):
     """Name the file to begin with, a safetensors file or an index, and the precision in its name."""
 
     name: str
@@ -219,11 +210,11 @@ def weight_stem(component: str) -> str:
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
-def choose(component: str, names: Iterable[str]) -> Choice | None:
+def choose_file(component: str, names: Iterable[str]) -> ChosenFile | None:
     """Choose among the files of a component's folder; None where none holds its weights.
 
-    >>> choose("text_encoder", ["model.bf16.safetensors", "config.json"])
-    Choice(name='model.bf16.safetensors', precision='bf16')
+    >>> choose_file("text_encoder", ["model.bf16.safetensors", "config.json"])
+    ChosenFile(name='model.bf16.safetensors', precision='bf16')
 
     A ValueError names the choices where there are several precisions.
     """
@@ -243,7 +234,7 @@ def choose(component: str, names: Iterable[str]) -> Choice | None:
             "leave one of them in the folder."
         )
     precision = None if None in found else next(iter(found))
-    return Choice(_first(component, found[precision]), precision)
+    return ChosenFile(_first(component, found[precision]), precision)
 
 
 def _first(component: str, names: list[str]) -> str:

@@ -33,10 +33,11 @@ from transformers import GemmaTokenizer
 
 from reslab.ltx2._checkpoint._align import align
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
-from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name, find_class
-from reslab.ltx2._checkpoint._headers import read_json
-from reslab.ltx2._checkpoint._sizes import small_config
-from reslab.ltx2._checkpoint._values import fourier_basis, mel_basis
+from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name
+from reslab.ltx2._checkpoint._file_headers import read_json
+from reslab.ltx2._checkpoint._model_classes import find_class
+from reslab.ltx2._checkpoint._random_values import fourier_basis, mel_basis
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.ltx2._variants import Variant, variant
 
 SCALING_FACTOR = 1.25  # of the video VAE; exact in every float format
