@@ -75,7 +75,7 @@ def test_a_transformer_that_can_be_perturbed_has_the_released_weights(name, size
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("published", [True, False, None])
-def test_the_variant_is_told_whatever_a_configuration_says_of_perturbing(name, published):
+def test_the_variant_is_detected_whatever_a_configuration_says_of_perturbing(name, published):
     transformer = config(name, "transformer") | {"perturbed_attn": published}
     if published is None:
         del transformer["perturbed_attn"]

@@ -277,7 +277,7 @@ def test_without_a_network_the_hub_says_so(monkeypatch, tmp_path):
 def test_without_a_network_huggingface_hub_itself_is_understood(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no server listens there
     with pytest.raises(ValueError, match=r"cannot be reached for 'Lightricks/LTX-2' \(.*\), and it is not cached"):
         load("Lightricks/LTX-2")
 
@@ -301,7 +301,7 @@ def test_for_one_stage_neither_upsampler_nor_lora_is_fetched(hub):
     ]
 
 
-def test_what_the_hub_answers_is_told(monkeypatch):
+def test_the_hubs_answer_is_in_the_error(monkeypatch):
     class Answer:
         sha = COMMIT
         siblings = ()

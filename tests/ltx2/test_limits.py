@@ -211,7 +211,7 @@ def test_one_latent_is_too_narrow_for_ltx_2_alone(pipes, size):
     pipes["LTX-2.3", "one"].check(**REQUEST | {"width": width, "height": height})
 
 
-def test_a_size_below_the_least_is_proposed_to_nobody(pipes):
+def test_no_error_proposes_a_size_below_the_least(pipes):
     assert refused(pipes["LTX-2", "one"], width=40).endswith("is not a multiple of 32; the nearest is 64.")
 
 

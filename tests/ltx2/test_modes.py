@@ -1,4 +1,4 @@
-"""Device modes: decided by bytes for the selected device and size; what a person set survives; the reference beside."""
+"""Device modes: decided by bytes for the selected device and size; the user's settings survive; the reference."""
 
 import subprocess
 import sys
@@ -56,7 +56,7 @@ def places(plan):
 # The reference's three rule tests, and ours.
 
 
-def test_resident_keeps_auxiliaries_that_nobody_placed_and_says_what_it_changed(run):
+def test_resident_keeps_auxiliaries_that_the_user_did_not_place_and_names_its_changes(run):
     plan = device_mode("resident", run, device=device("H200"))
     assert set(places(plan).values()) == {"resident"}
     assert plan.placement(SECOND) == residency.resident()
@@ -208,7 +208,7 @@ def test_where_memory_is_shared_nothing_moves(run):
     assert limits.fits
 
 
-# What a person set.
+# The user's settings.
 
 
 @pytest.mark.parametrize(

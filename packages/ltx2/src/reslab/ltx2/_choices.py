@@ -91,5 +91,6 @@ def choose(kind: type[Chosen], name: str, value: Any, *, error: type[ValueError]
         ValueError: No member has this value; the message names the nearest member, or all of them.
     """
     if value not in list(kind):
-        raise error(f"there is no {name} {value!r}; {nearest(str(value), map(str, kind))}")
+        text = value if isinstance(value, str) else ""  # no name is near a value that is no text
+        raise error(f"there is no {name} {value!r}; {nearest(text, map(str, kind))}")
     return kind(value)

@@ -52,9 +52,8 @@ class VideoShape(NamedTuple):
                 best = nearest_legal(pixels, SPATIAL_COMPRESSION)
                 raise ValueError(f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}{best}.")
         if num_frames <= 0 or num_frames % TEMPORAL_COMPRESSION != 1:
-            raise ValueError(
-                f"num_frames={num_frames} is not 8k+1{nearest_legal(num_frames, TEMPORAL_COMPRESSION, 1)}."
-            )
+            best = nearest_legal(num_frames, TEMPORAL_COMPRESSION, 1)
+            raise ValueError(f"num_frames={num_frames} is not 8k+1{best}.")
         frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
         return cls(batch, channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
 

@@ -225,7 +225,7 @@ def variant(name: str) -> Variant:
     30
     >>> variant("LTX-2.3 destilled")
     Traceback (most recent call last):
-    ValueError: there is no variant 'LTX-2.3 destilled'; did you mean 'LTX-2.3 distilled' or 'LTX-2.3' or 'LTX-2.5'?
+    ValueError: there is no variant 'LTX-2.3 destilled'; did you mean 'LTX-2.3 distilled'?
 
     Raises:
         ValueError: No variant has this name; the message names the nearest ones.

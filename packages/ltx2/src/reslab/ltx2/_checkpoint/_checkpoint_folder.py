@@ -1,20 +1,16 @@
-"""Find the files of a checkpoint on disk, and name what is missing or damaged before anything is loaded.
-
-A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for each component, weights as
-safetensors, in one file or in shards with an index. Nothing is read but names, headers and sizes.
+"""Find the files of a checkpoint on disk, and name the missing or damaged ones before any is loaded.
 
     folder = inspect_folder(Path("folder"))
     headers("vae", folder.parts["vae"])["latents_mean"]      # StoredTensor(shape=(128,), dtype='BF16', file=…)
-
-Which files hold the weights of a component: one, or the shards of an index, perhaps of one precision.
-
-diffusers and transformers name files alike: `<stem>.safetensors`, or `<stem>.safetensors.index.json` with shards
-beside it; saved with `variant="bf16"`, `<stem>.bf16.safetensors` and `<stem>.safetensors.index.bf16.json`. Files
-without a precision come first; where there is one precision alone, it is loaded. An index names plain files of its own
-folder and nothing else: it comes from a stranger, and what it names is opened.
-
     choose_file("vae", ["diffusion_pytorch_model.bf16.safetensors"]).precision      # 'bf16'
-    shard_names("vae", folder / "diffusion_pytorch_model.safetensors.index.json")
+
+A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for each component, with weights as
+safetensors, in one file or in shards with an index. Only names, headers and sizes are read.
+
+diffusers and transformers name weight files alike: `<stem>.safetensors`, or `<stem>.safetensors.index.json` with shards
+beside it; with `variant="bf16"`, `<stem>.bf16.safetensors` and `<stem>.safetensors.index.bf16.json`. Files without a
+precision in their name come first; where all have one precision, they are loaded. An index may only name plain files
+of its own folder: it may come from an untrusted source, and the files that it names are opened.
 """
 
 from __future__ import annotations
@@ -36,13 +32,13 @@ INDEX = "model_index.json"
 UPSAMPLER = "latent_upsampler"
 REQUIRED = tuple(name for name in COMPONENTS if name != UPSAMPLER)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
-# Counters that older releases stored as buffers, and newer ones compute.
+# The ending of counters that older releases stored as buffers; newer ones compute them.
 COMPUTED = "position_ids"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFolder:
-    """Say where the parts of a checkpoint lie: a folder a component, the LoRA's file, and what `write` marked."""
+    """Hold the places of a checkpoint's parts: each component's folder, the LoRA's file, and the mark of `write`."""
 
     root: Path
     parts: Mapping[str, Path]
@@ -56,9 +52,10 @@ class CheckpointFolder:
 def inspect_folder(
     root: Path, *, latent_upsampler: Path | None = None, lora: Path | None = None, two_stage: bool = True
 ) -> CheckpointFolder:
-    """Find the components in a folder; the upsampler and the LoRA may lie elsewhere, be absent, or be left out.
+    """Find the components in a folder; upsampler and LoRA may be elsewhere, missing, or left out.
 
-    A ValueError names every component that is missing.
+    Raises:
+        ValueError: Components or their files are missing or damaged; the message names them.
     """
     if not (root / INDEX).is_file():
         raise ValueError(f"{str(root)!r} has no {INDEX}: it is not a checkpoint in diffusers' layout.")
@@ -80,7 +77,7 @@ def inspect_folder(
 
 
 def check_given_paths(*, latent_upsampler: Path | None, lora: Path | None) -> None:
-    """Check that what the user gives is there; a ValueError names what is not, or is a file instead of a folder."""
+    """Check that the user's upsampler is a folder and the LoRA exists; a ValueError names the wrong path."""
     for given, meaning in ((latent_upsampler, "latent_upsampler"), (lora, "lora")):
         if given is not None and not given.exists():
             raise ValueError(f"{meaning}: there is no {str(given)!r}.")
@@ -89,7 +86,7 @@ def check_given_paths(*, latent_upsampler: Path | None, lora: Path | None) -> No
 
 
 def _check_files(root: Path, parts: Mapping[str, Path]) -> None:
-    """Check every index, and that each component has its files, before the first of them is opened."""
+    """Check every configuration and index, and that each component's files exist, before a weight file is opened."""
     read_json(root / INDEX, INDEX)
     check_tokenizer_files(parts["tokenizer"])
     for name in parts.keys() - {"tokenizer"}:
@@ -117,9 +114,10 @@ def _lora_file(root: Path) -> Path | None:
 
 
 def weight_files(component: str, folder: Path) -> list[Path]:
-    """List the safetensors files of one component: those that its index names, or the one there is.
+    """List the safetensors files of one component: those that its index names, or the single one.
 
-    A ValueError names shards that are missing, or says that there are weights in another format only.
+    Raises:
+        ValueError: Shards are missing, or the weights are in another format.
     """
     chosen = choose_file(component, (path.name for path in folder.iterdir()))
     if chosen is None:
@@ -144,7 +142,7 @@ def _no_weights(component: str, folder: Path) -> str:
 
 
 def precision(component: str, folder: Path) -> str | None:
-    """Return the precision in the names of a component's weight files, its library's `variant`; None where none is."""
+    """Return the precision in the names of a component's weight files, its library's `variant`; None without one."""
     chosen = choose_file(component, (path.name for path in folder.iterdir()))
     return chosen.precision if chosen else None
 
@@ -152,7 +150,8 @@ def precision(component: str, folder: Path) -> str | None:
 def headers(component: str, folder: Path) -> dict[str, StoredTensor]:
     """Read names, shapes and dtypes of all weights of one component, without the weights.
 
-    A ValueError names a file that is truncated or damaged, with its size, or a tensor of whole numbers.
+    Raises:
+        ValueError: A file is truncated or damaged, or a tensor holds whole numbers.
     """
     found: dict[str, StoredTensor] = {}
     for file in weight_files(component, folder):
@@ -168,7 +167,7 @@ def headers(component: str, folder: Path) -> dict[str, StoredTensor]:
 
 
 def config_name(folder: Path) -> str:
-    """Name the configuration file of a component, as errors name it.
+    """Return the name that errors give the configuration file of a component.
 
     >>> config_name(Path("checkpoint/scheduler"))
     'scheduler/scheduler_config.json'
@@ -190,19 +189,19 @@ def _some(names: list[str], count: int = 3) -> str:
 
 
 class ChosenFile(NamedTuple):
-    """Name the file to begin with, a safetensors file or an index, and the precision in its name."""
+    """Hold the name of a component's weight file or index, and the precision in that name."""
 
     name: str
     precision: str | None
 
     @property
     def is_index(self) -> bool:
-        """Tell whether the file names others."""
+        """Tell whether the file is an index, which names others."""
         return self.name.endswith(".json")
 
 
 def weight_stem(component: str) -> str:
-    """Return how the weight files of a component are named: as its own library does, whatever else lies there.
+    """Return the stem that a component's library gives its weight files.
 
     >>> weight_stem("text_encoder"), weight_stem("vae")
     ('model', 'diffusion_pytorch_model')
@@ -211,12 +210,13 @@ def weight_stem(component: str) -> str:
 
 
 def choose_file(component: str, names: Iterable[str]) -> ChosenFile | None:
-    """Choose among the files of a component's folder; None where none holds its weights.
+    """Choose a component's weight file or index among the files of its folder; None where there is none.
 
     >>> choose_file("text_encoder", ["model.bf16.safetensors", "config.json"])
     ChosenFile(name='model.bf16.safetensors', precision='bf16')
 
-    A ValueError names the choices where there are several precisions.
+    Raises:
+        ValueError: The files have several precisions; the message names the files.
     """
     stem = re.escape(weight_stem(component))
     form = re.compile(rf"{stem}(\.([\w-]+))?\.safetensors|{stem}\.safetensors\.index(\.([\w-]+))?\.json")
@@ -245,7 +245,8 @@ def _first(component: str, names: list[str]) -> str:
 def shard_names(component: str, index: Path) -> list[str]:
     """List the files that an index names, each once.
 
-    A ValueError says that the index is damaged, or names one that is no plain file name of the index's folder.
+    Raises:
+        ValueError: The index is damaged, or names a file that is not a plain one of its own folder.
     """
     label = f"{component}/{index.name}"
     places = read_json(index, label).get("weight_map")
@@ -259,9 +260,12 @@ def shard_names(component: str, index: Path) -> list[str]:
 
 
 def check_indexes(component: str, folder: Path) -> None:
-    """Check every index in a component's folder, used or not: plain names, and no link that leads out of the folder.
+    """Check that every index in a component's folder, used or not, names plain files and no link out of the folder.
 
-    The Hub's cache may link to its blobs. A ValueError names the first file that is refused.
+    The Hub's cache may link to its blobs.
+
+    Raises:
+        ValueError: An index names another file; the message names the first.
     """
     real = folder.absolute()
     blobs = [each.parent.resolve() / "blobs" for each in real.parents if each.name == "snapshots"]
@@ -277,7 +281,7 @@ def check_indexes(component: str, folder: Path) -> None:
 
 
 def _is_plain(name: Any) -> bool:
-    """Tell whether this is the name of a safetensors file on every system, without a folder, a drive or a root."""
+    """Tell whether a value is, on every system, the name of a safetensors file without folder, drive or root."""
     if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
         return False
     return name == PurePosixPath(name).name == PureWindowsPath(name).name

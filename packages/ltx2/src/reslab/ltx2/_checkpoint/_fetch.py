@@ -1,9 +1,9 @@
-"""Fetch a checkpoint from the Hugging Face Hub: only the files it needs, and only if it can work.
-
-First come the configurations, a few kilobytes. They tell the variant and how large every component will be. From these
-and from the list of files comes a `DownloadPlan`, which is printed and checked; only then are weights fetched.
+"""Fetch a checkpoint from the Hugging Face Hub: only the files that it needs, and only where disk and memory suffice.
 
     fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, LoadRequest())
+
+The configurations, a few kilobytes, come first: they determine the variant and the size of every component. Together
+with the list of files they make a `DownloadPlan`, which is printed and checked. Weights are fetched after that.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedCheckpoint:
-    """Say where a fetched checkpoint lies, and which commit it is."""
+    """Hold the folder of a fetched checkpoint and its commit."""
 
     folder: CheckpointFolder
     commit: str
 
 
 def fetch(hub: Hub, repo: str, revision: str | None, wanted: LoadRequest) -> FetchedCheckpoint:
-    """Fetch a checkpoint, and the upsampler and the LoRA of its variant unless these two are given.
+    """Fetch a checkpoint, and the upsampler and LoRA of its variant unless the user gives others.
 
-    A ValueError names what the repository lacks, or why the download cannot work.
+    Raises:
+        ValueError: The repository lacks files, or disk or memory do not suffice.
     """
     listing = hub.listing(repo, revision)
     root = _fetch_configs(hub, repo, listing)
@@ -105,7 +106,7 @@ def _fetch_configs(hub: Hub, repo: str, listing: RepositoryListing) -> Path:
 
 
 def _check_given(found: Variant, root: Path, wanted: LoadRequest) -> LoraFile | None:
-    """Check the files that the user gives beside the repository, before anything is downloaded; return the LoRA's."""
+    """Check the user's own upsampler and LoRA before anything is downloaded, and return the LoRA."""
     check_given_paths(latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
     check_lora_use(found, given=wanted.lora is not None)
     return fitting_lora(wanted.lora, meta_module(root / "transformer")) if wanted.lora is not None else None
@@ -116,7 +117,7 @@ def _published() -> str:
 
 
 def _component_files(hub: Hub, repo: str, listing: RepositoryListing, root: Path) -> list[FetchedFile]:
-    """List the weights of each component that the repository has, and the tokenizer's files."""
+    """List the weight files of the repository's components, and the tokenizer's files."""
     paths = [path for path in listing.sizes if path.startswith("tokenizer/")]
     require_vocabulary(path.removeprefix("tokenizer/") for path in paths)
     for name in REQUIRED:
@@ -126,9 +127,10 @@ def _component_files(hub: Hub, repo: str, listing: RepositoryListing, root: Path
 
 
 def weight_paths(component: str, sizes: Iterable[str], root: Path) -> list[str]:
-    """Name the safetensors files of one component: those of its index, or the single one.
+    """Return the paths of one component's safetensors files: those of its index, or the single one.
 
-    A ValueError tells that the repository has none.
+    Raises:
+        ValueError: The repository has no safetensors file for the component.
     """
     inside = [path.removeprefix(f"{component}/") for path in sizes if path.startswith(f"{component}/")]
     chosen = choose_file(component, inside)
@@ -139,7 +141,7 @@ def weight_paths(component: str, sizes: Iterable[str], root: Path) -> list[str]:
 
 
 def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: RepositoryListing) -> list[FetchedFile]:
-    """List the upsampler's files: in the repository itself, or else where the variant's is published."""
+    """List the upsampler's files, in the repository itself or else where the variant's upsampler is published."""
     inside = any(path.startswith(f"{UPSAMPLER}/") for path in listing.sizes)
     place = HubFile(repo=repo, path=UPSAMPLER) if inside else found.latent_upsampler
     theirs = listing if place.repo == repo else hub.listing(place.repo, None)
@@ -150,7 +152,7 @@ def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: RepositoryLis
 def _extra_files(
     hub: Hub, found: Variant, repo: str, listing: RepositoryListing, wanted: LoadRequest
 ) -> tuple[list[FetchedFile], list[FetchedFile]]:
-    """List the files of the upsampler and of the LoRA, where two stages are wanted and they are not given."""
+    """List the files of upsampler and LoRA that two stages need and the user does not give."""
     if not wanted.two_stage:
         return [], []
     upsampler = [] if wanted.latent_upsampler else _upsampler_files(hub, found, repo, listing)
@@ -166,14 +168,14 @@ def _weights(files: Iterable[FetchedFile]) -> int:
 
 
 def _lora_bytes(given: LoraFile | None, files: Iterable[FetchedFile], dtype: torch.dtype, plan: Plan | None) -> int:
-    """Return what the LoRA will take of host memory; of one that is not here yet its scale is not known."""
+    """Return the host memory that the LoRA will take; the scale of one that is still to be fetched is not known."""
     if given is not None:
         return held_lora_bytes(given, dtype, plan)
     return 0 if leaves_in_files(plan, "transformer") else _weights(files)
 
 
 def _given_bytes(path: Path | None) -> int:
-    """Return the bytes of the safetensors files that the user gave, a file or a folder."""
+    """Return the bytes of the user's safetensors file, or of those in the user's folder."""
     if path is None or not path.exists():
         return 0
     files = path.rglob("*.safetensors") if path.is_dir() else (path,)
@@ -195,7 +197,7 @@ def _announce(plan: DownloadPlan, progress: bool) -> None:
 
 
 def _download(hub: Hub, wanted: Iterable[FetchedFile]) -> dict[str, Path]:
-    """Fetch all files, repository by repository; return each one's folder."""
+    """Fetch all files, repository by repository; return the folder of each repository."""
     by_repo: dict[tuple[str, str], list[str]] = {}
     for file in wanted:
         by_repo.setdefault((file.repo, file.commit), []).append(file.path)

@@ -1,9 +1,9 @@
-"""The seam to the Hugging Face Hub: what is asked of it, and the client that asks.
+"""The interface to the Hugging Face Hub, and the client that implements it.
 
     hub = HuggingFaceHub()
     hub.listing("Lightricks/LTX-2", None).sizes["model_index.json"]      # bytes
 
-Tests give a `Hub` of their own. Without a network what is cached is still there.
+Tests use a `Hub` of their own. Without a network the client answers from the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-# Errors of the HTTP client under huggingface_hub, whichever its version has: without a network it raises its own.
+# The base class of the HTTP client's errors, which differs between versions of huggingface_hub: without a network the
+# client's own errors come through.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
@@ -30,27 +31,27 @@ class RepositoryListing(NamedTuple):
 
 @runtime_checkable
 class Hub(Protocol):
-    """What is asked of the Hub."""
+    """Provide the files of repositories; `load(..., hub=hub)` takes any object with these methods."""
 
     def listing(self, repo: str, revision: str | None) -> RepositoryListing:
-        """List the files of a repository; a ValueError tells that there is none, or none that may be read."""
+        """List the files of a repository; a ValueError says that it does not exist or needs a login."""
         ...
 
     def is_cached(self, repo: str, commit: str, path: str) -> bool:
-        """Tell whether a file is on this machine already."""
+        """Tell whether a file is on this machine."""
         ...
 
     def download(self, repo: str, commit: str, paths: Sequence[str]) -> Path:
-        """Fetch files, and return the folder in which they lie under their paths."""
+        """Fetch files, and return the folder that holds them under their paths."""
         ...
 
     def cache_folder(self) -> Path:
-        """Return the folder that downloads go to; it need not exist yet."""
+        """Return the folder for downloads; it need not exist yet."""
         ...
 
 
 class HuggingFaceHub:
-    """The Hub itself, through `huggingface_hub` and its cache."""
+    """Fetch from the Hugging Face Hub through `huggingface_hub` and its cache."""
 
     def listing(self, repo: str, revision: str | None) -> RepositoryListing:
         """List the files of a repository at one commit."""
@@ -65,11 +66,11 @@ class HuggingFaceHub:
         return RepositoryListing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
 
     def is_cached(self, repo: str, commit: str, path: str) -> bool:
-        """Tell whether a file is in the cache already."""
+        """Tell whether a file is in the cache."""
         return isinstance(huggingface_hub.try_to_load_from_cache(repo, path, revision=commit), str)
 
     def download(self, repo: str, commit: str, paths: Sequence[str]) -> Path:
-        """Fetch files into the cache; what was interrupted is resumed."""
+        """Fetch files into the cache, resuming interrupted downloads."""
         return Path(huggingface_hub.snapshot_download(repo, revision=commit, allow_patterns=list(paths)))
 
     def cache_folder(self) -> Path:
@@ -78,7 +79,7 @@ class HuggingFaceHub:
 
 
 def _cached_listing(repo: str, revision: str | None, error: Exception) -> RepositoryListing:
-    """List what the cache has of a repository, for the time without a network."""
+    """List the cached files of a repository, where the network fails."""
     try:
         folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
     except (OSError, ValueError):

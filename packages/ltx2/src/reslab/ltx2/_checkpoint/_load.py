@@ -1,17 +1,16 @@
 """Load a checkpoint: small and in memory, from a folder, or from the Hugging Face Hub.
 
     load("tiny", variant="LTX-2.3")                          # random weights, 6 MiB, no files
-    load("mid", variant="LTX-2.3")                           # the same, heavy enough to feel a copy
+    load("mid", variant="LTX-2.3")                           # the same at half a gigabyte, so that copies take time
     load("folder")                                           # diffusers layout; the variant is read from it
-    load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # says what it will fetch, and whether it can work
-    load("diffusers/LTX-2.3-Diffusers", plan=plan)                # what the plan has on disk stays there
+    load("diffusers/LTX-2.3-Diffusers", dtype=torch.bfloat16)     # lists the download and checks that it can work
+    load("diffusers/LTX-2.3-Diffusers", plan=plan)                # weights that the plan has on disk stay there
 
-Named as errors are: an unknown source or variant, a single file, by what it is, a contradiction between the
-configurations and `variant`, a missing component or shard, a damaged file, keys, shapes or a vocabulary that do not
-fit, a LoRA that cannot be applied as its file says, too little disk or memory.
-
-One loader reads the small checkpoint that `write` wrote and a released one. Weights are copied once to aligned memory,
-see `_align`. What is missing or damaged is named before anything is used.
+One loader reads the small checkpoint that `write` wrote and a released one. It checks arguments, configurations, file
+headers and free memory before it reads a weight, and copies weights once to aligned memory (`_align`). Its errors name
+an unknown source or variant, a single file by its content, a contradiction between configurations and `variant`, a
+missing component or shard, a damaged file, keys, shapes or a vocabulary that do not fit, a LoRA that cannot be applied
+as its file says, and too little disk or memory.
 """
 
 from __future__ import annotations
@@ -64,23 +63,36 @@ def load(
     hub: Hub | None = None,
     plan: Plan | Any = None,
 ) -> Checkpoint:
-    """Load a checkpoint and check that it is whole; a ValueError names what is not.
+    """Load a checkpoint and check that it is complete.
 
     >>> load("tiny", variant="LTX-2")
     Checkpoint('LTX-2' from 'tiny', 3.08 MiB, untrained weights: noise by design)
 
-    `source` is "tiny", "mid" (tiny's geometry at half a gigabyte), a folder, or a Hub id such as "Lightricks/LTX-2".
-    `variant` is read from the configurations unless given ("LTX-2.3" for "tiny" and "mid"); `dtype` is bfloat16 for
-    released and float32 for untrained weights unless given. `revision` is a branch, tag or commit on the Hub, `device`
-    where the weights come to lie. `latent_upsampler` (a folder) and `lora` (a safetensors file, or a folder with one)
-    replace the checkpoint's own; `two_stage=False` leaves out both, which one stage has no use for. A LoRA has the
-    scale that its file says, alpha / rank. Weights saved with a precision in their names are read where there is one
-    precision alone. `progress` shows bars and what will be downloaded; `hub` replaces the Hub's client.
+    With a `plan`, `load` reads only the weights that wait in host memory. Weights that the plan has on disk or keeps on
+    the device stay in their files, and `residency.apply(pipe, plan, files=checkpoint.files)` fetches them from there.
+    So loading never needs more host memory than the plan says, except for a LoRA with a scale of its own, which is
+    read. Where the loaded weights and the window for those on disk do not fit in host memory, nothing is read.
 
-    With a `plan` only what waits in host memory there is loaded to it. What the plan has on disk, or keeps on the
-    device, stays in its files: `residency.apply(pipe, plan, files=checkpoint.files)` brings it from there. So loading
-    never needs more host memory than the plan says, but for a LoRA with a scale of its own: that one is read. Where
-    what is loaded, and the window of what comes from disk, do not fit in host memory, nothing is read.
+    Args:
+        source: "tiny", "mid" (tiny's geometry at half a gigabyte), a folder, or a Hub id such as "Lightricks/LTX-2".
+            Weight files with a precision in their names are read where there is only one precision.
+        variant: The variant's name; by default the configurations decide, and "tiny" and "mid" are LTX-2.3.
+        dtype: The type of the weights; by default bfloat16 for released and float32 for untrained weights.
+        revision: A branch, tag or commit on the Hub.
+        device: The device for the weights; by default the CPU.
+        latent_upsampler: The folder of an upsampler that replaces the checkpoint's own.
+        lora: A LoRA's safetensors file, or a folder with one, that replaces the checkpoint's own. The LoRA has the
+            scale that its file says, alpha / rank.
+        two_stage: Whether to load upsampler and LoRA, which one stage does not use.
+        progress: Whether to show progress bars and the list of the download.
+        hub: A client that replaces the Hub's.
+        plan: The plan of a run, such as `residency.survey(...).plan`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: The message names the wrong argument, or the missing, damaged or unfitting part.
     """
     check_arguments(
         source,
@@ -95,7 +107,7 @@ def load(
     if plan is not None:
         check_load_plan(plan, [name for name in COMPONENTS if name not in WITHOUT_WEIGHTS])
         if device is not None:
-            raise ValueError("The plan says where weights come to lie: leave out device, or plan.")
+            raise ValueError("The plan places the weights: leave out device, or plan.")
     wanted = LoadRequest(
         variant=variant,
         dtype=dtype,
@@ -174,14 +186,14 @@ def _read(folder: CheckpointFolder, source: str, commit: str | None, wanted: Loa
 
 
 def _check_host(need_bytes: int, source: str, wanted: LoadRequest) -> None:
-    """Refuse to read what host memory does not suffice for; all that is known of it lies here by now."""
+    """Check that host memory suffices before a weight is read; all files are on this machine by now."""
     short = too_little_host(need_bytes, free_host_bytes(), by_plan=wanted.plan is not None)
     if short is not None:
         raise ValueError(f"{short} Nothing was read of {source!r}; free some, or load elsewhere.")
 
 
 def _read_lora(lora: LoraFile, dtype: torch.dtype, files: dict[str, Files]) -> Mapping[str, torch.Tensor]:
-    """Read a LoRA; where the transformer is left in its files, it is left in its own, which is added to them."""
+    """Read a LoRA; where the transformer stays in its files, leave the LoRA in its own and add that to them."""
     left = lora_in_file(lora, dtype) if "transformer" in files else None
     if left is None:
         return lora.read(dtype=dtype)

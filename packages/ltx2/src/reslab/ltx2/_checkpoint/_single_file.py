@@ -1,19 +1,15 @@
-"""A single file as source: what it is, and the layout that can be loaded instead.
+"""A single file as source: its content, and the checkpoint to load in its place.
 
-ComfyUI and the vendor's own pipelines keep a model in one file; `load` reads diffusers' layout, a folder a component.
-The file's header tells what it holds: a whole model, the transformer alone, a VAE, a text encoder, a LoRA; and names
-that one variant alone has tell the variant.
-
-    describe(Path("ltx-2.3-22b-dev.safetensors"))     # a sentence
-
-What the header of a GGUF file says: architecture, tensor names and quantisation types. The weights are not read.
-
-Of a file a bounded beginning is read, and no size that the header declares is allocated: a declared length that goes
-beyond what was read ends the reading.
-
+    describe(Path("ltx-2.3-22b-dev.safetensors"))             # a sentence
     read_gguf(Path("ltx-2.3-22b-dev-Q4_K_M.gguf")).types      # ('Q4_K', 'Q6_K', 'F32')
 
-The layout is that of the GGUF specification in ggml's repository (docs/gguf.md), versions 2 and 3.
+ComfyUI and Lightricks' own pipelines keep a model in one file; `load` reads diffusers' layout, a folder for each
+component. The file's header shows what it holds: a whole model, the transformer alone, a VAE, a text encoder or a LoRA.
+Tensor names that only one variant has show the variant.
+
+Of a GGUF file the header alone is read: architecture, tensor names and quantisation types. A bounded beginning of the
+file is read, and no size that the header declares is allocated: a declared length that goes beyond the beginning ends
+the reading. The format is that of the GGUF specification in ggml's repository (docs/gguf.md), versions 2 and 3.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from reslab.ltx2._variants import Variant, variant, variants
 _ENDINGS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".json")
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 _LORA = re.compile(r"\.(lora_|lora\.|hada_|lokr_|dora_scale)")
-# Prefixes and names, as Lightricks' files and ComfyUI's have them, in the order in which a single part is named.
+# Prefixes and names in Lightricks' and ComfyUI's files; the first part that matches names a file of one part.
 _PARTS = {
     "the transformer": re.compile(r"(model\.)?(diffusion_model\.)?(transformer\.)?transformer_blocks\."),
     "the audio VAE": re.compile(r"audio_vae\."),
@@ -46,7 +42,7 @@ _PARTS = {
 
 
 class _FileContents(NamedTuple):
-    """Say what a file is, in words, whether it is a LoRA, and the variant that it looks like, if one."""
+    """Hold a file's content in words, whether it is a LoRA, and the variant that it seems to belong to."""
 
     what: str
     is_lora: bool
@@ -54,7 +50,7 @@ class _FileContents(NamedTuple):
 
 
 def is_file_like(source: str | os.PathLike[str]) -> bool:
-    """Tell whether a source is a file, or by its ending means one.
+    """Tell whether a source is a file, or has the ending of one.
 
     >>> is_file_like("models/ltx-2.3.safetensors"), is_file_like("Lightricks/LTX-2")
     (True, False)
@@ -63,7 +59,7 @@ def is_file_like(source: str | os.PathLike[str]) -> bool:
 
 
 def describe(file: Path) -> str:
-    """Say in one sentence what a single file is and what can be loaded; a ValueError names a damaged one."""
+    """Return a sentence about a single file's content and the checkpoint to load; a ValueError names a damaged file."""
     if not file.is_file():
         return f"there is no file {str(file)!r} here; load takes a folder in diffusers' layout, or a Hub id."
     if folder := _checkpoint_of(file):
@@ -81,7 +77,7 @@ def describe(file: Path) -> str:
 
 
 def _checkpoint_of(file: Path) -> Path | None:
-    """Return the folder of the checkpoint that a file is a part of."""
+    """Return the folder of the checkpoint that a file belongs to; None where there is none."""
     folder = file.absolute().parent
     return next((each for each in (folder, folder.parent) if (each / "model_index.json").is_file()), None)
 
@@ -112,7 +108,7 @@ def _published(likely: Variant | None) -> str:
 
 
 def _found(names: Iterable[str], file_name: str) -> _FileContents:
-    """Say what a file with these tensors is."""
+    """Classify a file by its tensors' names."""
     names = list(names)
     parts = [part for part, form in _PARTS.items() if any(form.match(name) for name in names)]
     is_lora = any(_LORA.search(name) for name in names)
@@ -129,7 +125,7 @@ def _found(names: Iterable[str], file_name: str) -> _FileContents:
 
 
 def _variant_of(names: list[str], file_name: str) -> Variant | None:
-    """Guess the variant: by the transformer's names where they tell, distilled or not by the file's."""
+    """Guess the variant from the transformer's tensor names, else from the file's name, which also says distilled."""
     base = _base_of(names) or _named_base(file_name)
     if base == "LTX-2.3" and "distilled" in file_name.casefold() and "lora" not in file_name.casefold():
         return variant("LTX-2.3 distilled")
@@ -137,7 +133,7 @@ def _variant_of(names: list[str], file_name: str) -> Variant | None:
 
 
 def _base_of(names: list[str]) -> str | None:
-    """Name the variant whose transformer has such names; LTX-2.5's feed-forward layers have no bias."""
+    """Return the name of the variant whose transformer has such tensors; LTX-2.5's feed-forward has no bias."""
     if any("caption_projection" in name for name in names):
         return "LTX-2"
     if any("to_gate_logits" in name or "prompt_adaln" in name for name in names):
@@ -159,7 +155,7 @@ HEADER_BYTES = 16 * 2**20
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _NUMBER_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-# ggml's own numbers of its types.
+# ggml's numbers for its types.
 _TYPES = {
     0: "F32",
     1: "F16",
@@ -198,7 +194,7 @@ _TYPES = {
 
 
 class GgufHeader(NamedTuple):
-    """Hold what was read of a GGUF header."""
+    """Hold the part of a GGUF header that was read."""
 
     version: int
     architecture: str | None
@@ -207,7 +203,7 @@ class GgufHeader(NamedTuple):
 
 
 class _End(Exception):
-    """What was read ends before what the header declares."""
+    """Raised where the bytes that were read end before a declared length."""
 
 
 class _GgufCursor:
@@ -231,9 +227,10 @@ class _GgufCursor:
 
 
 def read_gguf(file: Path) -> GgufHeader:
-    """Read the header of a GGUF file, as far as its first bytes hold it.
+    """Read the header of a GGUF file, as far as its first `HEADER_BYTES` hold it.
 
-    A ValueError says that the header is damaged, or of a version that is not known.
+    Raises:
+        ValueError: The header is damaged, or of an unknown version.
     """
     data = first_bytes(file, HEADER_BYTES)
     cursor, texts, tensors = _GgufCursor(data), dict[str, str | None](), list[tuple[str, str]]()
@@ -257,7 +254,7 @@ def read_gguf(file: Path) -> GgufHeader:
 
 
 def _value(cursor: _GgufCursor, file: Path) -> str | None:
-    """Pass over one value of the metadata; return it where it is a text."""
+    """Read one value of the metadata, and return it if it is a text, else None."""
     kind = cursor.number("I")
     if kind == _STRING:
         return cursor.text()
@@ -275,9 +272,9 @@ def _value(cursor: _GgufCursor, file: Path) -> str | None:
 
 
 def _tensor(cursor: _GgufCursor) -> tuple[str, str]:
-    """Return name and type of one tensor."""
+    """Read one tensor's entry, and return its name and type."""
     name = cursor.text()
     cursor.bytes(8 * cursor.number("I"))  # its shape
     kind = cursor.number("I")
-    cursor.number("Q")  # where its weights begin
+    cursor.number("Q")  # the offset of its weights
     return name, _TYPES.get(kind, f"type {kind}")

@@ -158,7 +158,7 @@ class LTX2SigmaPreparationStage(Stage):
 
 
 class LTX2AVLatentPreparationStage(BlockStage):
-    """Prepare the latents without an image, keeping the generator's state so that the image stage draws the same noise."""
+    """Prepare latents without an image, and keep the generator's state for the image stage to draw the same noise."""
 
     def signature(self, available: Collection[str] = ()) -> Signature:
         own = super().signature(available)
