@@ -301,7 +301,7 @@ def test_for_one_stage_neither_upsampler_nor_lora_is_fetched(hub):
     ]
 
 
-def test_the_hubs_answer_is_in_the_error(monkeypatch):
+def test_a_listing_has_the_hubs_commit_and_files(monkeypatch):
     class Answer:
         sha = COMMIT
         siblings = ()

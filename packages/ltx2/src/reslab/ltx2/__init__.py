@@ -63,7 +63,7 @@ _NEEDS_TORCH = {
     "write": "_checkpoint._write",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+if not TYPE_CHECKING:  # with `__getattr__` a type checker would accept every name
     __getattr__ = lazy_names(__name__, _NEEDS_TORCH)
 
 __all__ = [

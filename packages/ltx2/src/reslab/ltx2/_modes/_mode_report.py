@@ -48,7 +48,7 @@ def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
     hues = {mode: PALETTE[hue] for mode, hue in _HUES.items()}
     color = alt.Color("kind:N", scale=alt.Scale(domain=list(hues), range=list(hues.values())), legend=None)
     base = alt.Chart(alt.Data(values=points)).encode(x=x, y=y)
-    dots = base.mark_point(filled=True, size=110, opacity=1).encode(color=color, tooltip=["label:N", "told:N"])
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(color=color, tooltip=["label:N", "details:N"])
     texts = base.mark_text(align="left", dx=9).encode(text="label:N")
     layers = [dots, texts]
     if free_bytes is not None:
@@ -60,13 +60,13 @@ def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
 
 
 def _point(place: int, run: dict[str, Any]) -> dict[str, Any]:
-    told = f"{run['transformer']}, {link_text(run['link_bytes_per_s'])}, {mib(run['moved_bytes'])} moved"
+    details = f"{run['transformer']}, {link_text(run['link_bytes_per_s'])}, {mib(run['moved_bytes'])} moved"
     return {
         "label": f"{place} {run['mode']}",
         "kind": run["mode"].removeprefix("auto: "),
         "mib": round(run["peak_bytes"] / _MIB, 1),
         "s": round(run["run_ns"] / 1e9, 3),
-        "told": told,
+        "details": details,
     }
 
 
