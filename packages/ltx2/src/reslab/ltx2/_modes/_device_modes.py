@@ -51,6 +51,8 @@ TRANSFORMER = "transformer"
 SECOND = TRANSFORMER + MERGED
 #: Components that stream by default where not all components are resident, as in the reference; the others are swapped.
 LAYERWISE_BY_DEFAULT = ("text_encoder", "vae")
+#: The types in which a caller gives the user's settings.
+UserSettings = Settings | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,9 +138,6 @@ def _streaming(plan: Plan, names: list[str], kept: int, *, on_disk: bool) -> Pla
 def decide(plan: Plan, settings: Mapping[str, Any], why: str) -> Plan:
     """Return the plan with a device mode's decisions added; the user's settings stay as they are."""
     return plan.decide(settings, by="device mode", why=why)
-
-
-UserSettings = Settings | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
