@@ -6,9 +6,9 @@ import torch
 
 from reslab import ltx2, residency
 from reslab.ltx2 import _rehearsal
-from reslab.ltx2._checkpoint import _blank, _values
+from reslab.ltx2._checkpoint import _blank, _random_values
 from reslab.ltx2._checkpoint._align import is_aligned
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 
 GIB = 2**30
 #: Published counts of parameters, and GiB at two bytes each.
@@ -137,9 +137,9 @@ def test_every_shipped_size_is_there_and_small():
 def test_a_size_against_the_rules_and_an_unknown_model_are_clear_errors():
     with pytest.raises(ValueError, match=r"width=1000 is not a multiple of 64 .*; the nearest is 1024"):
         ltx2.rehearsal("LTX-2.3", width=1000)
-    with pytest.raises(ValueError, match=r"no variant 'LTX-3'\. The nearest is 'LTX-2.3'"):
+    with pytest.raises(ValueError, match=r"no variant 'LTX-3'; did you mean 'LTX-2\.3'"):
         ltx2.blank("LTX-3")
-    with pytest.raises(ValueError, match="stages is 'one' or 'two', got 'three'"):
+    with pytest.raises(ValueError, match="there is no number of stages 'three'; known: one, two"):
         ltx2.rehearsal("LTX-2", stages="three")
 
 
@@ -147,7 +147,7 @@ def test_a_materialised_transformer_of_35_gib_takes_one_and_a_half(blanks):
     transformer = blanks["LTX-2.3"].components["transformer"]
     shared = {
         (path, name, weight.shape): weight.nbytes
-        for path, owner in _values.with_shared_paths(transformer)
+        for path, owner in _random_values.with_shared_paths(transformer)
         for name, weight in owner._parameters.items()
         if weight is not None
     }

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GemmaTokenizer
 
-from reslab.ltx2._checkpoint._layout import choose
+from reslab.ltx2._checkpoint._checkpoint_folder import choose_file
 from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._checkpoint._write import write
 
@@ -94,8 +94,8 @@ def test_weights_without_a_variant_come_first_and_several_variants_are_a_choice(
 def test_a_file_beside_an_index_is_read_as_the_components_library_reads_it(part, is_index):
     """The file comes first for transformers, the index for diffusers."""
     names = [weight_name(part), f"{weight_name(part)}.index.json"]
-    assert choose(part, names).is_index is is_index
-    assert choose(part, reversed(names)).is_index is is_index
+    assert choose_file(part, names).is_index is is_index
+    assert choose_file(part, reversed(names)).is_index is is_index
 
 
 # The tokenizer
@@ -157,7 +157,7 @@ NAMES = [
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", [*NAMES, "a\0.safetensors", 5, None], ids=repr)
 def test_an_index_names_plain_files_of_its_folder_only(folder, unread, monkeypatch, part, name):
-    monkeypatch.setattr("reslab.ltx2._checkpoint._headers.safe_open", None)
+    monkeypatch.setattr("reslab.ltx2._checkpoint._file_headers.safe_open", None)
     index(folder, part, [weight_name(part), name])
     with pytest.raises(ValueError, match=rf"{part}/{weight_name(part)}.index.json names "):
         load(folder, progress=False)

@@ -9,8 +9,9 @@ import torch
 from diffusers import LTX2VideoTransformer3DModel
 
 from reslab import ltx2
-from reslab.ltx2._checkpoint._configs import config, detect
-from reslab.ltx2._checkpoint._sizes import SIZES, small_config
+from reslab.ltx2._checkpoint._configs import config
+from reslab.ltx2._checkpoint._model_classes import detect
+from reslab.ltx2._checkpoint._small_configs import SIZES, small_config
 from reslab.stages import PipelineError
 
 NAMES = ["LTX-2", "LTX-2.3", "LTX-2.3 distilled"]
@@ -74,7 +75,7 @@ def test_a_transformer_that_can_be_perturbed_has_the_released_weights(name, size
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("published", [True, False, None])
-def test_the_variant_is_told_whatever_a_configuration_says_of_perturbing(name, published):
+def test_the_variant_is_detected_whatever_a_configuration_says_of_perturbing(name, published):
     transformer = config(name, "transformer") | {"perturbed_attn": published}
     if published is None:
         del transformer["perturbed_attn"]

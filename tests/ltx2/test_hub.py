@@ -1,6 +1,7 @@
 """Downloads: only what is needed, said beforehand, and not begun where they cannot work. The Hub here is a folder."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from safetensors.torch import save_file
 
 from reslab import ltx2
 from reslab.ltx2._checkpoint import _fetch, _load
-from reslab.ltx2._checkpoint._download import DownloadPlan, FetchedFile
-from reslab.ltx2._checkpoint._hub import HuggingFaceHub, Listing
+from reslab.ltx2._checkpoint._download_plan import DownloadPlan, FetchedFile
+from reslab.ltx2._checkpoint._hub import HuggingFaceHub, RepositoryListing
 from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._checkpoint._write import write
 from reslab.ltx2._pipeline._compose import two_stage
@@ -34,7 +35,7 @@ class FolderHub:
             raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.")
         root = self.repos[repo]
         files = [path for path in root.rglob("*") if path.is_file()]
-        return Listing(COMMIT, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
+        return RepositoryListing(COMMIT, {path.relative_to(root).as_posix(): path.stat().st_size for path in files})
 
     def is_cached(self, repo, commit, path):
         return (self.cache / repo / path).is_file()
@@ -258,7 +259,7 @@ def test_the_plan_adds_up():
         "Host memory does not suffice: 66.00 GiB after loading, 64.00 GiB free; leave weights on disk by a plan: "
         "load(..., plan=residency.survey(rehearsal, card).plan)."
     ]
-    assert "<td>free host memory</td><td>64.00 GiB</td>" in plan._repr_html_()
+    assert re.search(r"<td[^>]*>free host memory</td><td[^>]*>64.00 GiB</td>", plan._repr_html_())
 
 
 def unreachable(*args, **kwargs):
@@ -277,7 +278,7 @@ def test_without_a_network_the_hub_says_so(monkeypatch, tmp_path):
 def test_without_a_network_huggingface_hub_itself_is_understood(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # no server listens there
     with pytest.raises(ValueError, match=r"cannot be reached for 'Lightricks/LTX-2' \(.*\), and it is not cached"):
         load("Lightricks/LTX-2")
 
@@ -301,13 +302,13 @@ def test_for_one_stage_neither_upsampler_nor_lora_is_fetched(hub):
     ]
 
 
-def test_what_the_hub_answers_is_told(monkeypatch):
+def test_a_listing_has_the_hubs_commit_and_files(monkeypatch):
     class Answer:
         sha = COMMIT
         siblings = ()
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *args, **kwargs: Answer)
-    assert HuggingFaceHub().listing(REPO, None) == Listing(COMMIT, {})
+    assert HuggingFaceHub().listing(REPO, None) == RepositoryListing(COMMIT, {})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLLTX2Video, FlowMatchEulerDiscreteScheduler
 
 from reslab import ltx2
 from reslab.ltx2._checkpoint._configs import config
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.ltx2._pipeline._stages import tiled
 from reslab.stages import PipelineError
 
@@ -211,7 +211,7 @@ def test_one_latent_is_too_narrow_for_ltx_2_alone(pipes, size):
     pipes["LTX-2.3", "one"].check(**REQUEST | {"width": width, "height": height})
 
 
-def test_a_size_below_the_least_is_proposed_to_nobody(pipes):
+def test_no_error_proposes_a_size_below_the_least(pipes):
     assert refused(pipes["LTX-2", "one"], width=40).endswith("is not a multiple of 32; the nearest is 64.")
 
 

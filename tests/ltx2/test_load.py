@@ -248,7 +248,7 @@ def test_the_variant_is_read_from_the_configurations_and_a_contradiction_names_b
     assert load(written, variant="ltx-2.3", progress=False).variant.name == "LTX-2.3"
     with pytest.raises(ValueError, match=r"configurations are those of LTX-2.3, but you asked for LTX-2;"):
         load(written, variant="LTX-2", progress=False)
-    with pytest.raises(ValueError, match=r"There is no variant 'LTX-3'. The nearest is"):
+    with pytest.raises(ValueError, match=r"there is no variant 'LTX-3'; did you mean 'LTX-2\.3'"):
         load(written, variant="LTX-3", progress=False)
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from reslab import residency
 from reslab.ltx2._checkpoint import _load
-from reslab.ltx2._checkpoint._arguments import leaves_in_files
 from reslab.ltx2._checkpoint._load import load
+from reslab.ltx2._checkpoint._load_arguments import leaves_in_files
 from reslab.ltx2._checkpoint._write import write
 from reslab.ltx2._pipeline._compose import one_stage, two_stage
 from reslab.residency import Plan, PlanError

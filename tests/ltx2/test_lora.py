@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from reslab.ltx2._checkpoint._lora import add_lora, check_lora, read_lora, set_strength
-from reslab.ltx2._checkpoint._small import small, small_lora
+from reslab.ltx2._checkpoint._small_models import small, small_lora
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from reslab import ltx2, residency
 from reslab.ltx2._checkpoint._load import load
 from reslab.ltx2._checkpoint._lora import add_lora, read_lora, set_strength
-from reslab.ltx2._checkpoint._small import small
+from reslab.ltx2._checkpoint._small_models import small
 from reslab.ltx2._checkpoint._write import write
 
 LAYER = "transformer_blocks.0.attn1.to_q"

@@ -8,7 +8,8 @@ import torch
 from diffusers.models.autoencoders.ltx2_diffusion_decoder import _neighborhood_block_mask
 
 from reslab import ltx2
-from reslab.ltx2._checkpoint._configs import config, detect
+from reslab.ltx2._checkpoint._configs import config
+from reslab.ltx2._checkpoint._model_classes import detect
 from reslab.ltx2._pipeline._stages import tiled
 from reslab.residency import rehearse
 from reslab.stages import Pipeline, stage

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from reslab import ltx2, residency
-from reslab.ltx2._modes._runs import RUNS
+from reslab.ltx2._modes._mode_runs import RUNS
 from reslab.residency import PlanError
 
 REQUEST = {

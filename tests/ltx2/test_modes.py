@@ -1,4 +1,4 @@
-"""Device modes: decided by bytes for the selected device and size; what a person set survives; the reference beside."""
+"""Device modes: decided by bytes for the selected device and size; the user's settings survive; the reference."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from reslab import residency
 from reslab.ltx2 import (
-    MODES,
+    DeviceMode,
     device_mode,
     documented_recipe,
     fits_resident,
@@ -56,7 +56,7 @@ def places(plan):
 # The reference's three rule tests, and ours.
 
 
-def test_resident_keeps_auxiliaries_that_nobody_placed_and_says_what_it_changed(run):
+def test_resident_keeps_auxiliaries_that_the_user_did_not_place_and_names_its_changes(run):
     plan = device_mode("resident", run, device=device("H200"))
     assert set(places(plan).values()) == {"resident"}
     assert plan.placement(SECOND) == residency.resident()
@@ -180,7 +180,7 @@ def test_another_device_than_the_first_decides_for_itself(run, variant):
 def test_a_distilled_variant_needs_one_transformer(variant):
     run = rehearsal("LTX-2.3 distilled", **LARGE)
     assert device_mode("auto", run, device=device("H100")).name == "auto: resident"
-    for mode in MODES:
+    for mode in DeviceMode:
         assert SECOND not in {key.subject for key in device_mode(mode, run, device=device("H200")).decisions}
 
 
@@ -208,7 +208,7 @@ def test_where_memory_is_shared_nothing_moves(run):
     assert limits.fits
 
 
-# What a person set.
+# The user's settings.
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,8 @@ def test_where_memory_is_shared_nothing_moves(run):
         ("resident", {"transformer.resident": 47}, "'resident' contradicts transformer='layerwise' from a mapping"),
         ("original", {"lora": "merged"}, "'original' contradicts lora='merged' from a mapping: it needs 'dynamic'"),
         ("snapshot", {"lora": "dynamic"}, "'snapshot' contradicts lora='dynamic' from a mapping: it needs 'merged'"),
-        ("fast", {}, "there is no device mode 'fast'; there are: original, snapshot, resident, auto"),
+        ("fast", {}, "there is no device mode 'fast'; known: auto, original, resident, snapshot"),
+        ("snapshoot", {}, "there is no device mode 'snapshoot'; did you mean 'snapshot'?"),
         ("auto", {"vea": "swap"}, "the plan places 'vea', which is not there; did you mean 'vae'?"),
     ],
 )

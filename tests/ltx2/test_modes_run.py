@@ -82,7 +82,7 @@ def unchanged(before, after):
     )
 
 
-@pytest.mark.parametrize("mode", ltx2.MODES)
+@pytest.mark.parametrize("mode", ltx2.DeviceMode)
 def test_a_notebook_applies_a_mode_and_profiles_it(checkpoint, rehearsal, on_the_fly, merged, mode):
     pipe = ltx2.two_stage(checkpoint)
     plan = ltx2.device_mode(mode, checkpoint, SHORT)

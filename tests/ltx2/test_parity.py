@@ -21,7 +21,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from reslab import ltx2
 from reslab.ltx2._checkpoint import _lora
 from reslab.ltx2._pipeline import _stages
-from reslab.ltx2._pipeline._settings import REFERENCE_SHIFT
+from reslab.ltx2._pipeline._composition_settings import REFERENCE_SHIFT
 from reslab.ltx2._pipeline._stages import denormalised_audio, denormalised_video
 from reslab.stages import Pipeline, stage
 

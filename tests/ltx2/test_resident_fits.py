@@ -26,8 +26,8 @@ def test_by_bytes_and_by_the_references_rules():
     pro, elsewhere = residency.device("RTX PRO 6000"), {"text_encoder": "layerwise"}
     cases = {"whole": (card, {}), "slice": (part, {}), "96 GiB": (pro, {}), "and placed": (pro, elsewhere)}
     fits = ltx2.resident_fits("LTX-2.3", ltx2.rehearsal("LTX-2.3", **LARGE), cases)
-    told = fits.select("case", "fits", "auto", "reference", "reference_fits").rows()
-    assert told == [
+    rows = fits.select("case", "fits", "auto", "reference", "reference_fits").rows()
+    assert rows == [
         ("whole", True, "resident", "resident", True),
         ("slice", False, "snapshot", "resident", False),
         ("96 GiB", False, "snapshot", "original", True),

@@ -15,7 +15,7 @@ from diffusers.pipelines.ltx2 import LTX2ConditionPipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab import ltx2
-from reslab.ltx2._pipeline._numbers import neighbours
+from reslab.ltx2._pipeline._legal_numbers import neighbours
 from reslab.stages import PipelineError
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 7}
@@ -175,7 +175,7 @@ def test_diffusers_ignores_unknown_keywords():
 
 
 def test_unknown_variants_are_named_with_the_nearest():
-    with pytest.raises(ValueError, match=r"The nearest is 'LTX-2\.3 distilled'"):
+    with pytest.raises(ValueError, match=r"no variant 'LTX-2\.3 destilled'; did you mean 'LTX-2\.3 distilled'"):
         ltx2.load("tiny", variant="LTX-2.3 destilled")
 
 

@@ -6,8 +6,8 @@ from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from reslab.ltx2._checkpoint._configs import COMPONENTS, config
-from reslab.ltx2._checkpoint._sizes import SIZES, small_config
-from reslab.ltx2._checkpoint._small import byte_tokenizer, lora_layers, small
+from reslab.ltx2._checkpoint._small_configs import SIZES, small_config
+from reslab.ltx2._checkpoint._small_models import byte_tokenizer, lora_layers, small
 
 # What may be smaller: widths, depths, and the ids and sizes that follow from a smaller vocabulary or image.
 SHRUNK = {

@@ -5,7 +5,7 @@ import pytest
 from reslab import ltx2
 from reslab.ltx2 import _trial
 from reslab.ltx2._checkpoint import _blank
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 
 
 def test_a_cpu_gets_the_mid_size_model(monkeypatch):

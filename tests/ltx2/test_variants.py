@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers.pipelines.ltx2 import utils
 
-from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name, config, config_source, find_class
+from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name, config, config_source
+from reslab.ltx2._checkpoint._model_classes import find_class
 from reslab.ltx2._shapes import AudioShape, VideoShape
 from reslab.ltx2._variants import variant, variants
 

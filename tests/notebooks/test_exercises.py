@@ -18,7 +18,7 @@ from reslab import ltx2, residency
 from reslab.ltx2 import _trial
 from reslab.ltx2 import exercises as of_ltx2
 from reslab.ltx2._checkpoint import _blank
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.profiler import exercises as of_profiler
 from reslab.profiler import teaching
 from reslab.residency import exercises as of_residency

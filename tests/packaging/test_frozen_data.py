@@ -22,10 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab import ltx2, profiler, residency, stages
+from reslab.ltx2 import _choices
 from reslab.ltx2 import _variants as ltx2_variants
-from reslab.ltx2._checkpoint import _download, _fetch, _layout, _read, _sizes
-from reslab.ltx2._modes import _modes
-from reslab.ltx2._pipeline import _limits, _settings
+from reslab.ltx2._checkpoint import _checkpoint_folder, _download_plan, _fetch, _read_component, _small_configs
+from reslab.ltx2._modes import _device_modes
+from reslab.ltx2._pipeline import _composition_settings, _limits
 from reslab.profiler import teaching
 from reslab.profiler._report import _figure
 from reslab.residency import _units
@@ -104,13 +105,15 @@ def mode_run():
 
 
 def download():
-    file = _download.FetchedFile(repo="a/b", commit="c", path="d", nbytes=5, cached=False)
+    file = _download_plan.FetchedFile(repo="a/b", commit="c", path="d", nbytes=5, cached=False)
     sizes = {"free_disk_bytes": 1, "host_memory_bytes": 2, "free_host_bytes": 3}
     return ltx2.DownloadPlan(source="a/b", commit="c", variant="LTX-2.3", files=(file,), **sizes)
 
 
-def layout():
-    return _layout.Layout(root=Path("r"), parts={"vae": Path("r/vae")}, lora=None, mark={"untrained": True})
+def checkpoint_folder():
+    return _checkpoint_folder.CheckpointFolder(
+        root=Path("r"), parts={"vae": Path("r/vae")}, lora=None, mark={"untrained": True}
+    )
 
 
 def comparison():
@@ -169,17 +172,17 @@ EXAMPLES = {
     residency.Workload: workload,
     residency.Rehearsal: rehearsal,
     _structure.Shape: lambda: _structure.Shape(-1, torch.Size((2, 3)), (3, 1), 0, torch.float32),
-    _download.FetchedFile: lambda: download().files[0],
+    _download_plan.FetchedFile: lambda: download().files[0],
     ltx2.DownloadPlan: download,
-    _fetch.Fetched: lambda: _fetch.Fetched(layout=layout(), commit="c"),
-    _layout.Layout: layout,
-    _modes.Case: lambda: _modes.Case(
+    _fetch.FetchedCheckpoint: lambda: _fetch.FetchedCheckpoint(folder=checkpoint_folder(), commit="c"),
+    _checkpoint_folder.CheckpointFolder: checkpoint_folder,
+    _device_modes.ModeCase: lambda: _device_modes.ModeCase(
         rehearsal=rehearsal(), device=residency.device("T4"), settings=residency.user_settings()
     ),
     ltx2.ModeRun: mode_run,
     ltx2.ModeRuns: lambda: ltx2.ModeRuns(runs=(mode_run(),), free_bytes=7),
     ltx2.Fit: lambda: ltx2.Fit(fits=True, why="it does", needed_bytes=1, free_bytes=2),
-    _read.Wanted: lambda: _read.Wanted(
+    _read_component.LoadRequest: lambda: _read_component.LoadRequest(
         variant=None,
         dtype=torch.bfloat16,
         device=None,
@@ -195,20 +198,22 @@ EXAMPLES = {
         registers=128,
         positions=4096,
         depth=48,
-        least=_limits.Least(64, 64, 1, "one latent"),
+        least=_limits.LeastSize(64, 64, 1, "one latent"),
         upsampler_channels=32,
         stg_blocks=(28,),
     ),
-    _settings.Settings: lambda: _settings.Settings(
+    _composition_settings.CompositionSettings: lambda: _composition_settings.CompositionSettings(
         variant="LTX-2.3",
-        stages="two",
+        stages=_choices.StageCount.TWO,
         video_guidance=ltx2.Guidance(),
         audio_guidance=ltx2.Guidance(),
-        sigma_schedule=_settings.SigmaSchedule.DIFFUSERS,
-        decode_audio=_settings.DecodeAudio.STAGE_1,
-        tiling=_settings.Tiling.AUTO,
+        sigma_schedule=_choices.SigmaSchedule.DIFFUSERS,
+        decode_audio=_choices.DecodeAudio.STAGE_1,
+        tiling=_choices.DecodeTiling.AUTO,
     ),
-    _sizes.Widths: lambda: _sizes.Widths(**dict.fromkeys(map(_name, dataclasses.fields(_sizes.Widths)), 2)),
+    _small_configs.SmallWidths: lambda: _small_configs.SmallWidths(
+        **dict.fromkeys(map(_name, dataclasses.fields(_small_configs.SmallWidths)), 2)
+    ),
     ltx2.Guidance: lambda: ltx2.Guidance(),
     ltx2_variants.HubFile: lambda: ltx2_variants.HubFile(repo="a/b", path="c"),
     ltx2.Variant: lambda: ltx2_variants.variant("LTX-2.3"),

@@ -9,7 +9,7 @@ import torch
 from reslab import ltx2, residency
 from reslab.ltx2 import _trial
 from reslab.ltx2._checkpoint import _blank
-from reslab.ltx2._checkpoint._sizes import small_config
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.residency import exercises
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "08_is_it_right_on_my_gpu.ipynb"

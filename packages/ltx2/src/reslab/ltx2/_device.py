@@ -1,4 +1,4 @@
-"""The one place where notebooks and tests take their device from."""
+"""The device that notebooks and tests run on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def default_device() -> torch.device:
     Examples of `RESLAB_DEVICE` are "cpu" and "cuda:1".
 
     Raises:
-        ValueError: `RESLAB_DEVICE` is no device, or one that this machine does not have.
+        ValueError: `RESLAB_DEVICE` names no device, or one that this machine does not have.
     """
     asked = os.environ.get("RESLAB_DEVICE")
     if not asked:
@@ -22,7 +22,15 @@ def default_device() -> torch.device:
 
 
 def existing_device(asked: torch.device | str, said: str) -> torch.device:
-    """Return a device of this machine; a ValueError says by `said` that it is none, or not here."""
+    """Return a device of this machine.
+
+    Args:
+        asked: The device, as torch names it.
+        said: The setting that names the device, for the error.
+
+    Raises:
+        ValueError: `asked` is no device, or this machine does not have it.
+    """
     try:
         device = torch.device(asked)
     except (RuntimeError, TypeError):

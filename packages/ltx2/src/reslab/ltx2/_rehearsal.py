@@ -1,25 +1,18 @@
-"""Rehearsals of LTX-2: those of the common sizes ship as data, any other is made.
+"""Rehearsals of LTX-2 at full size, shipped as data for common sizes and made on request for all others.
 
     rehearsal("LTX-2.3 distilled", width=1536, height=1024, num_frames=121)     # read from a file: no torch needed
     rehearsal("LTX-2.3", width=1024, height=768, num_frames=97)                 # made: a few seconds
+    documented_recipe(workload(rehearsal("LTX-2.3")))                           # diffusers' two calls
 
-Shipped are the two-stage pipelines from text, with their default settings, at the sizes of `SIZES`. They are made by
-`python lab.py rehearsals`, which takes minutes, and a test holds them to what rehearsing says.
+The shipped rehearsals are those of the two-stage pipelines from text, with default settings, at the sizes of `SIZES`.
+`python lab.py rehearsals` makes them in minutes, and a test compares them with new ones.
 
-The recipe that diffusers documents for two stages, as far as moving weights goes: the pipeline is called twice.
+`documented_recipe` describes the recipe that diffusers documents for two stages: it calls the pipeline twice, so text
+encoder and connectors run before each of the two denoising stages and move twice (diffusers 0.42.1,
+`docs/source/en/api/pipelines/ltx2.md`).
 
-    work = documented_recipe(workload(rehearsal("LTX-2.3")))
-    plan = preset("diffusers model offload", work)
-    sum(row.fetched_bytes for row in footprint(plan, work))      # 131 GiB, where 66.6 do
-
-The second call encodes the prompt again, so text encoder and connectors run before each of the two denoising stages
-(diffusers 0.42.1, `docs/source/en/api/pipelines/ltx2.md`).
-
-How the pipeline of a rehearsal is loaded and run, as lines of Python: what `residency.Answer.code` prints.
-
-    loading_code(variant("LTX-2.3"), (768, 512, 121), {}, {})["load"]
-
-The lines stand in the rehearsal's meta under "code"; they name a plan `plan`, and leave a pipeline `pipe`.
+The meta of each rehearsal has, under "code", the lines of Python that load and run its pipeline;
+`residency.Answer.code` prints them. The lines use a variable `plan` and define a variable `pipe`.
 """
 
 from __future__ import annotations
@@ -31,12 +24,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from reslab.ltx2._shipped import FOLDER, check_size, check_torch, file_name
+from reslab.ltx2._choices import StageCount, choose
+from reslab.ltx2._shipped_sizes import FOLDER, check_size, check_torch, file_name
 from reslab.ltx2._variants import Variant, variant, variants
 from reslab.residency import Call, Rehearsal, Workload
 
-#: Width, height and frames of the shipped rehearsals: those of published measurements, the default, and what is nearest
-#: to 540p, to 720p upright and across, and to 1080p.
+#: Width, height and frames of the shipped rehearsals: the sizes of published measurements, the default, and the sizes
+#: nearest to 540p, to 720p in portrait and landscape, and to 1080p.
 SIZES = (
     (768, 512, 25),
     (768, 512, 121),
@@ -57,12 +51,12 @@ def rehearsal(
     width: int | None = None,
     height: int | None = None,
     num_frames: int | None = None,
-    stages: str = "two",
+    stages: str = StageCount.TWO,
     image: bool = False,
     num_inference_steps: int | None = None,
     **settings: Any,
 ) -> Rehearsal:
-    """Return the rehearsal of a variant at its full size: the shipped one, else one made now.
+    """Return the rehearsal of a variant at its full size, shipped or made now.
 
     >>> rehearsal("LTX-2.3 distilled", width=1536, height=1024, num_frames=121)
     Rehearsal('LTX-2.3 distilled, two stages': 18 calls, 9 of them distinct, 5.68 PFLOP, 66.60 GiB of weights)
@@ -72,18 +66,18 @@ def rehearsal(
         width: Pixels; by default the variant's.
         height: Pixels; by default the variant's.
         num_frames: Frames, 8k+1; by default the variant's.
-        stages: "two" or "one".
+        stages: "two" or "one"; see `StageCount`.
         image: Whether the video starts from an image.
         num_inference_steps: Denoising steps of the first stage; by default the variant's.
-        **settings: As for `one_stage` or `two_stage`.
+        **settings: The settings of `one_stage` or `two_stage`.
 
     Raises:
-        ValueError: There is no such variant, or the size is against the rules of the model: it names the nearest, and
-            the nearest that ships. Or it does not ship, and there is no torch to make it with.
+        ValueError: The variant or the number of stages is unknown; the model cannot make the size, and the message
+            names the nearest legal size and the nearest shipped one; or the rehearsal does not ship and torch, which
+            is needed to make it, is missing.
     """
     chosen = variant(name)
-    if stages not in ("one", "two"):
-        raise ValueError(f"stages is 'one' or 'two', got {stages!r}")
+    stages = choose(StageCount, "number of stages", stages)
     given = {"width": width, "height": height, "num_frames": num_frames, "num_inference_steps": num_inference_steps}
     check_size(chosen, stages, **given)  # before torch and diffusers are imported, which takes many seconds
     usual_width, usual_height = chosen.size(stages)
@@ -111,7 +105,7 @@ def made(
     num_inference_steps: int | None = None,
     **settings: Any,
 ) -> Rehearsal:
-    """Rehearse a variant at its full size, whether or not a rehearsal of it ships; arguments as of `rehearsal`."""
+    """Rehearse a variant at its full size, even where its rehearsal ships; takes the arguments of `rehearsal`."""
     import numpy as np
 
     from reslab.ltx2._checkpoint._blank import blank
@@ -132,8 +126,8 @@ def ship(folder: Path, *, missing: bool = False) -> None:
     """Write the shipped rehearsals.
 
     Args:
-        folder: Where to.
-        missing: Whether to leave those alone that are there.
+        folder: The folder to write to.
+        missing: Whether to write only those that are missing.
     """
     for chosen in variants():
         for size in SIZES:
@@ -153,10 +147,10 @@ AGAIN = "{} (second call)"
 
 
 def documented_recipe(workload: Workload) -> Workload:
-    """Return the workload of a two-stage run in which the prompt is encoded again for the second stage.
+    """Return the workload of a two-stage run that encodes the prompt again for the second stage.
 
     Args:
-        workload: Of a two-stage pipeline of this package, which encodes it once.
+        workload: The workload of a two-stage pipeline of this package, which encodes the prompt once.
     """
     again = tuple(AGAIN.format(stage) for stage in PROMPT)
     place = workload.stages.index(REFINE)
@@ -177,7 +171,7 @@ def _calls(workload: Workload) -> Iterator[Call]:
             yield replace(call, stage=AGAIN.format(call.stage))
 
 
-#: Where residency looks for it in the meta of a rehearsal.
+#: The key in a rehearsal's meta under which residency looks for the lines of code.
 CODE = "code"
 
 
@@ -189,14 +183,14 @@ def loading_code(
     Args:
         chosen: The variant.
         size: Width, height and frames.
-        asked: What else was asked of `rehearsal`: `stages`, `image`, `num_inference_steps`.
-        settings: What the pipeline was composed with.
+        asked: The arguments `stages`, `image` and `num_inference_steps` of `rehearsal`, where they were given.
+        settings: The settings of the pipeline.
     """
     stages = asked.get("stages", "two")
     width, height, num_frames = size
     video = {"width": width, "height": height, "num_frames": num_frames}
     steps = {name: asked[name] for name in ("num_inference_steps",) if name in asked}
-    request = [f"prompt={_PROMPT_LINE!r}", *(["image=image"] if asked.get("image") else []), *_arguments(video | steps)]
+    request = [f"prompt={_PROMPT!r}", *(["image=image"] if asked.get("image") else []), *_arguments(video | steps)]
     load = [repr(chosen.hub_id), "plan=plan", *(["two_stage=False"] if stages == "one" else [])]
     rehearsed = [repr(chosen.name), *_arguments(video | dict(asked) | dict(settings))]
     lines = [
@@ -216,14 +210,11 @@ def loading_code(
     }
 
 
-_PROMPT_LINE = "a heron over a weir"
-
-
 def _arguments(given: Mapping[str, Any]) -> list[str]:
     return [f"{name}={_text(value)}" for name, value in given.items()]
 
 
 def _text(value: Any) -> str:
-    """Return a value as Python; what is of this package begins with its name."""
+    """Return a value as Python code; objects of this package are prefixed with `ltx2.`."""
     own = type(value).__module__.startswith("reslab.ltx2") and not isinstance(value, str)
     return f"ltx2.{value!r}" if own else repr(str(value) if isinstance(value, str) else value)

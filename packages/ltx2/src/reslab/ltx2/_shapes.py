@@ -1,20 +1,21 @@
 """Sizes of video and sound, in pixels and samples, as latents and as tokens.
 
-The video VAE turns 8 frames of 32×32 pixels into one latent position, the first frame alone into one as well; the
-audio VAE makes 25 latents a second. The transformer reads one token a latent position.
+The video VAE turns 8 frames of 32×32 pixels into one latent position, and the first frame alone into one as well; the
+audio VAE makes 25 latents a second. The transformer reads one token per latent position.
 
     VideoShape.from_pixel_shape(width=768, height=512, num_frames=121).token_count      # 6144
     AudioShape.from_video(num_frames=121, frame_rate=24.0).token_count                  # 126
 
 Axes: C channels, F latent frames, H and W latent rows and columns, L audio latents, M latent mel bins. Sources:
-`_configs` (vae_scale_factors, sample_rate, mel_hop_length) and LTX2_AUDIO latent downsampling of diffusers 0.42.1.
+`_checkpoint/_configs` (vae_scale_factors, sample_rate, mel_hop_length) and LTX2_AUDIO latent downsampling of diffusers
+0.42.1.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from reslab.ltx2._pipeline._numbers import nearest
+from reslab.ltx2._pipeline._legal_numbers import nearest_legal
 
 SPATIAL_COMPRESSION = 32  # vae.spatial_compression_ratio: pixels a latent, each way
 TEMPORAL_COMPRESSION = 8  # vae.temporal_compression_ratio: frames a latent, after the first
@@ -42,14 +43,17 @@ class VideoShape(NamedTuple):
         >>> VideoShape.from_pixel_shape(width=1536, height=1024, num_frames=121)
         VideoShape(batch=1, channels=128, frames=16, height=32, width=48)
 
-        A ValueError names the nearest legal sizes: width and height divide by 32, frames are 8k+1.
+        Raises:
+            ValueError: Width or height is no multiple of 32, or the frames are not 8k+1; the message names the nearest
+                legal sizes.
         """
         for name, pixels in (("width", width), ("height", height)):
             if pixels <= 0 or pixels % SPATIAL_COMPRESSION:
-                best = nearest(pixels, SPATIAL_COMPRESSION)
+                best = nearest_legal(pixels, SPATIAL_COMPRESSION)
                 raise ValueError(f"{name}={pixels} is not a multiple of {SPATIAL_COMPRESSION}{best}.")
         if num_frames <= 0 or num_frames % TEMPORAL_COMPRESSION != 1:
-            raise ValueError(f"num_frames={num_frames} is not 8k+1{nearest(num_frames, TEMPORAL_COMPRESSION, 1)}.")
+            best = nearest_legal(num_frames, TEMPORAL_COMPRESSION, 1)
+            raise ValueError(f"num_frames={num_frames} is not 8k+1{best}.")
         frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
         return cls(batch, channels, frames, height // SPATIAL_COMPRESSION, width // SPATIAL_COMPRESSION)
 
@@ -65,7 +69,7 @@ class VideoShape(NamedTuple):
 
     @property
     def token_count(self) -> int:
-        """Return how many tokens the transformer reads for one video.
+        """Return the number of tokens that the transformer reads for one video.
 
         >>> VideoShape.from_pixel_shape(width=1920, height=1088, num_frames=121).token_count
         32640
@@ -74,7 +78,7 @@ class VideoShape(NamedTuple):
 
     @property
     def packed(self) -> tuple[int, int, int]:
-        """Return the shape in which the transformer reads it: batch, tokens, channels."""
+        """Return the shape in which the transformer reads the latents: batch, tokens, channels."""
         return self.batch, self.token_count, self.channels
 
 
@@ -88,7 +92,7 @@ class AudioShape(NamedTuple):
 
     @classmethod
     def from_seconds(cls, seconds: float, *, channels: int = 8, mel_bins: int = 16, batch: int = 1) -> AudioShape:
-        """Return the latent shape of a soundtrack of this length.
+        """Return the latent shape of a soundtrack of a length in seconds.
 
         >>> AudioShape.from_seconds(2.0).frames
         50
@@ -117,10 +121,10 @@ class AudioShape(NamedTuple):
 
     @property
     def token_count(self) -> int:
-        """Return how many tokens the transformer reads for one soundtrack."""
+        """Return the number of tokens that the transformer reads for one soundtrack."""
         return self.frames
 
     @property
     def packed(self) -> tuple[int, int, int]:
-        """Return the shape in which the transformer reads it: batch, tokens, channels."""
+        """Return the shape in which the transformer reads the latents: batch, tokens, channels."""
         return self.batch, self.frames, self.channels * self.mel_bins

@@ -1,13 +1,12 @@
-"""What to try on a device without a download: the largest model that it can really run, and a request for it.
+"""A trial run without a download: the largest model that a device can run in minutes, and a request for it.
 
     attempt = trial(default_device())
     pipe = two_stage(attempt.checkpoint)
     pipe.run(**attempt.request)
 
 An accelerator gets LTX-2.3 distilled at its full size with random values: 66.6 GiB of weights that take 8.05 GiB of
-host memory, because equal blocks share theirs, and every byte is copied as if it were not so. A CPU would take hours
-for that, so it gets the same program on the mid-size model: 424 MiB, enough for copies to take time. This is the one
-place where the choice is made; whoever runs a trial need not know which it is.
+host memory, because equal blocks share one storage, while every byte is still copied to the device. A CPU would take
+hours for that, so it gets the same program on the mid-size model: 424 MiB, enough for copies to take measurable time.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _MID: Mapping[str, Any] = {"width": 128, "height": 64, "num_frames": 9, "max_seq
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What is tried on a device.
+    """Hold a checkpoint and a request that a device can run.
 
     Attributes:
-        checkpoint: Weights in host memory, with random values: what they make is noise.
-        request: For `Pipeline.run` and `rehearse`.
-        why: Which model it is and why, in a sentence.
+        checkpoint: Weights in host memory with random values; their videos are noise.
+        request: The arguments of `Pipeline.run` and `rehearse`.
+        why: The model and the reason for choosing it, in a sentence.
     """
 
     checkpoint: Checkpoint
@@ -50,10 +49,10 @@ class Trial:
 
 
 def trial(device: torch.device | str | None = None) -> Trial:
-    """Return what can be tried on a device without a download, in minutes on an accelerator and seconds on a CPU.
+    """Return a trial that needs no download and takes minutes on an accelerator, seconds on a CPU.
 
     Args:
-        device: What torch calls it; by default the one that notebooks use.
+        device: The device, as torch names it; by default the one that notebooks use.
     """
     place = default_device() if device is None else torch.device(device)
     if place.type == "cpu":

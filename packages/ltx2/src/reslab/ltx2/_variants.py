@@ -1,13 +1,13 @@
 """The variants of LTX-2 as data: sizes, steps, guidance, sigmas, and where their weights are published.
 
-A variant is what a person means by "LTX-2.3 distilled": the numbers its authors run it with and the places its files
-lie. It holds no code and no weights; `_configs` has the layer sizes, `_load` the weights.
+A variant is what "LTX-2.3 distilled" means: the numbers that its authors run it with and the places of its files. It
+holds no code and no weights; `_checkpoint/_configs` has the layer sizes, `_checkpoint/_load` the weights.
 
     from reslab import ltx2
     ltx2.variant("LTX-2.3").video.cfg            # 3.0
     ltx2.variant("LTX-2.3 distilled").sigmas     # eight fixed values: no schedule, no guidance
 
-Every constant names its source, by these letters:
+Every constant names its source by one of these letters:
     [L] Lightricks/LTX-2 on GitHub, `ltx_pipelines/utils/constants.py` and the pipelines beside it, 1.0.0 and 1.2.0
     [D] diffusers 0.42.1, `pipelines/ltx2/utils.py` and the recipes in `docs/source/en/api/pipelines/ltx2.md`
     [H] the model repository's own files on the Hugging Face Hub
@@ -16,14 +16,14 @@ Every constant names its source, by these letters:
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from reslab.ltx2._pipeline._numbers import is_number
+from reslab.ltx2._pipeline._legal_numbers import is_number
+from reslab.stages.support import nearest
 
-#: Tokens a prompt is padded to: diffusers 0.42.1, `LTX2TextEncoderStep`.
+#: Length in tokens to which a prompt is padded: diffusers 0.42.1, `LTX2TextEncoderStep`.
 MAX_SEQUENCE_LENGTH = 1024
 # [L] DISTILLED_SIGMA_VALUES and STAGE_2_DISTILLED_SIGMA_VALUES, equal in [D]; a final 0 is implied.
 _DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
@@ -42,7 +42,8 @@ class Guidance:
     Traceback (most recent call last):
     ValueError: rescale=7 is not between 0 and 1; the nearest is 1.
 
-    A ValueError names a strength that is no finite number, or a `rescale` outside 0 to 1.
+    Raises:
+        ValueError: A strength is no finite number, or `rescale` is outside 0 to 1.
     """
 
     cfg: float = 1.0
@@ -75,7 +76,7 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """Say where one file or folder lies on the Hugging Face Hub: the repository and the path inside it."""
+    """Hold the place of one file or folder on the Hugging Face Hub: the repository and the path inside it."""
 
     repo: str
     path: str
@@ -83,7 +84,7 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Hold everything that tells one LTX-2 model from another, besides its weights."""
+    """Hold everything that distinguishes one LTX-2 model from another, except its weights."""
 
     name: str
     summary: str
@@ -108,7 +109,7 @@ class Variant:
     use_cross_timestep: bool = True
     decode_audio: Literal["stage 1", "stage 2"]  # the audio that [L] 1.2.0 keeps; 1.0.0 always keeps stage 2's
     dtype: str = "bfloat16"  # [D] every recipe loads with torch_dtype=torch.bfloat16
-    only_rehearsed: tuple[str, ...] = ()  # what is missing or assumed, so that `load` does not take the variant
+    only_rehearsed: tuple[str, ...] = ()  # missing or assumed parts, for which `load` refuses the variant
     # An untiled decode needs 3.2 GiB of activations at this size, as much as a tiled one at 1536×1024×121 (12.9 GiB
     # untiled); above it tiling is on. Pixels × frames.
     tile_above_pixels: int = 768 * 512 * 121
@@ -123,7 +124,7 @@ class Variant:
 
     @property
     def noise_scale(self) -> float:
-        """Return how much noise stage 2 starts from: its first sigma ([D] passes the same number twice)."""
+        """Return the noise level at which stage 2 starts: its first sigma ([D] passes the same number twice)."""
         return self.stage_2_sigmas[0]
 
     @property
@@ -132,7 +133,11 @@ class Variant:
         return self.distilled_lora is None
 
     def require_weights(self) -> None:
-        """Raise a ValueError where the variant can be rehearsed alone; it says what is missing or assumed."""
+        """Refuse a variant that can only be rehearsed.
+
+        Raises:
+            ValueError: The variant has no usable weights; the message names what is missing or assumed.
+        """
         if self.only_rehearsed:
             why = "; ".join(self.only_rehearsed)
             raise ValueError(f"{self.name} can be rehearsed (ltx2.blank), not loaded or run: {why}.")
@@ -203,32 +208,31 @@ _LTX_25 = Variant(
     ),
 )
 
-#: Also those that can be rehearsed alone.
+#: All variants, including those that can only be rehearsed.
 EVERY_VARIANT = (_LTX_2, _LTX_23, _LTX_23_DISTILLED, _LTX_25)
 _VARIANTS = {v.name: v for v in EVERY_VARIANT}
 
 
 def variants() -> tuple[Variant, ...]:
-    """List the variants that can be loaded, the oldest first; `variant("LTX-2.5")` can be rehearsed alone."""
+    """List the variants that can be loaded, the oldest first; LTX-2.5 can only be rehearsed."""
     return tuple(each for each in EVERY_VARIANT if not each.only_rehearsed)
 
 
 def variant(name: str) -> Variant:
-    """Return the variant of this name, whatever its capitals.
+    """Return the variant of this name; capitals do not matter.
 
     >>> variant("LTX-2.3").num_inference_steps
     30
-    >>> variant("LTX-3")  # doctest: +ELLIPSIS
+    >>> variant("LTX-2.3 destilled")
     Traceback (most recent call last):
-    ValueError: There is no variant 'LTX-3'. The nearest is 'LTX-2.3'; there are also 'LTX-2', ...
+    ValueError: there is no variant 'LTX-2.3 destilled'; did you mean 'LTX-2.3 distilled'?
 
-    A ValueError names the nearest variant where there is none of this name.
+    Raises:
+        ValueError: No variant has this name; the message names the nearest ones.
     """
     if not isinstance(name, str):
         raise ValueError(f"variant={name!r} is no name; the variants are {', '.join(map(repr, _VARIANTS))}.")
     known = {known.casefold(): known for known in _VARIANTS}
     if name.casefold() in known:
         return _VARIANTS[known[name.casefold()]]
-    nearest, *others = (known[n] for n in difflib.get_close_matches(name.casefold(), known, n=len(known), cutoff=0))
-    rest = ", ".join(repr(other) for other in others)
-    raise ValueError(f"There is no variant {name!r}. The nearest is {nearest!r}; there are also {rest}.") from None
+    raise ValueError(f"there is no variant {name!r}; {nearest(name, _VARIANTS)}")

@@ -1,14 +1,14 @@
-"""A video with its sound, on the host: what a pipeline returns.
+"""A video with its sound in host memory, as a pipeline returns it.
 
     result = pipe.run(prompt="a heron over a weir", seed=7)
     result.show()                 # plays in the notebook, sound muted at first
     result.save("heron.mp4")      # H.264 with AAC sound
 
 Frames are uint8 (frames, height, width, 3), sound is float32 in ±1 (samples, channels). Web viewers and printed pages
-drop a player, so a strip of frames over the waveform stands under it. What is compared when a notebook is tested is the
-text: pictures and sound differ between processors, and their payloads are left out.
+drop a player, so a strip of frames over the waveform stands under it. Notebook tests compare the text alone: pictures
+and sound differ between processors.
 
-PyAV and Pillow are imported where a video is encoded or drawn, and not before.
+Functions that encode or draw import PyAV and Pillow themselves, so that a `Video` needs neither.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Video(Compared):
     audio: np.ndarray = field(repr=False)  # float32 (samples, channels), in ±1
     frame_rate: float  # frames a second
     sample_rate: int  # samples a second
-    untrained: bool = False  # made by weights that were never trained: noise by design
+    untrained: bool = False  # whether the weights were never trained, so that the video is noise by design
 
     @property
     def seconds(self) -> float:
@@ -69,7 +69,10 @@ class Video(Compared):
         """Write an mp4 with H.264 video and AAC sound, and return its path.
 
         A side of odd length is extended by its last row or column, since H.264 stores colour for pairs of pixels.
-        Folders on the way are made; another suffix than .mp4 is a ValueError.
+        Missing parent folders are made.
+
+        Raises:
+            ValueError: The path has another suffix than .mp4, or the sound has more than two channels.
         """
         target = output_path(path, "a video", ".mp4")
         target.write_bytes(encode(self))
@@ -160,7 +163,8 @@ def _base64(data: bytes) -> str:
 def encode(video: Video) -> bytes:
     """Return the video as the bytes of an mp4 file.
 
-    A ValueError tells of sound with other than one or two channels.
+    Raises:
+        ValueError: The sound has other than one or two channels.
     """
     channels = video.audio.shape[1]
     if channels not in _LAYOUTS:

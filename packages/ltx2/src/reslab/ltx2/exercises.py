@@ -1,4 +1,4 @@
-"""The checks of the exercises in notebooks 01 and 04; each computes its truth from the packages."""
+"""Checks of the exercises in notebooks 01 and 04, whose right answers are computed by the packages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from reslab.ltx2._modes._fits import mode_bounds
-from reslab.ltx2._modes._modes import device_mode, fits_resident
+from reslab.ltx2._modes._device_modes import device_mode, fits_resident
+from reslab.ltx2._modes._modes_on_cards import mode_bounds
 from reslab.ltx2._shapes import VideoShape
 from reslab.ltx2._variants import variant
 from reslab.profiler import GIB
@@ -33,7 +33,7 @@ def __dir__() -> list[str]:
 
 
 def forward_passes(answer: Any) -> Verdict:
-    """Check how many forward passes of the transformer a released LTX-2.3 two-stage video takes.
+    """Check the number of forward passes of the transformer in a released LTX-2.3 two-stage video.
 
     >>> forward_passes(33)
     Verdict('not yet: the number of forward passes is not 33: one pass a step? Guidance makes more of them.')
@@ -61,7 +61,7 @@ def forward_passes(answer: Any) -> Verdict:
 
 
 def refine_tokens(answer: Any) -> Verdict:
-    """Check how many video tokens the transformer reads while refining 1280×704 with 121 frames.
+    """Check the number of video tokens that the transformer reads while refining 1280×704 with 121 frames.
 
     >>> refine_tokens(3520)
     Verdict('not yet: the number of video tokens is not 3,520: that is half size; refining is at full size.')
@@ -90,7 +90,9 @@ def refine_tokens(answer: Any) -> Verdict:
 
 
 def shared_row(answer: Any) -> Verdict:
-    """Check which row the reference's rule gives two of: Decode; Decode as "Preview"; Preview as "p1".
+    """Check the profile row that the reference's rule gives to two of three stages.
+
+    The stages are of class Decode, of class Decode registered as "Preview", and of class Preview registered as "p1".
 
     Args:
         answer: One of the three names, or `...`.
@@ -115,11 +117,11 @@ _SHARED = {
 
 
 def snapshot_moves_more(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many GiB the snapshot mode copies to a card for one video beyond what original does.
+    """Check how many GiB more the snapshot mode copies to a card for one video than the original mode.
 
     Args:
         answer: GiB, to one decimal, or `...`.
-        rehearsal: Of a two-stage run with a LoRA.
+        rehearsal: A rehearsal of a two-stage run with a LoRA.
         card: A device on which the transformer fits whole.
     """
     original, snapshot = mode_bounds(rehearsal, card, modes=("original", "snapshot"))["moved_gib"]
@@ -140,11 +142,11 @@ def snapshot_moves_more(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> 
 
 
 def fullest_stage(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check in which stage the original mode holds most of a card.
+    """Check the stage in which the original mode holds most of a card's memory.
 
     Args:
         answer: A stage's name, or `...`.
-        rehearsal: Of a two-stage run.
+        rehearsal: A rehearsal of a two-stage run.
         card: The device.
     """
     limits = bounds(rehearsal, device_mode("original", rehearsal, device=card), card)
@@ -162,11 +164,11 @@ def fullest_stage(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdic
 
 
 def free_for_resident(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdict:
-    """Check how many GiB have to be free for the resident mode while the text encoder streams.
+    """Check how many GiB must be free for the resident mode while the text encoder streams.
 
     Args:
         answer: GiB, to one decimal, or `...`.
-        rehearsal: Of a two-stage run.
+        rehearsal: A rehearsal of a two-stage run.
         card: Any device.
     """
     fit = fits_resident(rehearsal, card, settings={"text_encoder": "layerwise"})

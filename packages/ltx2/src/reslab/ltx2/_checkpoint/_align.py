@@ -1,9 +1,8 @@
-"""Weights in aligned memory, so that where a weight lies never changes a result.
+"""Weights in aligned memory, so that a weight's address never changes a result.
 
-Vectorised kernels take other paths for addresses that are not aligned, and round differently there: the same weights
-at another address gave other float32 results. Files that are mapped into memory start anywhere. So weights are copied
-once, when they are loaded, to addresses that divide by 64 bytes on the CPU and 256 on an accelerator, and every later
-move keeps that.
+Vectorised kernels take other paths for unaligned addresses and round differently there: the same weights at another
+address gave other float32 results. Files that are mapped into memory start at any address. So weights are copied once,
+when they are loaded, to multiples of 64 bytes on the CPU and 256 on an accelerator, and every later move keeps that.
 
     align(transformer)                # each parameter and buffer in memory of its own, same Parameter objects
     is_aligned(transformer)           # True
@@ -18,10 +17,10 @@ import torch
 
 CPU_BOUNDARY = 64
 DEVICE_BOUNDARY = 256
-#: From this size on, a weight on the CPU has pages of its own, which the system has back as soon as nothing uses them:
-#: a heap keeps what lies between other things, so weights that a residency moves on would stay in memory twice.
+#: From this size on, a weight on the CPU has pages of its own, which return to the system when the weight is freed.
+#: A heap keeps freed memory between other allocations, so weights that a residency moves would stay in memory twice.
 _OWN_PAGES = 2**18
-#: Memory of this process alone; Windows knows nothing else.
+#: Private memory of this process; Windows has no such flag and maps memory privately.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
@@ -71,7 +70,7 @@ def tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
 
 
 def is_aligned(module: torch.nn.Module) -> bool:
-    """Tell whether every parameter and buffer lies at an address that its device asks for."""
+    """Tell whether every parameter and buffer has the alignment of its device."""
     return all(tensor.data_ptr() % boundary(tensor.device) == 0 for tensor in tensors(module))
 
 
@@ -82,8 +81,8 @@ def align(
     """Copy every parameter and buffer once into aligned memory of `device` and return the module.
 
     Parameter objects and sharing are kept: tied weights stay tied. One tensor is copied at a time, so memory peaks at
-    the weights and the largest tensor. `dtype` converts, on the way, the floating-point weights that a checkpoint
-    stores; tables that a module computes for itself keep the precision it gave them.
+    the weights and the largest tensor. `dtype` converts the floating-point weights that a checkpoint stores; tables
+    that a module computes itself keep their precision.
     """
     stored = {tensor.data_ptr() for tensor in module.state_dict().values()}
     for tensor in tensors(module):

@@ -1,23 +1,19 @@
-"""LTX-2 at full size without weights: every component as released, on meta, made in a second.
+"""LTX-2 at full size without weights: every component as released, on the meta device, made in a second.
 
     checkpoint = blank("LTX-2.3")                       # 66.6 GiB of weights that take no memory
     rehearse(two_stage(checkpoint), width=1536, height=1024, num_frames=121, prompt="a heron over a weir")
     checkpoint.materialize(seed=0)                      # random values: 35.4 GiB of transformer in 1.5 GiB of memory
 
-A materialised checkpoint really runs and is really copied to a device; equal blocks share one host storage, which is
-what makes it fit. What it produces is noise, and is labelled so. The tokenizer has Gemma's form and a vocabulary of
-bytes: prompts are padded to 1024 tokens, whatever they are cut into.
+A materialised checkpoint really runs, and its weights are really copied to a device; it fits in host memory because
+equal blocks share one storage. Its videos are noise, and are labelled so. The tokenizer has Gemma's class and a
+vocabulary of bytes, which does not change a run: prompts are padded to 1024 tokens.
 
-LTX-2.5 can be rehearsed, not materialised: what is missing or assumed of it is `Blank.notes`.
-
-Neighbourhood attention that is counted, not computed: what LTX-2.5's video decoder needs to be rehearsed.
-
-Each query attends to a window of the video around it. diffusers has two ways: FlexAttention, whose mask it puts at
-167 GiB for one stage at full size, and NATTEN's `na3d`, a kernel that needs a GPU. A rehearsal runs diffusers' own
-processor for `na3d` with an operation of the same geometry in the kernel's place, and counts what the kernel does:
-every window is whole (it is shifted inward at a border), so a query meets `math.prod(kernel_size)` keys.
-
-    decoder.set_attn_processor(CountedProcessor())      # decoder: an LTX2VideoDiffusionDecoderModel on meta
+LTX-2.5 can only be rehearsed; `Blank.notes` names its missing and assumed parts. Its video decoder uses neighbourhood
+attention, in which each query attends to a window of the video around it. diffusers has two ways to compute that:
+FlexAttention, whose mask it puts at 167 GiB for one stage at full size, and NATTEN's kernel `na3d`, which needs a GPU.
+A rehearsal runs diffusers' own processor for `na3d` with an operation of the same shapes in place of the kernel, and
+counts the kernel's work. Every window is whole, since it is shifted inward at a border, so a query meets
+`math.prod(kernel_size)` keys.
 """
 
 from __future__ import annotations
@@ -32,24 +28,25 @@ from diffusers.models.autoencoders.ltx2_diffusion_decoder import LTX2VideoVaeNei
 from torch.utils.flop_counter import register_flop_formula
 
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
-from reslab.ltx2._checkpoint._configs import class_name, components, config, find_class
-from reslab.ltx2._checkpoint._small import byte_tokenizer, lora_layers
-from reslab.ltx2._checkpoint._values import lora_values, materialized
+from reslab.ltx2._checkpoint._configs import class_name, components, config
+from reslab.ltx2._checkpoint._model_classes import find_class
+from reslab.ltx2._checkpoint._random_values import lora_values, materialized
+from reslab.ltx2._checkpoint._small_models import byte_tokenizer, lora_layers
 from reslab.ltx2._variants import MAX_SEQUENCE_LENGTH, Variant, variant
 from reslab.residency import parameters_to_meta, weightless
 
-#: Rank of the released LoRA files (`…-distilled-lora-384.safetensors`).
+#: The rank of the released LoRA files (`…-distilled-lora-384.safetensors`).
 LORA_RANK = 384
 
 
 class Blank(Checkpoint):
-    """A checkpoint whose weights are on meta: it can be rehearsed, and materialised with random values."""
+    """Hold a checkpoint whose weights are on meta, to be rehearsed or materialised with random values."""
 
     __slots__ = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what is missing or assumed; nothing of a variant that can be loaded.
+        """Return sentences that name the missing and assumed parts; none for a variant that can be loaded.
 
         >>> blank("LTX-2.5").notes[1]
         "the video decoder's neighbourhood attention is counted as NATTEN computes it, and cannot be run here"
@@ -59,15 +56,15 @@ class Blank(Checkpoint):
     def materialize(self, *, seed: int = 0, device: torch.device | str = "cpu") -> Checkpoint:
         """Give every weight random values, so that the model can run at full size without a download.
 
-        On the CPU equal blocks share one storage, so the host holds one block of each kind; on an accelerator every
-        weight has memory of its own, as a loaded one has. Addresses divide by 64 bytes, on an accelerator by 256.
+        On the CPU equal blocks share one storage, so host memory holds one block of each kind; on an accelerator every
+        weight has memory of its own, like a loaded one. Addresses are multiples of 64 bytes, on an accelerator of 256.
 
         Args:
-            seed: Where the values start; equal seeds give equal weights.
-            device: Where the weights lie.
+            seed: The seed of the values; equal seeds give equal weights.
+            device: The device for the weights.
 
         Returns:
-            A checkpoint marked untrained: what it produces is noise.
+            A checkpoint marked untrained, since its videos are noise.
 
         Raises:
             ValueError: The variant can only be rehearsed.
@@ -101,10 +98,13 @@ def blank(name: str, *, dtype: torch.dtype = torch.bfloat16) -> Blank:
 
     Args:
         name: A variant's name.
-        dtype: Of the weights that a checkpoint stores; tables that a module computes for itself stay as they are.
+        dtype: The type of the weights that a checkpoint stores; tables that a module computes itself keep theirs.
+
+    Returns:
+        The checkpoint on the meta device.
 
     Raises:
-        ValueError: There is no such variant.
+        ValueError: No variant has this name.
     """
     chosen = variant(name)
     parts = {component: _component(chosen, component, dtype) for component in components(name)}
@@ -131,7 +131,7 @@ def _component(chosen: Variant, component: str, dtype: torch.dtype) -> Any:
 
 
 def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Convert the floating-point weights and buffers that a checkpoint stores."""
+    """Convert a module's floating-point weights and buffers that a checkpoint stores, and return the module."""
     kept = module.state_dict()
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if name in kept and tensor.is_floating_point():
@@ -140,7 +140,7 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _blank_lora(transformer: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """The distilled LoRA's tensors on meta, for the layers that it reaches."""
+    """Return the distilled LoRA's tensors on meta, for the layers that it reaches."""
     state: dict[str, torch.Tensor] = {}
     for name, layer in lora_layers(transformer).items():
         for letter, shape in (("A", (LORA_RANK, layer.in_features)), ("B", (layer.out_features, LORA_RANK))):
@@ -148,8 +148,8 @@ def _blank_lora(transformer: torch.nn.Module, dtype: torch.dtype) -> dict[str, t
     return state
 
 
-#: Query, key and value are (batch, frames, rows, columns, heads, head width); beside its result of that shape a kernel
-#: writes a float32 logarithm a query and head, as attention kernels do.
+#: Query, key and value are (batch, frames, rows, columns, heads, head width). Beside its result of that shape a
+#: kernel writes a float32 logarithm for each query and head.
 torch.library.define(
     "reslab::neighborhood_attention", "(Tensor query, Tensor key, Tensor value, int[] kernel_size) -> (Tensor, Tensor)"
 )
@@ -166,7 +166,7 @@ def _geometry(
 def neighborhood_flops(
     query_shape: Sequence[int], key_shape: Any, value_shape: Any, kernel_size: Sequence[int], *_: Any, **__: Any
 ) -> int:
-    """Count the FLOPs of neighbourhood attention: queries by the keys of one window, and those by the values.
+    """Count the FLOPs of neighbourhood attention: queries times the keys of one window, and scores times its values.
 
     >>> neighborhood_flops((1, 3, 8, 8, 2, 64), None, None, (3, 7, 7)) == 4 * (3 * 8 * 8) * (3 * 7 * 7) * (2 * 64)
     True
@@ -175,10 +175,10 @@ def neighborhood_flops(
 
 
 class CountedProcessor(LTX2VideoVaeNeighborhoodNattenProcessor):
-    """diffusers' processor for NATTEN, its kernel exchanged for an operation that has only a geometry."""
+    """Run diffusers' processor for NATTEN with an operation of the kernel's shapes in place of the kernel."""
 
     def __init__(self) -> None:
-        self.backend = None  # without the base class's own, which downloads the kernel
+        self.backend = None  # the base class's constructor would download the kernel
 
     @staticmethod
     def _na3d(

@@ -1,9 +1,9 @@
-"""A checkpoint: the components of one LTX-2 model, where they came from, and how they are written to disk.
+"""A checkpoint: the components of one LTX-2 model and their source.
 
     checkpoint = ltx2.load("tiny", variant="LTX-2.3")
     checkpoint.components["transformer"]       # diffusers' own module
     checkpoint                                 # a table of components, parameters and bytes
-    checkpoint.files                           # of what a plan left on disk, for residency.apply(..., files=...)
+    checkpoint.files                           # files of weights that a plan left on disk, for residency.apply
     ltx2.write(checkpoint, "folder")           # diffusers layout, safetensors only; load("folder") reads it back
 
 Component names are diffusers': tokenizer, text_encoder, connectors, scheduler, transformer, vae, audio_vae, vocoder,
@@ -23,9 +23,9 @@ from reslab.ltx2._variants import Variant
 from reslab.ltx2._video import NOISE
 from reslab.stages.support import html_table
 
-LORA_FILE = "distilled_lora.safetensors"  # of a folder that `write` made
-MARK_FILE = "reslab.json"  # says what the configurations cannot: the variant, and whether weights were ever trained
-_STYLES = ["text-align:left"] * 2 + ["text-align:right"] * 2  # of names, then of numbers
+LORA_FILE = "distilled_lora.safetensors"  # in a folder that `write` made
+MARK_FILE = "reslab.json"  # the variant, and whether the weights were ever trained, which configurations do not say
+_STYLES = ["text-align:left"] * 2 + ["text-align:right"] * 2  # two columns of names, two of numbers
 RELEASED_DEPTH = 48  # transformer blocks of every release so far
 
 
@@ -35,10 +35,17 @@ Files = tuple[str | os.PathLike[str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """Hold the components of one model; `untrained` marks weights whose output is noise by design.
+    """Hold the components of one model. A checkpoint equals itself alone: weights are neither compared nor hashed.
 
-    `files` are those of components whose weights a plan left in them: they are on meta until `residency.apply`.
-    It equals itself alone: weights are neither compared nor hashed.
+    Attributes:
+        variant: The variant.
+        components: The components by name; modules, a tokenizer and a scheduler.
+        distilled_lora: The state dictionary of the distilled LoRA; None where the checkpoint has none.
+        source: The argument of `load`, or the origin of weights that were not loaded.
+        revision: The commit on the Hub; None for other sources.
+        untrained: Whether the weights were never trained, so that their output is noise by design.
+        files: The files of components whose weights a plan left in them; those weights are on the meta device until
+            `residency.apply` fetches them.
     """
 
     variant: Variant
@@ -56,7 +63,7 @@ class Checkpoint:
 
     @property
     def stg_blocks(self) -> tuple[int, ...]:
-        """Return the blocks that STG perturbs: the variant's, at the same relative depth where the model is shallower.
+        """Return the blocks that STG perturbs: the variant's, moved to the same relative depth in a shallower model.
 
         Block 28 of the released 48 is block 2 of 4.
         """
@@ -65,12 +72,12 @@ class Checkpoint:
 
     @property
     def num_registers(self) -> int:
-        """Return the count of learnable registers, which a prompt's sequence length has to divide by."""
+        """Return the number of learnable registers; a prompt's sequence length has to be a multiple of it."""
         return self.components["connectors"].config.video_connector_num_learnable_registers
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes of all weights and buffers, the LoRA apart."""
+        """Return the bytes of all weights and buffers, without the LoRA."""
         return sum(_weight_bytes(module) for module in self.modules.values())
 
     @property

@@ -1,9 +1,9 @@
-"""Fetch a checkpoint from the Hugging Face Hub: only the files it needs, and only if it can work.
+"""Fetch a checkpoint from the Hugging Face Hub: only the files that it needs, and only where disk and memory suffice.
 
-First come the configurations, a few kilobytes. They tell the variant and how large every component will be. From these
-and from the list of files comes a `DownloadPlan`, which is printed and checked; only then are weights fetched.
+    fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, LoadRequest())
 
-    fetch(HuggingFaceHub(), "diffusers/LTX-2.3-Diffusers", None, Wanted())
+The configurations, a few kilobytes, come first: they determine the variant and the size of every component. Together
+with the list of files they make a `DownloadPlan`, which is printed and checked. Weights are fetched after that.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from reslab.ltx2._checkpoint._arguments import check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._checkpoint import MARK_FILE
-from reslab.ltx2._checkpoint._configs import check_variant, detect
-from reslab.ltx2._checkpoint._download import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
-from reslab.ltx2._checkpoint._hub import Hub, Listing
-from reslab.ltx2._checkpoint._in_files import held_lora_bytes
-from reslab.ltx2._checkpoint._layout import (
+from reslab.ltx2._checkpoint._checkpoint_folder import (
     INDEX,
     REQUIRED,
     UPSAMPLER,
     WITHOUT_WEIGHTS,
-    Layout,
+    CheckpointFolder,
     check_given_paths,
-    choose,
-    find_layout,
+    choose_file,
+    inspect_folder,
     read_config,
     shard_names,
 )
+from reslab.ltx2._checkpoint._download_plan import DownloadPlan, FetchedFile, free_disk_bytes, free_host_bytes
+from reslab.ltx2._checkpoint._hub import Hub, RepositoryListing
+from reslab.ltx2._checkpoint._load_arguments import check_lora_use, leaves_in_files
 from reslab.ltx2._checkpoint._lora import fitting_lora
 from reslab.ltx2._checkpoint._lora_file import LoraFile
-from reslab.ltx2._checkpoint._read import Wanted, memory_bytes, meta_module
-from reslab.ltx2._checkpoint._small import require_vocabulary
+from reslab.ltx2._checkpoint._model_classes import check_variant, detect
+from reslab.ltx2._checkpoint._read_component import LoadRequest, memory_bytes, meta_module
+from reslab.ltx2._checkpoint._small_models import require_vocabulary
+from reslab.ltx2._checkpoint._weights_in_files import held_lora_bytes
 from reslab.ltx2._variants import HubFile, Variant, variants
 from reslab.residency import Plan
 
@@ -45,17 +45,18 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
-    """Say where a fetched checkpoint lies, and which commit it is."""
+class FetchedCheckpoint:
+    """Hold the folder of a fetched checkpoint and its commit."""
 
-    layout: Layout
+    folder: CheckpointFolder
     commit: str
 
 
-def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
-    """Fetch a checkpoint, and the upsampler and the LoRA of its variant unless these two are given.
+def fetch(hub: Hub, repo: str, revision: str | None, wanted: LoadRequest) -> FetchedCheckpoint:
+    """Fetch a checkpoint, and the upsampler and LoRA of its variant unless the user gives others.
 
-    A ValueError names what the repository lacks, or why the download cannot work.
+    Raises:
+        ValueError: The repository lacks files, or disk or memory do not suffice.
     """
     listing = hub.listing(repo, revision)
     root = _fetch_configs(hub, repo, listing)
@@ -83,16 +84,16 @@ def fetch(hub: Hub, repo: str, revision: str | None, wanted: Wanted) -> Fetched:
     )
     _announce(plan, wanted.progress)
     folders = _download(hub, files)
-    layout = find_layout(
+    folder = inspect_folder(
         root,
         latent_upsampler=wanted.latent_upsampler or next(((folders[f.repo] / f.path).parent for f in upsampler), None),
         lora=wanted.lora or next((folders[f.repo] / f.path for f in lora), None),
         two_stage=wanted.two_stage,
     )
-    return Fetched(layout=layout, commit=listing.commit)
+    return FetchedCheckpoint(folder=folder, commit=listing.commit)
 
 
-def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
+def _fetch_configs(hub: Hub, repo: str, listing: RepositoryListing) -> Path:
     if INDEX not in listing.sizes:
         raise ValueError(f"{repo!r} has no {INDEX}: it is not in diffusers' layout. {_published()}")
     missing = [name for name in REQUIRED if not any(path.startswith(f"{name}/") for path in listing.sizes)]
@@ -104,8 +105,8 @@ def _fetch_configs(hub: Hub, repo: str, listing: Listing) -> Path:
     return hub.download(repo, listing.commit, [*marks, *configs])
 
 
-def _check_given(found: Variant, root: Path, wanted: Wanted) -> LoraFile | None:
-    """Check the files that the user gives beside the repository, before anything is downloaded; return the LoRA's."""
+def _check_given(found: Variant, root: Path, wanted: LoadRequest) -> LoraFile | None:
+    """Check the user's own upsampler and LoRA before anything is downloaded, and return the LoRA."""
     check_given_paths(latent_upsampler=wanted.latent_upsampler, lora=wanted.lora)
     check_lora_use(found, given=wanted.lora is not None)
     return fitting_lora(wanted.lora, meta_module(root / "transformer")) if wanted.lora is not None else None
@@ -115,8 +116,8 @@ def _published() -> str:
     return f"Published in that layout are {', '.join(repr(each.hub_id) for each in variants())}."
 
 
-def _component_files(hub: Hub, repo: str, listing: Listing, root: Path) -> list[FetchedFile]:
-    """List the weights of each component that the repository has, and the tokenizer's files."""
+def _component_files(hub: Hub, repo: str, listing: RepositoryListing, root: Path) -> list[FetchedFile]:
+    """List the weight files of the repository's components, and the tokenizer's files."""
     paths = [path for path in listing.sizes if path.startswith("tokenizer/")]
     require_vocabulary(path.removeprefix("tokenizer/") for path in paths)
     for name in REQUIRED:
@@ -126,20 +127,21 @@ def _component_files(hub: Hub, repo: str, listing: Listing, root: Path) -> list[
 
 
 def weight_paths(component: str, sizes: Iterable[str], root: Path) -> list[str]:
-    """Name the safetensors files of one component: those of its index, or the single one.
+    """Return the paths of one component's safetensors files: those of its index, or the single one.
 
-    A ValueError tells that the repository has none.
+    Raises:
+        ValueError: The repository has no safetensors file for the component.
     """
     inside = [path.removeprefix(f"{component}/") for path in sizes if path.startswith(f"{component}/")]
-    chosen = choose(component, inside)
+    chosen = choose_file(component, inside)
     if chosen:
         names = shard_names(component, root / component / chosen.name) if chosen.is_index else [chosen.name]
         return [f"{component}/{name}" for name in names]
     raise ValueError(f"The repository has no safetensors for {component}, and pickled weights are not loaded.")
 
 
-def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: Listing) -> list[FetchedFile]:
-    """List the upsampler's files: in the repository itself, or else where the variant's is published."""
+def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: RepositoryListing) -> list[FetchedFile]:
+    """List the upsampler's files, in the repository itself or else where the variant's upsampler is published."""
     inside = any(path.startswith(f"{UPSAMPLER}/") for path in listing.sizes)
     place = HubFile(repo=repo, path=UPSAMPLER) if inside else found.latent_upsampler
     theirs = listing if place.repo == repo else hub.listing(place.repo, None)
@@ -148,9 +150,9 @@ def _upsampler_files(hub: Hub, found: Variant, repo: str, listing: Listing) -> l
 
 
 def _extra_files(
-    hub: Hub, found: Variant, repo: str, listing: Listing, wanted: Wanted
+    hub: Hub, found: Variant, repo: str, listing: RepositoryListing, wanted: LoadRequest
 ) -> tuple[list[FetchedFile], list[FetchedFile]]:
-    """List the files of the upsampler and of the LoRA, where two stages are wanted and they are not given."""
+    """List the files of upsampler and LoRA that two stages need and the user does not give."""
     if not wanted.two_stage:
         return [], []
     upsampler = [] if wanted.latent_upsampler else _upsampler_files(hub, found, repo, listing)
@@ -166,21 +168,21 @@ def _weights(files: Iterable[FetchedFile]) -> int:
 
 
 def _lora_bytes(given: LoraFile | None, files: Iterable[FetchedFile], dtype: torch.dtype, plan: Plan | None) -> int:
-    """Return what the LoRA will take of host memory; of one that is not here yet its scale is not known."""
+    """Return the host memory that the LoRA will take; the scale of one that is still to be fetched is not known."""
     if given is not None:
         return held_lora_bytes(given, dtype, plan)
     return 0 if leaves_in_files(plan, "transformer") else _weights(files)
 
 
 def _given_bytes(path: Path | None) -> int:
-    """Return the bytes of the safetensors files that the user gave, a file or a folder."""
+    """Return the bytes of the user's safetensors file, or of those in the user's folder."""
     if path is None or not path.exists():
         return 0
     files = path.rglob("*.safetensors") if path.is_dir() else (path,)
     return sum(file.stat().st_size for file in files)
 
 
-def _file(hub: Hub, repo: str, listing: Listing, path: str) -> FetchedFile:
+def _file(hub: Hub, repo: str, listing: RepositoryListing, path: str) -> FetchedFile:
     if path not in listing.sizes:
         raise ValueError(f"{repo!r} lacks {path!r} at {listing.commit[:7]}; it was left incomplete, or renamed.")
     cached = hub.is_cached(repo, listing.commit, path)
@@ -195,7 +197,7 @@ def _announce(plan: DownloadPlan, progress: bool) -> None:
 
 
 def _download(hub: Hub, wanted: Iterable[FetchedFile]) -> dict[str, Path]:
-    """Fetch all files, repository by repository; return each one's folder."""
+    """Fetch all files, repository by repository; return the folder of each repository."""
     by_repo: dict[tuple[str, str], list[str]] = {}
     for file in wanted:
         by_repo.setdefault((file.repo, file.commit), []).append(file.path)

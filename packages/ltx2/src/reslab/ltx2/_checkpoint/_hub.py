@@ -1,9 +1,9 @@
-"""The seam to the Hugging Face Hub: what is asked of it, and the client that asks.
+"""The interface to the Hugging Face Hub, and the client that implements it.
 
     hub = HuggingFaceHub()
     hub.listing("Lightricks/LTX-2", None).sizes["model_index.json"]      # bytes
 
-Tests give a `Hub` of their own. Without a network what is cached is still there.
+Tests use a `Hub` of their own. Without a network the client answers from the cache.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-# Errors of the HTTP client under huggingface_hub, whichever its version has: without a network it raises its own.
+# The base class of the HTTP client's errors, which differs between versions of huggingface_hub: without a network the
+# client's own errors come through.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
-class Listing(NamedTuple):
+class RepositoryListing(NamedTuple):
     """List the files of a repository at one commit, with their bytes."""
 
     commit: str
@@ -30,29 +31,29 @@ class Listing(NamedTuple):
 
 @runtime_checkable
 class Hub(Protocol):
-    """What is asked of the Hub."""
+    """Provide the files of repositories; `load(..., hub=hub)` takes any object with these methods."""
 
-    def listing(self, repo: str, revision: str | None) -> Listing:
-        """List the files of a repository; a ValueError tells that there is none, or none that may be read."""
+    def listing(self, repo: str, revision: str | None) -> RepositoryListing:
+        """List the files of a repository; a ValueError says that it does not exist or needs a login."""
         ...
 
     def is_cached(self, repo: str, commit: str, path: str) -> bool:
-        """Tell whether a file is on this machine already."""
+        """Tell whether a file is on this machine."""
         ...
 
     def download(self, repo: str, commit: str, paths: Sequence[str]) -> Path:
-        """Fetch files, and return the folder in which they lie under their paths."""
+        """Fetch files, and return the folder that holds them under their paths."""
         ...
 
     def cache_folder(self) -> Path:
-        """Return the folder that downloads go to; it need not exist yet."""
+        """Return the folder for downloads; it need not exist yet."""
         ...
 
 
 class HuggingFaceHub:
-    """The Hub itself, through `huggingface_hub` and its cache."""
+    """Fetch from the Hugging Face Hub through `huggingface_hub` and its cache."""
 
-    def listing(self, repo: str, revision: str | None) -> Listing:
+    def listing(self, repo: str, revision: str | None) -> RepositoryListing:
         """List the files of a repository at one commit."""
         try:
             info = huggingface_hub.HfApi().model_info(repo, revision=revision, files_metadata=True)
@@ -62,14 +63,14 @@ class HuggingFaceHub:
             raise ValueError(f"There is no {repo!r} on the Hub, or it needs a login: `hf auth login`.") from None
         except (_HTTP_ERROR, OSError) as error:
             return _cached_listing(repo, revision, error)
-        return Listing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
+        return RepositoryListing(info.sha, {each.rfilename: each.size or 0 for each in info.siblings})
 
     def is_cached(self, repo: str, commit: str, path: str) -> bool:
-        """Tell whether a file is in the cache already."""
+        """Tell whether a file is in the cache."""
         return isinstance(huggingface_hub.try_to_load_from_cache(repo, path, revision=commit), str)
 
     def download(self, repo: str, commit: str, paths: Sequence[str]) -> Path:
-        """Fetch files into the cache; what was interrupted is resumed."""
+        """Fetch files into the cache, resuming interrupted downloads."""
         return Path(huggingface_hub.snapshot_download(repo, revision=commit, allow_patterns=list(paths)))
 
     def cache_folder(self) -> Path:
@@ -77,8 +78,8 @@ class HuggingFaceHub:
         return Path(constants.HF_HUB_CACHE)
 
 
-def _cached_listing(repo: str, revision: str | None, error: Exception) -> Listing:
-    """List what the cache has of a repository, for the time without a network."""
+def _cached_listing(repo: str, revision: str | None, error: Exception) -> RepositoryListing:
+    """List the cached files of a repository, where the network fails."""
     try:
         folder = Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
     except (OSError, ValueError):
@@ -86,7 +87,7 @@ def _cached_listing(repo: str, revision: str | None, error: Exception) -> Listin
             f"The Hub cannot be reached for {repo!r} ({error}), and it is not cached; give a folder instead."
         ) from None
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return Listing(folder.name, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
+    return RepositoryListing(folder.name, {path.relative_to(folder).as_posix(): path.stat().st_size for path in files})
 
 
 def is_hub_id(source: str) -> bool:

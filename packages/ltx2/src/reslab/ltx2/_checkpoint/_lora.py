@@ -1,6 +1,6 @@
 """The distilled LoRA, added to the transformer on the fly for refining.
 
-A LoRA is a pair of thin matrices for each layer it reaches: A (rank, in) and B (out, rank), whose product times a
+A LoRA is a pair of thin matrices for each layer that it reaches: A (rank, in) and B (out, rank), whose product times a
 strength is added to the layer's output. Base weights are never written: diffusers' PEFT integration computes base and
 update side by side, and at strength 0 the base layer alone, bit for bit.
 
@@ -8,8 +8,8 @@ update side by side, and at strength 0 the base layer alone, bit for bit.
     set_strength(transformer, 1.0)      # for refining
     set_strength(transformer, 0.0)      # the base model again
 
-A key that fits no layer is an error before anything is changed: a LoRA of another model would otherwise do nothing,
-silently. `_lora_file` reads one from a file, the scale that the file says included.
+A key that fits no layer is an error before anything is changed; otherwise a LoRA of another model would have no effect
+and no error. `_lora_file` reads a LoRA from a file, with the scale that the file says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADAPTER = "distilled"
 _PREFIX = "transformer."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
 
-# Which state dictionary each transformer's adapters came from: composing a second pipeline adds nothing twice.
+# The state dictionary of each transformer's adapters, so that composing a second pipeline adds nothing twice.
 _added: WeakKeyDictionary[torch.nn.Module, dict[str, Mapping[str, torch.Tensor]]] = WeakKeyDictionary()
 
 
@@ -39,14 +39,17 @@ def read_lora(
 ) -> dict[str, torch.Tensor]:
     """Read a LoRA's file, or the one in a folder, with diffusers' keys: `transformer.<layer>.lora_A.weight`.
 
-    The scale that the file says is in `lora_B`. Updates of the connectors are left out: the prompt is encoded once,
-    before the LoRA is switched on, as the reference does. A ValueError names the file, and what in it is not applied.
+    `lora_B` includes the scale that the file says. Updates of the connectors are left out: as in the reference, the
+    prompt is encoded once, before the LoRA is switched on.
+
+    Raises:
+        ValueError: The file holds updates that cannot be applied; the message names file and updates.
     """
     return fitting_lora(Path(path), transformer).read(dtype=dtype)
 
 
 def fitting_lora(path: Path, transformer: Any) -> LoraFile:
-    """Open a LoRA's file and check, by its header alone, that all of it can be applied to a transformer."""
+    """Open a LoRA's file and check, by its header alone, that a transformer can take all of it."""
     found = open_lora(path, transformer)
     try:
         check_lora(transformer, found.shapes)
@@ -58,7 +61,8 @@ def fitting_lora(path: Path, transformer: Any) -> LoraFile:
 def check_lora(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
     """Check that every pair of a LoRA fits a layer of the transformer, by name and by shape.
 
-    A ValueError names the first few that do not fit, and what the transformer has instead.
+    Raises:
+        ValueError: Tensors do not fit; the message names the first three and an example of the transformer's layers.
     """
     layers = {
         name.replace(".base_layer", ""): layer
@@ -81,7 +85,7 @@ def check_lora(transformer: Any, state: Mapping[str, torch.Tensor]) -> None:
 def _misfit(
     key: str, tensor: torch.Tensor, state: Mapping[str, torch.Tensor], layers: Mapping[str, torch.nn.Linear]
 ) -> str | None:
-    """Say why one tensor fits no layer, or return None."""
+    """Return the reason why one tensor fits no layer; None where it fits."""
     suffix = next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
     if not key.startswith(_PREFIX) or suffix is None:
         return f"{key!r} is not '{_PREFIX}<layer>{_SUFFIXES[0]}' or '{_SUFFIXES[1]}'"
@@ -100,8 +104,10 @@ def _misfit(
 def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str = ADAPTER) -> None:
     """Add a LoRA to the transformer, switched off; adding the same one again changes nothing.
 
-    The adapter shares the tensors of `state` where device and dtype agree with the transformer's. A ValueError tells
-    which keys fit no layer, or that another LoRA has the name already.
+    The adapter shares the tensors of `state` where device and dtype agree with the transformer's.
+
+    Raises:
+        ValueError: Keys fit no layer, or another LoRA has this name.
     """
     added = _added.setdefault(transformer, {})
     if added.get(name) is state:
@@ -110,7 +116,7 @@ def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str =
         raise ValueError(f"The transformer has another LoRA named {name!r}; unload it first, or choose another name.")
     check_lora(transformer, state)
     weight, others = next(transformer.parameters()), _active(transformer)
-    device = None if weight.is_meta else weight.device  # a transformer that was left in its files has none yet
+    device = None if weight.is_meta else weight.device  # weights that a plan left in their files are on no device yet
     placed = {key: tensor.to(device=device, dtype=weight.dtype) for key, tensor in state.items()}
     with warnings.catch_warnings():
         # peft 0.21 warns of every second adapter; several are meant here
@@ -121,9 +127,10 @@ def add_lora(transformer: Any, state: Mapping[str, torch.Tensor], *, name: str =
 
 
 def set_strength(transformer: Any, strength: float, *, name: str = ADAPTER) -> None:
-    """Set how strongly a LoRA is added; 0 computes the base layers alone. Other adapters stay as they are.
+    """Set the strength of a LoRA; 0 computes the base layers alone. Other adapters stay as they are.
 
-    A ValueError tells that there is no such LoRA to switch on.
+    Raises:
+        ValueError: The transformer has no LoRA of this name to switch on.
     """
     if name not in getattr(transformer, "peft_config", {}):
         if strength == 0:
@@ -140,13 +147,13 @@ def _adapted(transformer: torch.nn.Module) -> Iterator[BaseTunerLayer]:
 
 
 def _active(transformer: torch.nn.Module) -> list[str]:
-    """Name the adapters that are computed now."""
+    """Return the names of the active adapters."""
     layer = next(_adapted(transformer), None)
     return [] if layer is None or layer.disable_adapters else list(layer.active_adapters)
 
 
 def _activate(transformer: Any, names: list[str]) -> None:
-    """Compute these adapters and no others; of none, the base layers alone."""
+    """Activate these adapters and no others; without names, the base layers compute alone."""
     if names:
         if next(_adapted(transformer)).active_adapters != names:
             transformer.set_adapter(names)

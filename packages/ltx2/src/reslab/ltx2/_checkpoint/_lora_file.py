@@ -1,26 +1,16 @@
-"""A LoRA's file: which layers it updates, how strongly, and what in it cannot be applied. Only its header is read.
-
-A LoRA is applied as its file says, or refused. Every key is used or named in an error, and the strength that the file
-was trained with, alpha / rank, comes from one of three places: `.alpha` keys beside the weights, the adapter's options
-that diffusers keeps in the file's metadata, or PEFT's `adapter_config.json` beside the file. It is folded into
-`lora_B` once, when the file is read, so that everything after that, adding on the fly, merging and writing, has a LoRA
-of scale 1.
+"""A LoRA's file: the layers that it updates, their scales, and its unusable content, read from the header alone.
 
     found = open_lora(Path("lora.safetensors"), transformer)      # a ValueError says why it cannot be applied
     state = found.read(dtype=torch.bfloat16)                      # transformer.<layer>.lora_A.weight and .lora_B.weight
 
-Names are diffusers' ("transformer."), the original repository's ("diffusion_model."), PEFT's ("base_model.model."),
-bare ones, or kohya's ("lora_unet_", dots as underscores); a name counts if it means one layer. Read on in
-`_lora_options`: how alpha and rank are found.
+A LoRA is applied as its file says, or refused: every key is used or named in an error. Keys may be diffusers'
+("transformer."), the original repository's ("diffusion_model."), PEFT's ("base_model.model."), bare ones, or kohya's
+("lora_unet_", dots as underscores); a name counts if it means exactly one layer.
 
-The scale of a LoRA: alpha / rank of each layer, as the file that holds it says.
-
-PEFT adds `lora_B(lora_A(x)) * alpha / rank` (`/ sqrt(rank)` with rank-stabilised LoRA). Where alpha is kept differs:
-diffusers writes PEFT's whole configuration into the file's metadata, PEFT into a file beside it, kohya's scripts write
-a number a layer. Options that would change the computation in another way are refused by name.
-
-    options = adapter_options(path, metadata, is_pefts=False)
-    scale_of(options, "transformer_blocks.0.attn1.to_q", rank=4)      # 4.0 for r=4, lora_alpha=16
+PEFT adds `lora_B(lora_A(x)) * alpha / rank` (`/ sqrt(rank)` with rank-stabilised LoRA). diffusers keeps alpha in PEFT's
+configuration in the file's metadata, PEFT in `adapter_config.json` beside the file, kohya's scripts in an `.alpha` key
+for each layer. The factor is folded into `lora_B` once, when the file is read, so that adding on the fly, merging and
+writing all have a LoRA of scale 1. Options that would change the computation in another way are refused by name.
 """
 
 from __future__ import annotations
@@ -41,7 +31,7 @@ from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 
 from reslab.ltx2._checkpoint._align import aligned_copy
-from reslab.ltx2._checkpoint._headers import FLOATS, Header, read_header, read_json
+from reslab.ltx2._checkpoint._file_headers import FLOATS, SafetensorsHeader, read_header, read_json
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +44,7 @@ _KEY = re.compile(
     r"(?P<lora_B>lora_B\.weight|lora_B\.default\.weight|lora_up\.weight|lora\.up\.weight)|"
     r"(?P<alpha>alpha))"
 )
-# What a key's ending, or its beginning, tells of an update that is no pair of thin matrices of the transformer.
+# Endings and beginnings of keys of updates that are no pair of thin matrices of the transformer.
 _OTHER = (
     (re.compile(r"\.dora_scale$|\.lora_magnitude_vector"), "DoRA"),
     (re.compile(r"\.hada_w"), "LoHa"),
@@ -68,7 +58,7 @@ _OTHER = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraFile:
-    """Hold what a LoRA's file updates, by diffusers' names of layers: the keys of both matrices, and the factor."""
+    """Hold the updates in a LoRA's file, by diffusers' names of layers: the keys of both matrices, and the scale."""
 
     path: Path
     keys: Mapping[str, Mapping[str, str]]
@@ -93,8 +83,8 @@ def _scaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
     return tensor.to(torch.float64 if tensor.dtype is torch.float64 else torch.float32) * scale
 
 
-class _Keys(NamedTuple):
-    """Sort a file's keys: by layer and part, those of the connectors, and those that are neither."""
+class _LoraKeys(NamedTuple):
+    """Hold a file's keys by layer and part, the connectors' keys, and all other keys."""
 
     layers: dict[str, dict[str, str]]
     connectors: list[str]
@@ -106,10 +96,13 @@ def open_lora(given: Path, transformer: torch.nn.Module) -> LoraFile:
 
     Args:
         given: A safetensors file, or the folder of one.
-        transformer: What it is for, to read the names by; its weights are not needed.
+        transformer: The transformer whose layers the names mean; its weights are not needed.
+
+    Returns:
+        The file's updates, without their weights.
 
     Raises:
-        ValueError: It names the file, and what in it is damaged, unknown or contradictory.
+        ValueError: The file is damaged, or holds unknown or contradictory keys; the message names file and keys.
     """
     path = find_lora(given)
     header = read_header(path, str(path))
@@ -125,7 +118,7 @@ def open_lora(given: Path, transformer: torch.nn.Module) -> LoraFile:
 
 
 def find_lora(given: Path) -> Path:
-    """Return the safetensors file that was given, or the one in the folder that was; a ValueError names the choices."""
+    """Return the given safetensors file, or the one in the given folder; a ValueError names several or none."""
     if not given.is_dir():
         return given
     files = sorted(path.name for path in given.glob("*.safetensors"))
@@ -138,10 +131,10 @@ def find_lora(given: Path) -> Path:
     raise ValueError(f"lora: {str(given)!r} holds no safetensors file{why}.")
 
 
-def _sorted_keys(header: Header, transformer: torch.nn.Module) -> _Keys:
-    """Sort the keys of a file; a ValueError names two that mean the same."""
+def _sorted_keys(header: SafetensorsHeader, transformer: torch.nn.Module) -> _LoraKeys:
+    """Sort the keys of a file; a ValueError names two that mean the same layer."""
     flat = _flat_names(transformer)
-    found = _Keys({}, [], [])
+    found = _LoraKeys({}, [], [])
     for key in header.tensors:
         match = _KEY.fullmatch(key)
         name = _without_prefix(match["name"]) if match else ""
@@ -171,7 +164,7 @@ def _without_prefix(name: str) -> str:
 
 
 def _flat_names(transformer: torch.nn.Module) -> dict[str, str]:
-    """Return the linear layers by their names with underscores for dots, as kohya's scripts write them, if unique."""
+    """Return linear layers by their names with underscores for dots, as in kohya's files, except ambiguous ones."""
     flat: dict[str, list[str]] = {}
     for name, layer in transformer.named_modules():
         if isinstance(layer, torch.nn.Linear) and ".lora_" not in name:
@@ -181,7 +174,7 @@ def _flat_names(transformer: torch.nn.Module) -> dict[str, str]:
 
 
 def _layer(name: str, flat: Mapping[str, str]) -> str:
-    """Return diffusers' name of a layer; one of kohya's that means no layer stays as it is."""
+    """Return diffusers' name of a layer; a kohya name that means no layer stays as it is."""
     for prefix in _KOHYA:
         if name.startswith(prefix):
             plain = _renamed(name.removeprefix(prefix))
@@ -196,8 +189,8 @@ def _renamed(name: str) -> str:
     return str(renamed).removeprefix("transformer.").removesuffix(".lora_A.weight")
 
 
-def _check_keys(header: Header, keys: _Keys) -> None:
-    """Check that every key is used; a ValueError names those that are not, by their kind."""
+def _check_keys(header: SafetensorsHeader, keys: _LoraKeys) -> None:
+    """Check that every key is used; a ValueError names unused keys and their kind."""
     if not header.tensors:
         raise ValueError("it holds no tensor, so it is no LoRA.")
     if not keys.layers and not keys.connectors and not any("lora" in key or _kind(key) for key in keys.unused):
@@ -227,7 +220,7 @@ def _kind(key: str) -> str | None:
     return next((kind for pattern, kind in _OTHER if pattern.search(key)), None)
 
 
-def _shapes(header: Header, keys: _Keys) -> dict[str, torch.Tensor]:
+def _shapes(header: SafetensorsHeader, keys: _LoraKeys) -> dict[str, torch.Tensor]:
     """Return a state dictionary with diffusers' names and this file's shapes, on the meta device."""
     return {
         f"transformer.{layer}.{part}.weight": torch.empty(header.tensors[key].shape, device="meta")
@@ -237,8 +230,8 @@ def _shapes(header: Header, keys: _Keys) -> dict[str, torch.Tensor]:
     }
 
 
-def _scales(path: Path, header: Header, keys: _Keys) -> Scales:
-    """Return each layer's factor; a ValueError says that the file's alphas mean nothing, or contradict each other."""
+def _scales(path: Path, header: SafetensorsHeader, keys: _LoraKeys) -> Scales:
+    """Return each layer's scale; a ValueError says that the file's alphas are unusable or contradict each other."""
     is_pefts = any(key.startswith("base_model.model.") for key in header.tensors)
     options = adapter_options(path, header.metadata, is_pefts=is_pefts)
     ranks = {layer: _rank(header, own) for layer, own in keys.layers.items()}
@@ -261,8 +254,8 @@ def _one_scale(layer: str, said: float | None, beside: float | None) -> float:
     return next((scale for scale in (said, beside) if scale is not None), 1.0)
 
 
-def _rank(header: Header, own: Mapping[str, str]) -> int:
-    """Return the rank of a layer's pair; of half a pair, which `check` names, and of a scalar it does not matter."""
+def _rank(header: SafetensorsHeader, own: Mapping[str, str]) -> int:
+    """Return the rank of a layer's pair; 1 for a scalar. `check_lora` names half a pair later."""
     shape = header.tensors[own.get("lora_A") or own["lora_B"]].shape
     return max(1, (shape if "lora_A" in own else shape[::-1])[0]) if shape else 1
 
@@ -278,26 +271,27 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 
 Scales = dict[str, float]
 
-METADATA_KEY = "lora_adapter_metadata"  # diffusers' own
-_CONFIG_FILE = "adapter_config.json"  # PEFT's own
-# Alphas that scripts note for the reader; libraries pass over them, kohya's take the `.alpha` beside the weights.
+METADATA_KEY = "lora_adapter_metadata"  # in diffusers' files
+_CONFIG_FILE = "adapter_config.json"  # in PEFT's folders
+# Alphas that scripts write as notes; libraries ignore them, and kohya's scripts read the `.alpha` beside the weights.
 _NOTED = ("lora_alpha", "ss_network_alpha", "network_alpha")
 _USED = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora")
-# Options that say how a LoRA was made and where it goes, which its keys say as well; they change no value.
+# Options that describe how a LoRA was made and which layers it updates, which its keys show; they change no value.
 _DESCRIPTIVE = {
     *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
     *("inference_mode", "target_modules", "exclude_modules", "lora_dropout", "fan_in_fan_out", "layers_to_transform"),
     *("layers_pattern", "megatron_core", "eva_config", "qalora_group_size", "ensure_weight_tying"),
 }
-_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # others begin by changing the base weights
-# A dot that means any character, the beginning and the end: what PEFT and diffusers write. More could take for ever.
+_PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # other starts change the base weights
+# Names, dots and anchors, as PEFT and diffusers write them; a richer pattern could take very long to match.
 _PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
 
 
 def adapter_options(path: Path, metadata: Mapping[str, str], *, is_pefts: bool) -> LoraConfig | None:
-    """Return the adapter's configuration from the metadata or from beside the file; None where there is none.
+    """Return the adapter's configuration from the metadata or from the file's folder; None where there is none.
 
-    A ValueError says that the configuration is damaged or missing, or names an option that cannot be kept to.
+    Raises:
+        ValueError: The configuration is damaged or missing, or has an option that is not applied.
     """
     if METADATA_KEY in metadata:
         return _options(_transformers_own(_parsed(metadata[METADATA_KEY])), METADATA_KEY)
@@ -320,7 +314,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _transformers_own(found: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the options of the transformer's adapter: diffusers' pipelines prefix them, its modules do not."""
+    """Return the options of the transformer's adapter; diffusers' pipelines prefix them, its modules do not."""
     if not any(key.startswith(("transformer.", "connectors.")) for key in found):
         return found
     return {key.removeprefix("transformer."): found[key] for key in found if key.startswith("transformer.")} or None
@@ -338,7 +332,7 @@ def _options(given: dict[str, Any] | None, place: str) -> LoraConfig | None:
 
 
 def _check_plain(given: Mapping[str, Any], place: str) -> None:
-    """Check that nothing but the scale differs from a plain LoRA."""
+    """Check that only the scale differs from a plain LoRA."""
     if given.get("use_dora"):
         raise ValueError(f"{place} has use_dora=True: DoRA is not applied; save it as a plain LoRA.")
     if str(given.get("peft_type", "LORA")).upper() != "LORA":
@@ -370,7 +364,7 @@ def _check_pattern(found: Any, what: str) -> None:
 
 
 def scale_of(options: LoraConfig, layer: str, rank: int) -> float:
-    """Return the factor that PEFT gives a layer; a ValueError says that the options are of another rank."""
+    """Return the scale that PEFT gives a layer; a ValueError says that the options have another rank."""
     said = options.rank_pattern.get(get_pattern_key(options.rank_pattern, layer), options.r)
     if said != rank:
         raise ValueError(f"for {layer!r} its metadata say rank {said}, and its weights have rank {rank}.")
@@ -379,7 +373,7 @@ def scale_of(options: LoraConfig, layer: str, rank: int) -> float:
 
 
 def scale_of_alpha(key: str, alpha: torch.Tensor, rank: int) -> float:
-    """Return the factor that a number beside the weights means; a ValueError says that it is none."""
+    """Return the scale that an `.alpha` tensor means; a ValueError says that it is no single positive number."""
     if alpha.numel() != 1:
         raise ValueError(f"{key!r} has {alpha.numel()} values, not one positive number.")
     value = alpha.item()
@@ -388,10 +382,12 @@ def scale_of_alpha(key: str, alpha: torch.Tensor, rank: int) -> float:
 
 
 def check_flat_alpha(metadata: Mapping[str, str], ranks: set[int]) -> None:
-    """Check that an alpha which the metadata note alone is the rank, so that it means 1 in either reading.
+    """Check that an alpha that only the metadata note equals the rank, so that the scale is 1 in every reading.
 
-    Whether another one was folded into the weights already cannot be seen, and libraries pass over it: a ValueError
-    says where to put it.
+    The file does not show whether another alpha was folded into the weights already, and libraries ignore the note.
+
+    Raises:
+        ValueError: The alpha differs from the rank; the message says where to store it.
     """
     for key in _NOTED:
         text = metadata.get(key, "None")

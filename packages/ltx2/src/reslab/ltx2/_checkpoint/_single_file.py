@@ -1,19 +1,15 @@
-"""A single file as source: what it is, and the layout that can be loaded instead.
+"""A single file as source: its content, and the checkpoint to load in its place.
 
-ComfyUI and the vendor's own pipelines keep a model in one file; `load` reads diffusers' layout, a folder a component.
-The file's header tells what it holds: a whole model, the transformer alone, a VAE, a text encoder, a LoRA; and names
-that one variant alone has tell the variant.
-
-    describe(Path("ltx-2.3-22b-dev.safetensors"))     # a sentence
-
-What the header of a GGUF file says: architecture, tensor names and quantisation types. The weights are not read.
-
-Of a file a bounded beginning is read, and no size that the header declares is allocated: a declared length that goes
-beyond what was read ends the reading.
-
+    describe(Path("ltx-2.3-22b-dev.safetensors"))             # a sentence
     read_gguf(Path("ltx-2.3-22b-dev-Q4_K_M.gguf")).types      # ('Q4_K', 'Q6_K', 'F32')
 
-The layout is that of the GGUF specification in ggml's repository (docs/gguf.md), versions 2 and 3.
+ComfyUI and Lightricks' own pipelines keep a model in one file; `load` reads diffusers' layout, a folder for each
+component. The file's header shows what it holds: a whole model, the transformer alone, a VAE, a text encoder or a LoRA.
+Tensor names that only one variant has show the variant.
+
+Of a GGUF file the header alone is read: architecture, tensor names and quantisation types. A bounded beginning of the
+file is read, and no size that the header declares is allocated: a declared length that goes beyond the beginning ends
+the reading. The format is that of the GGUF specification in ggml's repository (docs/gguf.md), versions 2 and 3.
 """
 
 from __future__ import annotations
@@ -25,13 +21,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from reslab.ltx2._checkpoint._headers import first_bytes, read_header
+from reslab.ltx2._checkpoint._file_headers import first_bytes, read_header
 from reslab.ltx2._variants import Variant, variant, variants
 
 _ENDINGS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".json")
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 _LORA = re.compile(r"\.(lora_|lora\.|hada_|lokr_|dora_scale)")
-# Prefixes and names, as Lightricks' files and ComfyUI's have them, in the order in which a single part is named.
+# Prefixes and names in Lightricks' and ComfyUI's files; the first part that matches names a file of one part.
 _PARTS = {
     "the transformer": re.compile(r"(model\.)?(diffusion_model\.)?(transformer\.)?transformer_blocks\."),
     "the audio VAE": re.compile(r"audio_vae\."),
@@ -45,8 +41,8 @@ _PARTS = {
 }
 
 
-class _Found(NamedTuple):
-    """Say what a file is, in words, whether it is a LoRA, and the variant that it looks like, if one."""
+class _FileContents(NamedTuple):
+    """Hold a file's content in words, whether it is a LoRA, and the variant that it seems to belong to."""
 
     what: str
     is_lora: bool
@@ -54,7 +50,7 @@ class _Found(NamedTuple):
 
 
 def is_file_like(source: str | os.PathLike[str]) -> bool:
-    """Tell whether a source is a file, or by its ending means one.
+    """Tell whether a source is a file, or has the ending of one.
 
     >>> is_file_like("models/ltx-2.3.safetensors"), is_file_like("Lightricks/LTX-2")
     (True, False)
@@ -63,7 +59,7 @@ def is_file_like(source: str | os.PathLike[str]) -> bool:
 
 
 def describe(file: Path) -> str:
-    """Say in one sentence what a single file is and what can be loaded; a ValueError names a damaged one."""
+    """Return a sentence about a single file's content and the checkpoint to load; a ValueError names a damaged file."""
     if not file.is_file():
         return f"there is no file {str(file)!r} here; load takes a folder in diffusers' layout, or a Hub id."
     if folder := _checkpoint_of(file):
@@ -81,7 +77,7 @@ def describe(file: Path) -> str:
 
 
 def _checkpoint_of(file: Path) -> Path | None:
-    """Return the folder of the checkpoint that a file is a part of."""
+    """Return the folder of the checkpoint that a file belongs to; None where there is none."""
     folder = file.absolute().parent
     return next((each for each in (folder, folder.parent) if (each / "model_index.json").is_file()), None)
 
@@ -93,7 +89,7 @@ def _describe_gguf(file: Path) -> str:
     return _sentence(file, kind, _found(header.names, file.name), "GGUF is not read yet, and ")
 
 
-def _sentence(file: Path, kind: str, found: _Found, more: str) -> str:
+def _sentence(file: Path, kind: str, found: _FileContents, more: str) -> str:
     if found.is_lora:
         base = found.likely.hub_id if found.likely else "a checkpoint"
         return f"{str(file)!r} is {kind}, a LoRA; {more}it goes beside a checkpoint, as in load({base!r}, lora=…)."
@@ -111,25 +107,25 @@ def _published(likely: Variant | None) -> str:
     return f"load takes diffusers' layout, which is published as {' or '.join(map(repr, ids))}"
 
 
-def _found(names: Iterable[str], file_name: str) -> _Found:
-    """Say what a file with these tensors is."""
+def _found(names: Iterable[str], file_name: str) -> _FileContents:
+    """Classify a file by its tensors' names."""
     names = list(names)
     parts = [part for part, form in _PARTS.items() if any(form.match(name) for name in names)]
     is_lora = any(_LORA.search(name) for name in names)
     if is_lora:
-        return _Found("a LoRA", True, _variant_of(names, file_name))
+        return _FileContents("a LoRA", True, _variant_of(names, file_name))
     if not parts:
         shown = f"{len(names):,} tensors such as {names[0]!r}" if names else "without a tensor"
-        return _Found(f"no part of LTX-2 that is known here ({shown})", False, None)
+        return _FileContents(f"no part of LTX-2 that is known here ({shown})", False, None)
     if parts[0] == "the transformer" and not any("audio" in name or "av_ca" in name for name in names):
-        return _Found("no part of LTX-2: a transformer like LTX-Video's, with no sound", False, None)
+        return _FileContents("no part of LTX-2: a transformer like LTX-Video's, with no sound", False, None)
     is_whole = parts[0] == "the transformer" and not {"the video VAE", "the audio VAE", "the vocoder"}.isdisjoint(parts)
     what = "a whole Lightricks checkpoint" if is_whole else f"{parts[0]} alone"
-    return _Found(what, False, _variant_of(names, file_name))
+    return _FileContents(what, False, _variant_of(names, file_name))
 
 
 def _variant_of(names: list[str], file_name: str) -> Variant | None:
-    """Guess the variant: by the transformer's names where they tell, distilled or not by the file's."""
+    """Guess the variant from the transformer's tensor names, else from the file's name, which also says distilled."""
     base = _base_of(names) or _named_base(file_name)
     if base == "LTX-2.3" and "distilled" in file_name.casefold() and "lora" not in file_name.casefold():
         return variant("LTX-2.3 distilled")
@@ -137,7 +133,7 @@ def _variant_of(names: list[str], file_name: str) -> Variant | None:
 
 
 def _base_of(names: list[str]) -> str | None:
-    """Name the variant whose transformer has such names; LTX-2.5's feed-forward layers have no bias."""
+    """Return the name of the variant whose transformer has such tensors; LTX-2.5's feed-forward has no bias."""
     if any("caption_projection" in name for name in names):
         return "LTX-2"
     if any("to_gate_logits" in name or "prompt_adaln" in name for name in names):
@@ -159,7 +155,7 @@ HEADER_BYTES = 16 * 2**20
 _VERSIONS = (2, 3)
 _STRING, _ARRAY = 8, 9
 _NUMBER_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-# ggml's own numbers of its types.
+# ggml's numbers for its types.
 _TYPES = {
     0: "F32",
     1: "F16",
@@ -197,8 +193,8 @@ _TYPES = {
 }
 
 
-class Gguf(NamedTuple):
-    """Hold what was read of a GGUF header."""
+class GgufHeader(NamedTuple):
+    """Hold the part of a GGUF header that was read."""
 
     version: int
     architecture: str | None
@@ -207,10 +203,10 @@ class Gguf(NamedTuple):
 
 
 class _End(Exception):
-    """What was read ends before what the header declares."""
+    """Raised where the bytes that were read end before a declared length."""
 
 
-class _Cursor:
+class _GgufCursor:
     """Read little-endian values one after another."""
 
     def __init__(self, data: bytes) -> None:
@@ -230,13 +226,14 @@ class _Cursor:
         return self.bytes(self.number("Q")).decode(errors="replace")
 
 
-def read_gguf(file: Path) -> Gguf:
-    """Read the header of a GGUF file, as far as its first bytes hold it.
+def read_gguf(file: Path) -> GgufHeader:
+    """Read the header of a GGUF file, as far as its first `HEADER_BYTES` hold it.
 
-    A ValueError says that the header is damaged, or of a version that is not known.
+    Raises:
+        ValueError: The header is damaged, or of an unknown version.
     """
     data = first_bytes(file, HEADER_BYTES)
-    cursor, texts, tensors = _Cursor(data), dict[str, str | None](), list[tuple[str, str]]()
+    cursor, texts, tensors = _GgufCursor(data), dict[str, str | None](), list[tuple[str, str]]()
     version = 0
     try:
         cursor.bytes(len(MAGIC))
@@ -253,11 +250,11 @@ def read_gguf(file: Path) -> Gguf:
             why = f"truncated or damaged ({len(data):,} bytes)"
             raise ValueError(f"{str(file)!r} is a GGUF file, {why}; download it again.") from None
     types = dict.fromkeys(kind for _, kind in tensors)
-    return Gguf(version, texts.get("general.architecture"), tuple(name for name, _ in tensors), tuple(types))
+    return GgufHeader(version, texts.get("general.architecture"), tuple(name for name, _ in tensors), tuple(types))
 
 
-def _value(cursor: _Cursor, file: Path) -> str | None:
-    """Pass over one value of the metadata; return it where it is a text."""
+def _value(cursor: _GgufCursor, file: Path) -> str | None:
+    """Read one value of the metadata, and return it if it is a text, else None."""
     kind = cursor.number("I")
     if kind == _STRING:
         return cursor.text()
@@ -274,10 +271,10 @@ def _value(cursor: _Cursor, file: Path) -> str | None:
     return None
 
 
-def _tensor(cursor: _Cursor) -> tuple[str, str]:
-    """Return name and type of one tensor."""
+def _tensor(cursor: _GgufCursor) -> tuple[str, str]:
+    """Read one tensor's entry, and return its name and type."""
     name = cursor.text()
     cursor.bytes(8 * cursor.number("I"))  # its shape
     kind = cursor.number("I")
-    cursor.number("Q")  # where its weights begin
+    cursor.number("Q")  # the offset of its weights
     return name, _TYPES.get(kind, f"type {kind}")

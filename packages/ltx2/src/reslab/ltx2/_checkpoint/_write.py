@@ -1,6 +1,6 @@
 """Write a checkpoint to disk, in diffusers' layout and safetensors only.
 
-write(checkpoint, "folder")      # load("folder") reads it back, and diffusers' LTX2Pipeline.from_pretrained too
+write(checkpoint, "folder")      # load("folder") and diffusers' LTX2Pipeline.from_pretrained read it back
 """
 
 from __future__ import annotations
@@ -16,14 +16,19 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from reslab.ltx2._checkpoint._checkpoint import LORA_FILE, MARK_FILE, Checkpoint
-from reslab.ltx2._checkpoint._configs import library_name, quiet_transformers
+from reslab.ltx2._checkpoint._model_classes import library_name, quiet_transformers
 
 
 def write(checkpoint: Checkpoint, folder: str | os.PathLike[str]) -> Path:
     """Write a checkpoint in diffusers' layout, safetensors only, so that `load(folder)` reads it back.
 
-    The folder appears under its name when everything is in it, not before; what it held is an error, not overwritten.
-    Returns its path.
+    The folder gets its name when it is complete, not before.
+
+    Returns:
+        The folder's path.
+
+    Raises:
+        ValueError: The folder exists and is not empty.
     """
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
@@ -58,9 +63,9 @@ def _write_files(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def _write_without_adapters(module: Any, folder: Path) -> None:
-    """Write a diffusers module under its own key names: `save_pretrained` would write PEFT's `*.base_layer.*`.
+    """Write a diffusers module under its own key names, where `save_pretrained` would write PEFT's `*.base_layer.*`.
 
-    Loading those leaves parameters on the meta device, silently (diffusers 0.42.1).
+    Loading PEFT's names leaves parameters on the meta device without an error (diffusers 0.42.1).
     """
     module.save_config(folder)
     own = {key.replace(".base_layer.", "."): value for key, value in module.state_dict().items() if ".lora_" not in key}
@@ -69,7 +74,7 @@ def _write_without_adapters(module: Any, folder: Path) -> None:
 
 
 def _index(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return model_index.json as `LTX2Pipeline.save_pretrained` writes it; that pipeline has no upsampler."""
+    """Return model_index.json as `LTX2Pipeline.save_pretrained` writes it, which has no upsampler."""
     index: dict[str, Any] = {"_class_name": "LTX2Pipeline", "_diffusers_version": diffusers.__version__}
     for name, part in sorted(checkpoint.components.items()):
         if name != "latent_upsampler":

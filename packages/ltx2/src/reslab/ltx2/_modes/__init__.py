@@ -1,1 +1,1 @@
-"""Device modes: decided, run, compared, and tried with a widget."""
+"""Device modes: planned, bounded for a card, run and compared, and offered in a widget."""

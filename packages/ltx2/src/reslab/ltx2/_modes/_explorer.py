@@ -1,11 +1,9 @@
-"""Parts of the widget that tries device modes: progress, a dropdown, what it shows of runs and of a size.
-
-A widget that tries device modes: choose, run, see what was moved, held and taken, and the line that does the same.
+"""A widget that tries device modes: choose a mode, run it, and see its bytes, its time and the line of code for it.
 
     mode_explorer(pipe, request, links={"H100": residency.like(residency.device("H100"), rehearsal)}, runs=runs)
 
-It is a view over `run_mode`, and nothing imports it. Where widgets do not run, such as on a web page, the runs that it
-was given are shown, with the line of code for its state.
+The widget is a view over `run_mode`, and no other module imports it. Where widgets do not run, such as on a web page,
+it shows the runs that it was given and the line of code for its state.
 """
 
 from __future__ import annotations
@@ -18,16 +16,16 @@ from typing import Any
 import ipywidgets as widgets
 
 from reslab import residency
+from reslab.ltx2._choices import DeviceMode
 from reslab.ltx2._modes._mode_report import mib
-from reslab.ltx2._modes._modes import MODES
-from reslab.ltx2._modes._runs import ModeRuns, run_mode
+from reslab.ltx2._modes._mode_runs import ModeRuns, run_mode
 from reslab.profiler import PALETTE
 from reslab.residency import Rehearsal
 from reslab.stages import Kind, Pipeline
 
 
-class Progress:
-    """Counts the stages that begin; an observer."""
+class StageCounter:
+    """Observe a pipeline and count the stages that begin, for a progress bar."""
 
     def __init__(self, bar: widgets.IntProgress) -> None:
         self._bar = bar
@@ -41,7 +39,7 @@ class Progress:
 
 
 def factored(nbytes: int) -> str:
-    """Return a size as one would write it in code.
+    """Return a size as it is usually written in code.
 
     >>> factored(600 * 2**20), factored(1000)
     ('600 * 2**20', '1000')
@@ -50,12 +48,12 @@ def factored(nbytes: int) -> str:
 
 
 def dropdown(options: list[tuple[str, Any]]) -> widgets.Dropdown:
-    """Return a dropdown of labels and values, the first of them chosen."""
+    """Return a dropdown of labels and values whose first entry is chosen."""
     return widgets.Dropdown(options=options, value=options[0][1], layout={"width": "170px"})
 
 
 def runs_html(runs: ModeRuns) -> str:
-    """Return runs as a table over a picture."""
+    """Return runs as HTML: a table over a chart."""
     if not runs.runs:
         return "<p>No run yet.</p>"
     figure = runs.chart()
@@ -65,7 +63,7 @@ def runs_html(runs: ModeRuns) -> str:
 
 
 _UNLIMITED = "as fast as memory"
-_UNSET = -1  # a dropdown takes None for nothing chosen
+_UNSET = -1  # None would mean that the dropdown has no choice
 _CODE = "white-space:pre-wrap;font-family:monospace;padding:6px 8px;border-left:3px solid #999999"
 
 
@@ -78,34 +76,34 @@ def mode_explorer(
     rehearsal: Rehearsal | None = None,
     runs: ModeRuns | None = None,
 ) -> ModeExplorer:
-    """Return a widget that runs a pipeline in the device mode that is chosen, over the link that is chosen.
+    """Return a widget that runs a pipeline in a chosen device mode over a chosen link.
 
     Args:
         pipe: A two-stage pipeline of this package.
-        request: What it is asked for.
-        links: What `residency.apply` takes as a link, by label; no limit is always there.
-        memories: Free bytes of the device to choose from; no limit is always there.
-        rehearsal: Of the pipeline with that request; by default it is made.
-        runs: Runs to begin with.
+        request: The arguments of `pipe.run`.
+        links: The links to choose from, by label, each as for `residency.apply`; "no limit" is always offered.
+        memories: The sizes of free device memory to choose from, in bytes; "no limit" is always offered.
+        rehearsal: The rehearsal of that run; by default it is made.
+        runs: Runs to show from the beginning.
     """
     known = rehearsal or residency.rehearse(pipe, **request)
     return ModeExplorer(pipe, request, links=links, memories=memories, rehearsal=known, runs=runs or ModeRuns())
 
 
 class ModeExplorer:
-    """Controls, a button, and what came of it; made by `mode_explorer`.
+    """Show controls, a button and the runs so far; `mode_explorer` makes it.
 
     Attributes:
         runs: All runs so far.
-        mode, link, blocks, memory: The controls; set their `value` from code, too.
+        mode, link, blocks, memory: The controls, whose `value` can be set from code too.
 
     Args:
-        pipe: The pipeline; so are the other arguments as for `mode_explorer`.
-        request: What it is asked for.
-        links: Links by label.
-        memories: Free bytes.
-        rehearsal: Of the pipeline.
-        runs: Runs to begin with.
+        pipe: A two-stage pipeline of this package.
+        request: The arguments of `pipe.run`.
+        links: The links to choose from, by label.
+        memories: The sizes of free device memory to choose from, in bytes.
+        rehearsal: The rehearsal of that run.
+        runs: Runs to show from the beginning.
     """
 
     def __init__(
@@ -124,7 +122,9 @@ class ModeExplorer:
         blocks = int(rehearsal.components.filter(component="transformer")["blocks"].item())
         kept = range(0, blocks + 1, max(blocks // 4, 1)) if blocks else ()
         self.mode = widgets.ToggleButtons(
-            options=list(MODES), tooltips=list(MODES.values()), style={"button_width": "90px"}
+            options=[str(mode) for mode in DeviceMode],
+            tooltips=[mode.doc for mode in DeviceMode],
+            style={"button_width": "90px"},
         )
         self.link = dropdown([(label, label) for label in self._links])
         self.blocks = dropdown([("as the mode says", _UNSET), *((f"{count} of {blocks}", count) for count in kept)])
@@ -141,7 +141,7 @@ class ModeExplorer:
 
     @property
     def settings(self) -> dict[str, int]:
-        """What the choice of resident blocks is as settings of a person."""
+        """Return the resident-blocks control as user settings."""
         if self.blocks.value == _UNSET:
             return {}
         has_copy = self.mode.value == "snapshot" and self._rehearsal.components["lora_bytes"].sum() > 0
@@ -150,34 +150,34 @@ class ModeExplorer:
 
     @property
     def free_bytes(self) -> int | None:
-        """What the device is taken to have free; None for no limit."""
+        """Return the device memory that the mode is allowed, in bytes; None for no limit."""
         return None if self.memory.value == _UNSET else self.memory.value
 
     @property
     def code(self) -> str:
-        """The line that does what the button does, in the names of the call that made the widget."""
-        told = [repr(self.mode.value), "pipe", "request"]
+        """Return the line of code that the button runs, with the variable names of `mode_explorer`'s arguments."""
+        arguments = [repr(self.mode.value), "pipe", "request"]
         if self.link.value != _UNLIMITED:
-            told.append(f"link=links[{self.link.value!r}]")
+            arguments.append(f"link=links[{self.link.value!r}]")
         if self.free_bytes is not None:
-            told.append(f"free_bytes={factored(self.free_bytes)}")
+            arguments.append(f"free_bytes={factored(self.free_bytes)}")
         if self.settings:
-            told.append(f"settings={self.settings}")
-        return f"ltx2.run_mode({', '.join(told)})"
+            arguments.append(f"settings={self.settings}")
+        return f"ltx2.run_mode({', '.join(arguments)})"
 
     @property
     def message(self) -> str:
-        """What was said last: that it runs, that it is done, or what went wrong."""
+        """Return the last message: that a run is in progress, that it is done, or its error."""
         return self._message
 
     def run(self) -> None:
-        """Make the video as chosen and show what came of it; what goes wrong is said, and all stays usable."""
+        """Run the chosen mode and show the result; an error is shown as a message, and the widget stays usable."""
         self._button.disabled, self._bar.layout.display = True, "flex"
         try:
             self._say("running: once to find out the calls, once to measure", "grey")
-            with self._pipe.observe(Progress(self._bar)):
+            with self._pipe.observe(StageCounter(self._bar)):
                 self._run()
-        except Exception as error:  # whoever presses a button sees no traceback
+        except Exception as error:  # Jupyter shows no traceback of a button's handler
             self._say(str(error), "vermilion")
         else:
             self._say("done", "green")
@@ -195,7 +195,7 @@ class ModeExplorer:
             link=self._links[label],
             settings=self.settings,
         )
-        if run.link_bytes_per_s is not None:  # a card's ratio is a bandwidth from now on, the same for every mode
+        if run.link_bytes_per_s is not None:  # from now on every mode has the bandwidth that a card's ratio gave
             self._links[label] = round(run.link_bytes_per_s)
         self.runs = replace(self.runs, runs=(*self.runs.runs, run))
         self._show_runs()

@@ -1,4 +1,4 @@
-"""Runs of device modes as a table to read and as one picture: memory held against time taken."""
+"""Runs of device modes as an HTML table and as one chart: device memory held against time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MIB = 2**20
 
 
 def modes_html(runs: pl.DataFrame) -> str:
-    """Return runs as a table, in units that people read.
+    """Return runs as an HTML table, in MiB, GB/s and seconds.
 
     Args:
-        runs: The columns of `RUNS`.
+        runs: A frame with the columns of `RUNS`.
     """
     styles = [_WORD] * _WORDS + [_NUMBER] * (len(_HEAD) - _WORDS)
     return html_table(_HEAD, map(_row, runs.rows(named=True)), styles=styles)
@@ -33,11 +33,11 @@ def _row(run: dict[str, Any]) -> list[str]:
 
 
 def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
-    """Draw a point a run: what it held of the device at most, and how long it took.
+    """Draw each run as a point: its peak of weights on the device against its time.
 
     Args:
-        runs: The columns of `RUNS`.
-        free_bytes: The device's memory, drawn as a line.
+        runs: A frame with the columns of `RUNS`.
+        free_bytes: The device's free memory, drawn as a line.
     """
     import altair as alt  # takes two seconds
 
@@ -48,7 +48,7 @@ def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
     hues = {mode: PALETTE[hue] for mode, hue in _HUES.items()}
     color = alt.Color("kind:N", scale=alt.Scale(domain=list(hues), range=list(hues.values())), legend=None)
     base = alt.Chart(alt.Data(values=points)).encode(x=x, y=y)
-    dots = base.mark_point(filled=True, size=110, opacity=1).encode(color=color, tooltip=["label:N", "told:N"])
+    dots = base.mark_point(filled=True, size=110, opacity=1).encode(color=color, tooltip=["label:N", "details:N"])
     texts = base.mark_text(align="left", dx=9).encode(text="label:N")
     layers = [dots, texts]
     if free_bytes is not None:
@@ -60,13 +60,13 @@ def modes_chart(runs: pl.DataFrame, *, free_bytes: int | None = None) -> Figure:
 
 
 def _point(place: int, run: dict[str, Any]) -> dict[str, Any]:
-    told = f"{run['transformer']}, {link_text(run['link_bytes_per_s'])}, {mib(run['moved_bytes'])} moved"
+    details = f"{run['transformer']}, {link_text(run['link_bytes_per_s'])}, {mib(run['moved_bytes'])} moved"
     return {
         "label": f"{place} {run['mode']}",
         "kind": run["mode"].removeprefix("auto: "),
         "mib": round(run["peak_bytes"] / _MIB, 1),
         "s": round(run["run_ns"] / 1e9, 3),
-        "told": told,
+        "details": details,
     }
 
 
@@ -85,7 +85,7 @@ def mib(nbytes: int) -> str:
 
 
 def link_text(bytes_per_s: float | None) -> str:
-    """Return what copies were held to.
+    """Return the bandwidth to which copies were limited.
 
     >>> link_text(554_448_833), link_text(None)
     ('0.554 GB/s', 'as fast as memory')

@@ -1,11 +1,11 @@
-"""What the reference decides by itself (sglang 0.5.23's diffusion runtime, automatic mode, one GPU), as rules.
+"""The device mode that the reference chooses by itself (sglang 0.5.23's diffusion runtime, automatic mode, one GPU).
 
     reference_decision("LTX-2.3", residency.device("H200")).mode          # 'resident'
-    reference_decision("LTX-2.3", slice_of_it).plan(rehearsal)            # the same, and it does not fit
+    reference_decision("LTX-2.3", slice_of_it).plan(rehearsal)            # the same mode, which does not fit
 
-Its rules look at the name and the total memory of device 0, whichever was selected, and at round numbers: two
-predicates disagree about an H200, LTX-2 is left out of one of them, and below 70 GiB free the transformer moves whole.
-Read from its sources; nothing of them is repeated here.
+Its rules look at the name and the total memory of device 0, whichever device was selected, and at round numbers. Two
+of its predicates disagree about an H200, one of them leaves LTX-2 out, and below 70 GiB free the transformer moves
+whole. The rules were read from its sources; no code of it is repeated here.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ LAYERWISE = ("text_encoder", "image_encoder", "vae")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceDecision:
-    """What the reference decides for one machine.
+    """Hold the reference's decision for one machine.
 
     Attributes:
         mode: "original" or "resident".
         transformer: "resident", or "swap": moved whole for its stages.
         auxiliaries: "resident", "layerwise" (text and image encoder and VAE), or "swap".
-        explicit: Components that a person placed; they stay as they were placed.
+        explicit: Components that the user placed; they stay as they were placed.
         why: The rules that decided, in their order.
-        source: Where the rules are from.
+        source: The release whose rules these are.
     """
 
     mode: str
@@ -44,7 +44,7 @@ class ReferenceDecision:
     source: str = SOURCE
 
     def plan(self, rehearsal: Rehearsal) -> Plan:
-        """Return the decision as a plan for a rehearsed run, to be bounded beside ours."""
+        """Return the decision as a plan for a rehearsed run, so that `bounds` can compare it with ours."""
         plan = Plan.of(name=f"reference {self.mode}")
         if self.mode == "resident":
             plan = plan.decide({"lora": "merged"}, why=self.why[0])
@@ -67,21 +67,22 @@ def reference_decision(
     mode: str | None = None,
     explicit: Collection[str] = (),
 ) -> ReferenceDecision:
-    """Return what the reference decides for a machine.
+    """Return the reference's decision for a machine.
 
     >>> from reslab.residency import device
     >>> reference_decision("LTX-2.3", device("H100")).mode
     'original'
 
     Args:
-        variant: The model's name; the rule for what is no transformer knows LTX-2.3 alone.
-        device_0: The first device of the machine, which is the one its rules look at.
-        free_bytes: The least free memory; by default what the device says.
-        mode: "original" or "resident", where a person named one.
-        explicit: Components that a person placed off the device.
+        variant: The model's name; the rule for components other than transformers applies to LTX-2.3 alone.
+        device_0: The first device of the machine, the only one that its rules look at.
+        free_bytes: The least free memory; by default the device's own figure.
+        mode: "original" or "resident", where the user named one.
+        explicit: Components that the user placed off the device.
 
     Raises:
-        PlanError: Another mode, or resident named together with an explicitly placed transformer, as there.
+        PlanError: The mode is another one, or it is "resident" and the user placed the transformer: the reference
+            refuses that too.
     """
     named = frozenset(explicit)
     chosen, why = _mode(device_0, mode, named)

@@ -1,1 +1,1 @@
-"""LTX-2 as stages: what a request may be, and how a video is made of it."""
+"""LTX-2 as stages: the rules of a request, the settings of a pipeline, and the stages that make a video."""

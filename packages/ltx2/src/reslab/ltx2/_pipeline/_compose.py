@@ -3,15 +3,16 @@
     pipe = two_stage(load("tiny", variant="LTX-2.3"))
     pipe.run(prompt="a heron over a weir", width=128, height=64, num_frames=9, seed=7).show()
 
-`_groups` has the stages, which bear the reference's registered names; here are the components that they work with and
-the settings that are recorded with every run.
+A pipeline has the checkpoint's components and those made here from configuration (schedulers, guiders, a video
+processor), its settings, which are recorded with every run, and the stages of `_stage_groups`, in the reference's order
+and under its registered names.
 
-Keywords of diffusers' LTX-2 pipelines that a run here does not take, each with the place where it is set.
+A keyword of diffusers' LTX-2 pipelines that a run here does not take is refused with the place where it is set:
 
     pipe.run(prompt="a heron", guidance_scale=3.0)
     # guidance is set when the pipeline is made: two_stage(checkpoint, video_guidance=Guidance(cfg=3.0))
 
-Without them a mistyped name would be guessed at, and the nearest name to `guidance_scale` changes the noise.
+Otherwise the error would suggest the most similar keyword, and the one most similar to `guidance_scale` sets the noise.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from diffusers.video_processor import VideoProcessor
 
 from reslab.ltx2._checkpoint import _lora
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
-from reslab.ltx2._pipeline import _groups
-from reslab.ltx2._pipeline._settings import REFERENCE_SHIFT, DecodeAudio, Settings, SigmaSchedule, Tiling, settings_of
+from reslab.ltx2._choices import DecodeAudio, DecodeTiling, SigmaSchedule
+from reslab.ltx2._pipeline import _stage_groups
+from reslab.ltx2._pipeline._composition_settings import REFERENCE_SHIFT, CompositionSettings, settings_of
 from reslab.ltx2._variants import Guidance
 from reslab.stages import Pipeline, PipelineError
 
@@ -39,7 +41,7 @@ def one_stage(
     video_guidance: Guidance | None = None,
     audio_guidance: Guidance | None = None,
     sigma_schedule: str = SigmaSchedule.DIFFUSERS,
-    tiling: str = Tiling.AUTO,
+    tiling: str = DecodeTiling.AUTO,
 ) -> Pipeline:
     """Compose the one-stage pipeline: denoise at full size, then decode.
 
@@ -48,20 +50,20 @@ def one_stage(
     <Pipeline 'LTX-2, one stage': 9 stages, 11 components>
 
     Args:
-        checkpoint: From `load`.
+        checkpoint: The checkpoint, from `load` or `blank`.
         video_guidance: Guidance of the video; by default the variant's.
         audio_guidance: Guidance of the sound; by default the variant's.
         sigma_schedule: "diffusers" or "reference"; see `SigmaSchedule`.
-        tiling: "auto", "on" or "off"; see `Tiling`.
+        tiling: "auto", "on" or "off"; see `DecodeTiling`.
 
     Returns:
         A pipeline whose `run` returns a `Video` and takes `prompt` and, all optional, `negative_prompt`, `image` (the
         first frame), `image_strength`, `image_crf`, `width`, `height`, `num_frames`, `frame_rate`,
-        `motion_speed`, `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`. Guidance is set here,
-        not in a run.
+        `motion_speed`, `num_inference_steps`, `max_sequence_length`, and `seed` or `generator`. Guidance is an argument
+        of this function, not of `run`.
 
     Raises:
-        PipelineError: A setting is not one of those named.
+        PipelineError: A setting has none of its choices.
     """
     settings = settings_of(
         checkpoint.variant,
@@ -81,7 +83,7 @@ def two_stage(
     audio_guidance: Guidance | None = None,
     sigma_schedule: str = SigmaSchedule.DIFFUSERS,
     decode_audio: str = DecodeAudio.STAGE_2,
-    tiling: str = Tiling.AUTO,
+    tiling: str = DecodeTiling.AUTO,
 ) -> Pipeline:
     """Compose the two-stage pipeline: denoise at half size, upsample ×2, refine at full size, then decode.
 
@@ -93,18 +95,18 @@ def two_stage(
     <Pipeline 'LTX-2.3, two stages': 15 stages, 15 components>
 
     Args:
-        checkpoint: From `load`.
+        checkpoint: The checkpoint, from `load` or `blank`.
         video_guidance: Guidance of the video in the first stage; by default the variant's. Refining is unguided.
         audio_guidance: Guidance of the sound in the first stage; by default the variant's.
         sigma_schedule: "diffusers" or "reference"; see `SigmaSchedule`.
         decode_audio: "stage 2" or "stage 1"; see `DecodeAudio`.
-        tiling: "auto", "on" or "off"; see `Tiling`.
+        tiling: "auto", "on" or "off"; see `DecodeTiling`.
 
     Returns:
-        A pipeline whose `run` takes and returns what that of `one_stage` does.
+        A pipeline whose `run` has the arguments and the result of `one_stage`'s.
 
     Raises:
-        PipelineError: A setting is not one of those named, or the checkpoint lacks what two stages need.
+        PipelineError: A setting has none of its choices, or the checkpoint lacks the upsampler or the LoRA.
         ValueError: The distilled LoRA fits no layer of the transformer.
     """
     _require_two_stages(checkpoint)
@@ -132,24 +134,24 @@ def _require_two_stages(checkpoint: Checkpoint) -> None:
         )
 
 
-def _composed(checkpoint: Checkpoint, settings: Settings) -> Pipeline:
+def _composed(checkpoint: Checkpoint, settings: CompositionSettings) -> Pipeline:
     """Compose the pipeline that the settings describe."""
     two = settings.stages == "two"
     name = f"{checkpoint.variant.name}, {settings.stages} stage{'s' if two else ''}"
     pipe = Pipeline(_components(checkpoint, settings), name=name, result="video")
     pipe.settings = settings.recorded()
     pipe.set_elsewhere = set_elsewhere(checkpoint, settings.stages)
-    _groups.add_prompt(pipe, checkpoint, stages=settings.stages)
-    _groups.add_preparation(pipe, checkpoint, half=two)
-    _groups.add_denoising(pipe, checkpoint, half=two)
+    _stage_groups.add_prompt(pipe, checkpoint, stages=settings.stages)
+    _stage_groups.add_preparation(pipe, checkpoint, half=two)
+    _stage_groups.add_denoising(pipe, checkpoint, half=two)
     if two:
-        _groups.add_refinement(pipe, checkpoint)
-    _groups.add_decoding(pipe, checkpoint, settings)
+        _stage_groups.add_refinement(pipe, checkpoint)
+    _stage_groups.add_decoding(pipe, checkpoint, settings)
     return pipe
 
 
-def _components(checkpoint: Checkpoint, settings: Settings) -> dict[str, Any]:
-    """The checkpoint's components, and those made from configuration: schedulers of our own, guiders, a processor."""
+def _components(checkpoint: Checkpoint, settings: CompositionSettings) -> dict[str, Any]:
+    """Return the checkpoint's components and those made from configuration: schedulers, guiders, a video processor."""
     given = dict(checkpoint.components)
     schedule = given["scheduler"].config
     constant = {"base_shift": REFERENCE_SHIFT, "max_shift": REFERENCE_SHIFT}
@@ -184,7 +186,7 @@ def _guider(guidance: Guidance, stg_blocks: tuple[int, ...]) -> LTX2Guidance:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Keep diffusers from warning that guiders are experimental, once for each of the four."""
+    """Silence diffusers' warning that guiders are experimental, which would come once for each of the four."""
     before, logger.disabled = logger.disabled, True
     try:
         yield
@@ -192,7 +194,7 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
         logger.disabled = before
 
 
-#: diffusers' keyword → whose guidance it is, the field of `Guidance`, and a usual strength.
+#: diffusers' keyword → the modality that it guides, the field of `Guidance`, and a usual strength.
 _GUIDANCE = {
     "guidance_scale": ("video", "cfg", 3.0),
     "true_cfg_scale": ("video", "cfg", 3.0),
@@ -241,7 +243,7 @@ _PLACES = {
 
 
 def set_elsewhere(checkpoint: Checkpoint, stages: str) -> dict[str, str]:
-    """Return a sentence for each keyword that says where the pipeline of "one" stage or "two" has it."""
+    """Return, for each of diffusers' keywords, the sentence that says where a pipeline here sets it."""
     made = f"{stages}_stage(checkpoint, "
     said = {
         name: f"guidance is set when the pipeline is made: {made}{side}_guidance=Guidance({field}={strength}))"
@@ -253,7 +255,7 @@ def set_elsewhere(checkpoint: Checkpoint, stages: str) -> dict[str, str]:
 
 
 def _own(checkpoint: Checkpoint, made: str) -> dict[str, str]:
-    """The sentences that depend on the variant."""
+    """Return the sentences that depend on the variant, by keyword."""
     variant, blocks = checkpoint.variant, list(checkpoint.stg_blocks)
     which = f"those of {variant.name} are {blocks}" if blocks else f"{variant.name} names none"
     sigmas = (

@@ -1,11 +1,11 @@
-"""How small and how large a request may be: bounds of the model, read from its configurations, and why each holds.
+"""Lower and upper bounds of a request, read from the model's configurations, and the reason for each.
 
     limits = Limits.released(variant("LTX-2"), stages="one")        # no torch, no weights
     limits.least.width, limits.least.why                            # 64, "… which pads by reflection"
 
-`_size_rules` and `_rules` turn them into sentences. Upper bounds keep a slip of the keyboard from asking for more
-memory than there is: the model places pixels as fractions of 2048 and seconds as fractions of 20 (`base_width` and
-`pos_embed_max_pos` of every released configuration), and four times that is the most a request may ask for.
+`_size_rules` and `_request_rules` turn the bounds into sentences. Upper bounds keep a typing error from asking for more
+memory than exists: the model places pixels as fractions of 2048 and seconds as fractions of 20 (`base_width` and
+`pos_embed_max_pos` of every released configuration), and a request may ask for four times as much.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from reslab.ltx2._checkpoint._configs import components as component_names
 from reslab.ltx2._checkpoint._configs import config
 from reslab.ltx2._variants import Variant
 
-#: Pixels of a side: four times the 2048 that positions are fractions of.
+#: Largest side in pixels: four times 2048, of which positions are fractions.
 MAX_SIDE = 8192
-#: Seconds of a video: four times the 20 that positions are fractions of.
+#: Longest video in seconds: four times 20, of which positions are fractions.
 MAX_SECONDS = 80
-#: Tokens of a video: 20 s of 3840×2176 at 24 frames a second are 497,760.
+#: Most tokens of a video: 20 s of 3840×2176 at 24 frames a second are 497,760.
 MAX_TOKENS = 2**19
-#: Frames a second: the clock of an mp4 file counts milliseconds.
+#: Most frames a second: the clock of an mp4 file counts milliseconds.
 MAX_FRAME_RATE = 1000
-#: Denoising steps: `num_train_timesteps` of the released schedulers.
+#: Most denoising steps: `num_train_timesteps` of the released schedulers.
 MAX_STEPS = 1000
 
 _NORM_GROUPS = 32  # of the latent upsampler's GroupNorm: diffusers 0.42.1, `pipelines/ltx2/latent_upsampler.py`
 
 
-class Least(NamedTuple):
-    """The least size that the video decoder can make, and what it is less than where it is smaller."""
+class LeastSize(NamedTuple):
+    """Hold the least size that the video decoder can make.
+
+    `why` completes the sentence "… is less than" in an error.
+    """
 
     width: int = 1
     height: int = 1
@@ -44,21 +47,21 @@ class Least(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a composition allows.
+    """Hold the bounds of a pipeline's requests.
 
     Attributes:
         variant: The model's variant.
         stages: "one" or "two".
-        registers: What the sequence length divides by: the connectors' learnable registers.
-        positions: Tokens of a prompt at most: what the connectors' positions are fractions of.
-        depth: Transformer blocks.
-        least: Width, height and frames that the video decoder needs at least.
+        registers: The number of the connectors' learnable registers, of which a sequence length is a multiple.
+        positions: The most tokens of a prompt, of which the connectors' positions are fractions.
+        depth: The number of transformer blocks.
+        least: The least width, height and number of frames that the video decoder can make.
         upsampler_channels: Channels in each group of the latent upsampler's normalisation; 0 where there is none.
-        stg: Whether video or sound is guided by perturbed blocks.
-        stg_blocks: Those blocks.
+        stg: Whether perturbed blocks guide video or sound.
+        stg_blocks: The perturbed blocks.
         perturbs: Whether the transformer can be perturbed.
-        scheduler: What makes the sigmas of the first stage; None where the variant has its own.
-        tile: Width and height in pixels of the tiles that the user set, where the decoder cannot make them.
+        scheduler: The scheduler that makes the sigmas of the first stage; None where the variant has its own.
+        tile: The side in pixels of tiles that the user set and the decoder cannot make; None where there are none.
     """
 
     variant: Variant
@@ -66,7 +69,7 @@ class Limits:
     registers: int
     positions: int
     depth: int
-    least: Least
+    least: LeastSize
     upsampler_channels: int
     stg: bool = False
     stg_blocks: tuple[int, ...] = ()
@@ -76,17 +79,17 @@ class Limits:
 
     @property
     def multiple(self) -> int:
-        """What width and height divide by: for two stages twice a latent, since the first runs at half size."""
+        """Return the number of which width and height are multiples: 64 where the first stage runs at half size."""
         return 64 if self.stages == "two" else 32
 
     @classmethod
     def released(cls, variant: Variant, *, stages: str) -> Limits:
-        """Read the limits of a variant at its released size from configurations alone."""
+        """Return the limits of a variant at its released size, from configurations alone."""
         return cls(**_of_configs({name: config(variant.name, name) for name in _read(variant)}, variant, stages))
 
     @classmethod
     def of(cls, components: Mapping[str, Any], *, variant: Variant, stages: str) -> Limits:
-        """Read from the components what the variant leaves open."""
+        """Return the limits of a pipeline with these components."""
         configs = {name: components[name].config for name in _read(variant) if name in components}
         guiders = components["guider"], components["audio_guider"]
         return cls(
@@ -99,7 +102,7 @@ class Limits:
         )
 
     def most_frames(self, frame_rate: float) -> int:
-        """Return how many frames last no longer than a video may, of the form 8k+1."""
+        """Return the most frames, of the form 8k+1, that a video at this frame rate may have."""
         return max(1, (math.floor(MAX_SECONDS * frame_rate) - 1) // 8 * 8 + 1)
 
 
@@ -123,9 +126,9 @@ def _of_configs(configs: Mapping[str, Mapping[str, Any]], variant: Variant, stag
 
 
 def least_latents(vae_config: Mapping[str, Any]) -> int:
-    """Return how many latents wide and high a picture, or a tile of it, has to be for a video VAE to decode it.
+    """Return the least width and height, in latents, of a picture or tile that a video VAE can decode.
 
-    A convolution of width 3 that pads by reflection copies the neighbour of each border: it needs two.
+    A convolution of width 3 that pads by reflection copies the neighbour of each border, so it needs two latents.
 
     >>> least_latents(config("LTX-2", "vae")), least_latents(config("LTX-2.3", "vae"))
     (2, 1)
@@ -133,18 +136,18 @@ def least_latents(vae_config: Mapping[str, Any]) -> int:
     return 2 if vae_config["decoder_spatial_padding_mode"] == "reflect" else 1
 
 
-def _least_of_padding(vae_config: Mapping[str, Any], variant: Variant) -> Least:
+def _least_of_padding(vae_config: Mapping[str, Any], variant: Variant) -> LeastSize:
     least = least_latents(vae_config)
     if least == 1:
-        return Least()
+        return LeastSize()
     side = least * vae_config["spatial_compression_ratio"]
     why = f"the {side} pixels that {variant.name}'s video decoder needs, which pads by reflection"
-    return Least(side, side, 1, why)
+    return LeastSize(side, side, 1, why)
 
 
-def _least_of_windows(decoder: Mapping[str, Any]) -> Least:
+def _least_of_windows(decoder: Mapping[str, Any]) -> LeastSize:
     width, height, frames = least_size(decoder)
-    return Least(width, height, frames, "a window of the video decoder, {least}")
+    return LeastSize(width, height, frames, "a window of the video decoder, {least}")
 
 
 def least_size(decoder_config: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -155,7 +158,7 @@ def least_size(decoder_config: Mapping[str, Any]) -> tuple[int, int, int]:
     """
     scale, rows, columns = decoder_config["spatial_compression_ratio"], 1, 1
     width = height = 0
-    # earlier windows are of fewer frames than are put at the end
+    # earlier stages' windows have fewer frames than the decoder appends at the end, so the last stage's alone counts
     frames, *_ = last = decoder_config["decoder_stage5_kernel"]
     for (_, high, wide), (_, up, across) in zip(
         (*decoder_config["decoder_stage_kernels"], last),
@@ -168,15 +171,16 @@ def least_size(decoder_config: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def fitting_stride(latents: int, *, tile: int, stride: int, least: int) -> int | None:
-    """Return the longest stride up to `stride` at which no tile of a side is narrower than `least`, all in latents.
+    """Return the longest stride, at most `stride`, that leaves no tile of a side narrower than `least`; all in latents.
 
-    A side of 29 latents in tiles of 16, 14 apart, would end in a tile of one; 13 apart it ends in one of three.
+    A side of 29 latents in tiles of 16 at a stride of 14 would end in a tile of one latent; at 13 it ends in three.
 
     >>> fitting_stride(28, tile=16, stride=14, least=2), fitting_stride(29, tile=16, stride=14, least=2)
     (14, 13)
     >>> fitting_stride(3, tile=1, stride=1, least=2)
 
-    None where there is no such stride.
+    Returns:
+        The stride, or None where every stride leaves a tile that is too narrow.
     """
     if min(tile, latents) < least:
         return None
@@ -184,7 +188,7 @@ def fitting_stride(latents: int, *, tile: int, stride: int, least: int) -> int |
 
 
 def _impossible_tile(vae: Any) -> int | None:
-    """Return the side in pixels of tiles that the user set and no stride makes wide enough, if they are."""
+    """Return the side in pixels of the user's tiles that are too narrow for any stride; None where there are none."""
     least, scale = least_latents(vae.config), vae.config.spatial_compression_ratio
     sides = (
         (vae.tile_sample_min_width, vae.tile_sample_stride_width),

@@ -1,6 +1,6 @@
 """The rules for the size of a video, each with the nearest size that the model can make.
 
-They need no torch: a rehearsal is refused by them before a model is built.
+The rules need no torch, so that a rehearsal is refused before torch is imported and a model is built.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from reslab.ltx2._pipeline._legal_numbers import is_count, is_number, is_whole, nearest_legal
 from reslab.ltx2._pipeline._limits import MAX_FRAME_RATE, MAX_SECONDS, MAX_SIDE, MAX_STEPS, MAX_TOKENS, Limits
-from reslab.ltx2._pipeline._numbers import is_count, is_number, is_whole, nearest
 from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, AudioShape
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
@@ -18,7 +18,7 @@ Rule = Callable[[Mapping[str, Any], Limits], Iterator[str]]
 
 
 def check_size(variant: Variant, stages: str, **values: Any) -> None:
-    """Raise one `PipelineError` naming every rule of size that a request for the released model breaks.
+    """Check the size of a request for the released model; one `PipelineError` names every rule that it breaks.
 
     >>> from reslab.ltx2 import variant
     >>> check_size(variant("LTX-2.3"), "two", width=1280, height=720)
@@ -29,7 +29,7 @@ def check_size(variant: Variant, stages: str, **values: Any) -> None:
 
 
 def require(rules: tuple[Rule, ...], values: Mapping[str, Any], limits: Limits) -> None:
-    """Raise one `PipelineError` naming every one of these rules that the request breaks."""
+    """Check a request against rules; one `PipelineError` names every rule that it breaks."""
     problems = [problem for rule in rules for problem in rule(values, limits)]
     if problems:
         raise PipelineError(
@@ -38,7 +38,7 @@ def require(rules: tuple[Rule, ...], values: Mapping[str, Any], limits: Limits) 
 
 
 def size_of(values: Mapping[str, Any], limits: Limits) -> tuple[int, int, int] | None:
-    """Return width, height and frames of a request, the defaults filled in; None where one of them breaks a rule."""
+    """Return width, height and frames of a request, with defaults filled in; None where one of them breaks a rule."""
     if any(True for rule in (_sides, _frames) for _ in rule(values, limits)):
         return None
     width, height = limits.variant.size(limits.stages)
@@ -52,7 +52,7 @@ def size_of(values: Mapping[str, Any], limits: Limits) -> tuple[int, int, int] |
 
 
 def tokens_of(width: int, height: int, num_frames: int) -> int:
-    """Return the tokens of a video; a size that is no multiple counts its whole latents."""
+    """Return the tokens of a video; of a size that is no multiple, only whole latents count."""
     frames = (num_frames - 1) // TEMPORAL_COMPRESSION + 1
     return frames * (width // SPATIAL_COMPRESSION) * (height // SPATIAL_COMPRESSION)
 
@@ -63,7 +63,7 @@ def _sides(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
         size = values.get(name)
         if size is None:
             continue
-        best = nearest(size, multiple, least=least, most=MAX_SIDE)
+        best = nearest_legal(size, multiple, least=least, most=MAX_SIDE)
         if not is_whole(size):
             yield f"{name}={size!r} is not a whole number of pixels{best}."
         elif size > MAX_SIDE:
@@ -80,7 +80,7 @@ def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
     if frames is None:
         return
     most = limits.most_frames(_rate(values, limits) or limits.variant.frame_rate)
-    best = nearest(frames, TEMPORAL_COMPRESSION, 1, least=least, most=most)
+    best = nearest_legal(frames, TEMPORAL_COMPRESSION, 1, least=least, most=most)
     if not is_whole(frames):
         yield f"num_frames={frames!r} is not a whole number of frames{best}."
     elif frames < 1 or frames % TEMPORAL_COMPRESSION != 1:
@@ -90,7 +90,7 @@ def _frames(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 
 def _rate(values: Mapping[str, Any], limits: Limits) -> float | None:
-    """The frames a second of a request, or None where they are none."""
+    """Return the frame rate of a request; None where it is not a legal one."""
     rate = values.get("frame_rate")
     if rate is None:
         return limits.variant.frame_rate
@@ -146,7 +146,7 @@ def _tokens(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 
 def _upsampled(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    """A normalisation that has one value in each group has nothing to normalise, and torch refuses it."""
+    """Refuse a size that leaves the upsampler's normalisation one value in each group, as torch does."""
     size = size_of(values, limits)
     if size is not None and limits.upsampler_channels == 1 and tokens_of(size[0] // 2, size[1] // 2, size[2]) == 1:
         yield (

@@ -1,14 +1,13 @@
-"""The stages of LTX-2 up to denoising that are not diffusers' blocks: checking, halving, switching, keeping the noise.
+"""The stages of LTX-2 that are not diffusers' blocks alone, from checking the request to the finished `Video`.
 
-No model mathematics is here. `_compose` puts these and diffusers' blocks in order; `_upsample` and `_decoding` have
-the stages after denoising.
+Before denoising: check the request, halve the size, set the LoRA's strength, write sigmas, and keep the generator's
+state for the image. Between the two denoising stages: upsample the latents and convert them to the form that the second
+stage takes. At the end: decode to pixels and a waveform, in tiles where due, and copy both to host memory.
 
-The bridge between the two denoising stages: the latent upsampler, and latents in the form that each side takes.
+No model mathematics is here: diffusers' own functions convert tensors. `_stage_groups` puts these stages and diffusers'
+blocks in order.
 
-No model mathematics is here: tensors are handed from one convention to the other by diffusers' own functions.
 Axes: B videos, C channels, F latent frames, H and W latent rows and columns, L audio latents, M latent mel bins.
-
-Decoding: latents to pixels and a waveform, put together on the host as a `Video`.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab.ltx2._checkpoint import _lora
 from reslab.ltx2._pipeline._limits import Limits, fitting_stride, least_latents
-from reslab.ltx2._pipeline._rules import check_request
+from reslab.ltx2._pipeline._request_rules import check_request
 from reslab.ltx2._variants import MAX_SEQUENCE_LENGTH, Variant
 from reslab.ltx2._video import Video
 from reslab.stages import BlockStage, Choice, Signature, Stage
 
 
 class InputValidationStage(Stage):
-    """Check the request against the rules of the model, and fill in what it leaves open from the variant."""
+    """Check the request against the rules of the model, and fill in the variant's defaults."""
 
     writes = (
         "prompt",
@@ -51,7 +50,7 @@ class InputValidationStage(Stage):
         self.variant, self.stages = variant, stages
 
     def check(self, values: Mapping[str, Any], components: Mapping[str, Any]) -> None:
-        """Raise `PipelineError` naming every rule that the request breaks."""
+        """Check a request; one `PipelineError` names every rule that it breaks."""
         check_request(values, Limits.of(components, variant=self.variant, stages=self.stages))
 
     def run(
@@ -71,26 +70,25 @@ class InputValidationStage(Stage):
         seed: SupportsIndex | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Any]:
-        """Return the request made complete.
+        """Return the request with every default filled in.
 
         Args:
-            prompt: What the video should show.
-            negative_prompt: What it should not; read by guided variants only.
+            prompt: A description of the video.
+            negative_prompt: A description of content to avoid; only guided variants read it.
             image: A PIL image or a uint8 array (height, width, 3) that becomes the first frame.
-            image_strength: How firmly the first frame is held, from 0 to 1; by default 1.
-            image_crf: H.264 quality at which the image is compressed first, as in training: 51 is the coarsest, 0
+            image_strength: The weight of the image in the first frame, from 0 to 1; by default 1.
+            image_crf: The H.264 quality at which the image is compressed first, as in training: 51 is the coarsest, 0
                 leaves it as it is, None takes the model's.
-            width: Pixels, a multiple of 64 (32 in one stage); at most 8192; by default, as for what follows, the
-                variant's.
+            width: Pixels, a multiple of 64 (32 in one stage), at most 8192; by default the variant's.
             height: Pixels, as for `width`.
-            num_frames: Frames, 8k+1, of at most 80 seconds.
-            frame_rate: Frames a second, at most 1000.
-            motion_speed: How fast things move against real time, from 0.01 to 100; read by diffusers' denoising.
-            num_inference_steps: Denoising steps of the first stage, from 2 to 1000.
-            max_sequence_length: Tokens the prompt is padded to, a multiple of the connectors' registers; 1024.
-            seed: Where the noise starts, from 0 to 2⁶⁴−1; a new one in each run where neither it nor `generator` is
-                given.
-            generator: A generator to draw the noise from, instead of a seed.
+            num_frames: Frames, 8k+1, of at most 80 seconds; by default the variant's.
+            frame_rate: Frames a second, at most 1000; by default the variant's.
+            motion_speed: The speed of motion relative to real time, from 0.01 to 100; diffusers' denoising reads it.
+            num_inference_steps: Denoising steps of the first stage, from 2 to 1000; by default the variant's.
+            max_sequence_length: The length in tokens to which the prompt is padded, a multiple of the connectors'
+                registers; by default 1024.
+            seed: The seed of the noise, from 0 to 2⁶⁴−1; without it and `generator` each run draws a new one.
+            generator: A generator that draws the noise, in place of a seed.
         """
         variant = self.variant
         usual_width, usual_height = variant.size(self.stages)
@@ -112,7 +110,7 @@ class InputValidationStage(Stage):
 
 
 def _generator(seed: SupportsIndex | None) -> torch.Generator:
-    """A generator on the CPU: the same noise whatever device the model runs on."""
+    """Return a generator on the CPU, whose noise is the same whatever device the model runs on."""
     generator = torch.Generator()
     if seed is None:
         generator.seed()
@@ -133,7 +131,7 @@ class LTX2HalveResolutionStage(Stage):
 class LTX2LoRASwitchStage(Stage):
     """Set the strength at which the distilled LoRA is added to the transformer; 0 leaves it out.
 
-    It is added on the fly, unless a residency runs what has the LoRA on with a merged copy of the transformer instead.
+    The LoRA is added on the fly, unless a residency runs the stages that have it on with a merged transformer.
     """
 
     components = ("transformer",)
@@ -147,7 +145,7 @@ class LTX2LoRASwitchStage(Stage):
 
 
 class LTX2SigmaPreparationStage(Stage):
-    """Write the sigmas of the first stage: the variant's own, or evenly spaced ones for the scheduler to shift."""
+    """Write the sigmas of the first stage: the variant's own, or evenly spaced ones that the scheduler shifts."""
 
     writes = ("sigmas",)
 
@@ -160,7 +158,7 @@ class LTX2SigmaPreparationStage(Stage):
 
 
 class LTX2AVLatentPreparationStage(BlockStage):
-    """Prepare the latents without an image, keeping the generator so that the image stage draws the same noise."""
+    """Prepare latents without an image, and keep the generator's state for the image stage to draw the same noise."""
 
     def signature(self, available: Collection[str] = ()) -> Signature:
         own = super().signature(available)
@@ -177,7 +175,7 @@ class LTX2AVLatentPreparationStage(BlockStage):
 
 
 class LTX2AVDenoisingStage(Choice):
-    """Denoise video and audio together; `base_only` first switches off a LoRA that another pipeline left on."""
+    """Denoise video and audio together; with `base_only` switch off a LoRA first that another pipeline left on."""
 
     def __init__(self, trigger: str, *, present: Stage, absent: Stage, base_only: bool) -> None:
         super().__init__(trigger, present=present, absent=absent, stage_class=type(self).__name__)
@@ -196,11 +194,11 @@ class LTX2AVDenoisingStage(Choice):
 
 
 class LTX2UpsampleStage(Stage):
-    """Double the width and height of the video latents, and hand both latents over in the form the second stage takes.
+    """Double width and height of the video latents, and convert both latents to the form that the second stage takes.
 
     The upsampler works on de-normalised latents (B, C, F, H, W). The second stage takes video in that form and audio as
-    de-normalised (B, C, L, M): it normalises audio whatever its rank, so packed, normalised audio would be a silent
-    error.
+    de-normalised (B, C, L, M). It normalises audio of any rank, so packed, normalised audio would be normalised twice
+    without an error.
     """
 
     components = ("latent_upsampler", "vae", "audio_vae", "transformer")
@@ -246,16 +244,16 @@ def denormalised_audio(audio_latents: torch.Tensor, audio_num_frames: int, audio
 
 
 class LTX2AVDecodingStage(BlockStage):
-    """Decode video and audio, tiled where that is due, and put them together on the host.
+    """Decode video and audio, in tiles where that is due, and put them together in host memory.
 
-    LTX-2.3's sound passes two networks: a vocoder, and one that extends its bandwidth. As diffusers and the released
-    configuration have it, what passes between them is not limited; Lightricks' code cuts it to ±1, which is audible
-    where it is louder. `vocoder.vocoder.final_act_fn = "clamp"` does the same here.
+    LTX-2.3's sound passes two networks: a vocoder, and one that extends its bandwidth. diffusers and the released
+    configuration do not limit the waveform between the two; Lightricks' code cuts it to ±1, which is audible where it
+    is louder. `vocoder.vocoder.final_act_fn = "clamp"` does the same here.
 
     Args:
         blocks: diffusers' video and audio decoders.
-        decoder: The component that decodes video.
-        tile_above_pixels: Pixels × frames above which it decodes in tiles; below, as the user set it.
+        decoder: The name of the component that decodes video.
+        tile_above_pixels: Pixels × frames above which the decoder works in tiles; below, as the user set it.
         untrained: Whether the weights are random, so that the result is noise by design.
     """
 
@@ -288,9 +286,9 @@ class LTX2AVDecodingStage(BlockStage):
 
 @contextmanager
 def tiled(decoder: Any, due: bool, *, width: int = 0, height: int = 0) -> Iterator[None]:
-    """Let a video decoder work in tiles where that is due, then be set as it was.
+    """Set a video decoder to tiles where they are due, and restore its settings at the end.
 
-    Tiles of a decoder that pads by reflection overlap a little more where the last would be too narrow for it.
+    Where a decoder pads by reflection and its last tile would be too narrow, its tiles overlap a little more.
     """
     wanted = {"use_tiling": decoder.use_tiling or due, **_strides(decoder, width=width, height=height)}
     before = {name: getattr(decoder, name) for name in wanted}
@@ -307,7 +305,7 @@ def _set(decoder: Any, values: dict[str, Any]) -> None:
 
 
 def _strides(decoder: Any, **sides: int) -> dict[str, int]:
-    """The strides in pixels that have to move for a picture of these sides, by the decoder's names for them."""
+    """Return the strides in pixels that differ from the decoder's for a picture of these sides, by attribute name."""
     least = least_latents(decoder.config) if "decoder_spatial_padding_mode" in decoder.config else 1
     scale, moved = decoder.config.spatial_compression_ratio, {}
     for side, pixels in sides.items():

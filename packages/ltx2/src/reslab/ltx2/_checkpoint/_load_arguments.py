@@ -1,9 +1,9 @@
-"""What `load` is called with, checked before a file is opened or the Hub is asked.
+"""Checks of `load`'s arguments, made before a file is opened or the Hub is reached, and of its plan.
 
-What a plan asks of loading: which weights stay in their files, and that it is a plan for this model.
+    check_load_plan(plan, components)
+    leaves_in_files(plan, "text_encoder")       # True where the plan has it on disk or resident
 
-check_load_plan(plan, components)
-leaves_in_files(plan, "text_encoder")       # on disk, or resident: the host needs none of it, at least not all
+`leaves_in_files` is the rule for a plan: weights that do not all wait in host memory stay in their files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 def check_arguments(
     source: Any, *, name: Any, dtype: Any, device: Any, revision: Any, latent_upsampler: Any, lora: Any, two_stage: bool
 ) -> None:
-    """Check the kinds of `load`'s arguments; a ValueError names the one that is none, and what it can be."""
+    """Check the types of `load`'s arguments; a ValueError names the wrong one and its legal values."""
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f'load takes a folder, a Hub id or "tiny", got {source!r}.')
     if name is not None:
@@ -40,7 +40,7 @@ def check_arguments(
         if not isinstance(given, str | os.PathLike | None):
             raise ValueError(f"{key}={given!r} is no path; give a {'folder' if key != 'lora' else 'file'}'s.")
         if given is not None and not two_stage:
-            raise ValueError(f"{key} is for two stages, which two_stage=False leaves out; leave one of the two away.")
+            raise ValueError(f"{key} is for two stages, which two_stage=False leaves out; leave one of the two out.")
 
 
 def _check_variant(name: Any) -> None:
@@ -60,7 +60,7 @@ def _check_device(device: Any) -> None:
 
 
 def check_lora_use(found: Variant, *, given: bool) -> None:
-    """Check that a LoRA that the user gives has a stage to be switched on in; a ValueError says that it has none."""
+    """Check that a given LoRA has a use: a ValueError says that a distilled variant switches none on."""
     if given and found.is_distilled:
         base = variant(found.name.removesuffix(" distilled"))
         raise ValueError(
@@ -70,15 +70,15 @@ def check_lora_use(found: Variant, *, given: bool) -> None:
 
 
 def leaves_in_files(plan: Plan | None, component: str) -> bool:
-    """Tell whether a plan needs a component's weights nowhere in host memory, at least not all of them.
+    """Tell whether a component's weights stay in their files, because a plan needs none or few of them in host memory.
 
     >>> plan = Plan.of({"text_encoder": "disk", "transformer": "layerwise"})
     >>> [leaves_in_files(plan, name) for name in ("text_encoder", "transformer", "vae")]
     [True, False, True]
 
     Args:
-        plan: The plan; without one all is loaded.
-        component: Its name.
+        plan: The plan; without one all weights are loaded.
+        component: The component's name.
     """
     if plan is None:
         return False
@@ -88,10 +88,10 @@ def leaves_in_files(plan: Plan | None, component: str) -> bool:
 
 
 def check_load_plan(plan: Any, components: Collection[str]) -> None:
-    """Refuse what is no plan, or places what the model does not have.
+    """Check that `plan` is a plan, and that it places only components that the model has.
 
     Raises:
-        PlanError: Naming what is wrong, and what to give.
+        PlanError: It is no plan, or it places an unknown component.
     """
     if not isinstance(plan, Plan):
         raise PlanError(

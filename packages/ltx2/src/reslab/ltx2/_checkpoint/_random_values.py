@@ -1,13 +1,12 @@
-"""Random values for models without weights: equal blocks share one storage, so that 35 GiB take 1.5 in memory.
+"""Random values for models without weights.
 
     materialized(transformer, torch.Generator().manual_seed(0), "cpu")      # a copy; the transformer stays on meta
 
-On an accelerator every weight has memory of its own, as a loaded one has.
+On the CPU equal blocks share one storage, so that 35 GiB of weights take 1.5 GiB of host memory. On an accelerator
+every weight has memory of its own, like a loaded one.
 
-The tables that a released vocoder stores as buffers: a windowed Fourier transform and a bank of mel filters.
-
-Its bandwidth extension reads a spectrogram through them. No constructor computes them, so a model that was built
-without a checkpoint has to be given them.
+A released vocoder stores two tables as buffers that no constructor computes: a windowed Fourier transform and a bank of
+mel filters, through which its bandwidth extension reads a spectrogram. `fourier_basis` and `mel_basis` compute them.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from reslab.ltx2._checkpoint._align import aligned_copy, aligned_empty, boundary
 
 @torch.no_grad()
 def materialized(part: Any, generator: torch.Generator, device: torch.device | str) -> Any:
-    """A copy of a component with random values; a tokenizer or a scheduler is copied as it is."""
+    """Return a copy of a component with random values; a tokenizer or a scheduler is copied as it is."""
     part = copy.deepcopy(part)
     if not isinstance(part, torch.nn.Module):
         return part
@@ -48,7 +47,7 @@ def materialized(part: Any, generator: torch.Generator, device: torch.device | s
 
 
 def with_shared_paths(part: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
-    """Every module with a path that members of a list have in common where their weights have the same shapes."""
+    """Yield every module with its path; members of a list whose weights have equal shapes share one path."""
     yield prefix, part
     kinds: dict[Any, int] = {}
     for place, (name, child) in enumerate(part.named_children()):
@@ -59,7 +58,7 @@ def with_shared_paths(part: torch.nn.Module, prefix: str = "") -> Iterator[tuple
 
 
 def _values(owner: torch.nn.Module, name: str, like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draw a weight: matrices keep the variance of what passes through, biases lie around 0, scales around 1."""
+    """Draw a weight: matrices keep the variance of their input, biases lie around 0, scales around 1."""
     tensor = aligned_empty(like, device="cpu", boundary=boundary("cpu"))
     if like.ndim > 1:
         spread, centre = math.sqrt(3 / like[0].numel()), 0.0
@@ -69,12 +68,12 @@ def _values(owner: torch.nn.Module, name: str, like: torch.Tensor, generator: to
 
 
 def _placed(values: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """On the CPU the same memory, elsewhere a copy of its own."""
+    """Return the values themselves on the CPU, where blocks share them, and a copy on any other device."""
     return values if torch.device(device).type == "cpu" else aligned_copy(values, device=device)
 
 
 def _buffer_values(name: str, buffer: torch.Tensor) -> torch.Tensor:
-    """The numbers of a buffer: what the module computed, else the tables that a release stores."""
+    """Return the values of a buffer: a released table where no constructor computes it, else the module's own."""
     if name.endswith(("forward_basis", "inverse_basis")):
         return fourier_basis(buffer.shape[-1])
     if name.endswith("mel_basis"):
@@ -83,7 +82,7 @@ def _buffer_values(name: str, buffer: torch.Tensor) -> torch.Tensor:
 
 
 def lora_values(lora: Any, generator: torch.Generator, device: torch.device | str) -> dict[str, torch.Tensor]:
-    """Random values of a LoRA, equal layers of all blocks sharing one storage."""
+    """Return random values of a LoRA; on the CPU equal layers of all blocks share one storage."""
     values: dict[str, torch.Tensor] = {}
     state = {}
     for key, like in lora.items():

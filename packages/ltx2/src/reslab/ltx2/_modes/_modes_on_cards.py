@@ -1,11 +1,11 @@
-"""Device modes on cards that are not here: what each needs of one, and on which of them the resident mode fits.
+"""Device modes on cards from the catalogue: what each mode needs, and on which cards the resident mode fits.
 
-    mode_bounds(rehearsal, residency.device("H100"))        # a row a mode: moved, held, and how long it takes
+    mode_bounds(rehearsal, residency.device("H100"))        # a row for each mode: bytes moved and held, and the time
     cases = {"H200": (residency.device("H200"), {}), "a slice": (residency.device("H200", memory="71 GiB"), {})}
     fits = resident_fits("LTX-2.3", rehearsal, cases)
     fits_chart(fits)
 
-One predicate decides here, by bytes; the reference asks a name and round numbers, and is shown beside it.
+`fits_resident` decides by bytes; beside it stands the reference, which decides by a card's name and round numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.ltx2._modes._modes import device_mode, fits_resident
+from reslab.ltx2._modes._device_modes import device_mode, fits_resident
 from reslab.ltx2._modes._reference import reference_decision
 from reslab.profiler import BARE_AXIS, GIB, PALETTE, Figure
 from reslab.residency import DeviceSpec, Rehearsal, bounds
@@ -23,10 +23,10 @@ from reslab.residency import DeviceSpec, Rehearsal, bounds
 FITS: Mapping[str, Any] = {
     "case": pl.String,
     "free_bytes": pl.Int64,
-    "needed_bytes": pl.Int64,  # by the resident mode, slack of the allocator included
+    "needed_bytes": pl.Int64,  # needed by the resident mode, the allocator's slack included
     "fits": pl.Boolean,
-    "auto": pl.String,  # what auto decides
-    "reference": pl.String,  # what the reference decides
+    "auto": pl.String,  # the mode that auto chooses
+    "reference": pl.String,  # the mode that the reference chooses
     "reference_fits": pl.Boolean,
 }
 BOUNDS: Mapping[str, Any] = {
@@ -34,7 +34,7 @@ BOUNDS: Mapping[str, Any] = {
     "transformer": pl.String,  # its placement
     "moved_gib": pl.Float64,  # to the device, for one video
     "peak_gib": pl.Float64,  # on the device, activations included
-    "host_gib": pl.Float64,  # of host memory, for what waits there
+    "host_gib": pl.Float64,  # host memory for weights that wait there
     "floor_s": pl.Float64,
     "ceiling_s": pl.Float64,
     "fits": pl.Boolean,
@@ -48,16 +48,17 @@ def mode_bounds(
     modes: Iterable[str] = ("original", "snapshot", "resident"),
     settings: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
-    """Return a row a mode: what it needs of a card, and what a video takes at least, and if nothing overlaps.
+    """Return, for each mode, what it needs of a card and the bounds of a video's time.
 
     Args:
-        rehearsal: Of the run.
+        rehearsal: The rehearsal of the run.
         card: The device.
-        modes: Keys of `MODES`.
-        settings: What a person set, as for `device_mode`.
+        modes: Values of `DeviceMode`.
+        settings: The user's settings, as for `device_mode`.
 
     Returns:
-        The columns of `BOUNDS`.
+        A row for each mode, with the columns of `BOUNDS`. The floor is the least time that a video can take, the
+        ceiling its time if nothing overlaps.
     """
     rows = []
     for mode in modes:
@@ -73,15 +74,15 @@ def mode_bounds(
 def resident_fits(
     variant: str, rehearsal: Rehearsal, cases: Mapping[str, tuple[DeviceSpec, Mapping[str, Any]]]
 ) -> pl.DataFrame:
-    """Return a row a case: what the resident mode needs there, whether it fits, what auto and the reference decide.
+    """Return, for each case, whether the resident mode fits and which mode auto and the reference choose.
 
     Args:
         variant: The model's name, for the reference's rules.
-        rehearsal: Of the run.
-        cases: By label, a device and what a person set.
+        rehearsal: The rehearsal of the run.
+        cases: A device and the user's settings for it, by label.
 
     Returns:
-        The columns of `FITS`.
+        A row for each case, with the columns of `FITS`.
     """
     rows = [_row(label, variant, rehearsal, *case) for label, case in cases.items()]
     return pl.DataFrame(rows, schema=dict(FITS), orient="row")
@@ -93,16 +94,16 @@ def _row(
     fit = fits_resident(rehearsal, card, settings=settings)
     auto = device_mode("auto", rehearsal, device=card, settings=settings).name.removeprefix("auto: ")
     theirs = reference_decision(variant, card, explicit=[*settings])
-    plan = theirs.plan(rehearsal).decide(settings, why="a person placed it")
+    plan = theirs.plan(rehearsal).decide(settings, why="the user placed it")
     memory = bounds(rehearsal, plan, card).memory
     return (label, fit.free_bytes, fit.needed_bytes, fit.fits, auto, theirs.mode, memory.fits_device)
 
 
 def fits_chart(fits: pl.DataFrame) -> Figure:
-    """Draw a bar a case, as long as what the resident mode needs, and a mark at what is free.
+    """Draw the memory that the resident mode needs as a bar for each case, and the free memory as a mark.
 
     Args:
-        fits: What `resident_fits` returns.
+        fits: The frame that `resident_fits` returns.
     """
     import altair as alt  # takes two seconds
 

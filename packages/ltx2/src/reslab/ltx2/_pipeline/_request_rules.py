@@ -1,8 +1,8 @@
-"""The rules of LTX-2 that a request must keep, each with the nearest legal value.
+"""The rules that a request for LTX-2 must keep, each with the nearest legal value.
 
-diffusers declares none of these and rounds, ignores or computes NaN in silence; `tests/ltx2/test_rules.py` shows what
-it would have done for each. They are checked by the first stage before anything runs. Those of size are in
-`_size_rules`, and what the model allows in `_limits`.
+diffusers declares none of these rules: it rounds, ignores or computes NaN without a message, as
+`tests/ltx2/test_rules.py` shows for each. The first stage checks them before anything runs. `_size_rules` has those of
+size, and `_limits` the bounds that the model sets.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 from PIL import Image
 
 from reslab.ltx2._checkpoint._checkpoint import RELEASED_DEPTH
+from reslab.ltx2._pipeline._legal_numbers import is_count, is_number, is_whole, nearest_legal
 from reslab.ltx2._pipeline._limits import MAX_STEPS, Limits
-from reslab.ltx2._pipeline._numbers import is_count, is_number, is_whole, nearest
 from reslab.ltx2._pipeline._size_rules import SIZE_RULES, Rule, require, size_of, tokens_of
 from reslab.ltx2._variants import variant
 
 MAX_SEED = 2**64 - 1  # torch.Generator.manual_seed
 MAX_CRF = 51  # H.264 with 8 bits a sample
-_HALF = re.compile("[\ud800-\udfff]")  # one of the two halves of a character beyond 16 bits, as cut texts have
+_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, half of a character beyond 16 bits, as in a text that was cut
 
 
 def check_request(values: Mapping[str, Any], limits: Limits) -> None:
-    """Raise one `PipelineError` naming every rule that the request breaks."""
+    """Check a request; one `PipelineError` names every rule that it breaks."""
     require(RULES, values, limits)
 
 
 def _schedule(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
-    """The shift grows with the tokens; where it rounds every sigma to 1, stretching them divides 0 by 0."""
+    """Refuse a request whose schedule has sigmas that are not finite."""
+    # The shift grows with the tokens; where it rounds every sigma to 1, stretching them divides 0 by 0.
     asked, size = values.get("num_inference_steps"), size_of(values, limits)
     steps = limits.variant.num_inference_steps if asked is None else asked
     if limits.scheduler is None or size is None or not (is_whole(steps) and 2 <= steps <= MAX_STEPS):
@@ -49,7 +50,7 @@ def _schedule(values: Mapping[str, Any], limits: Limits) -> Iterator[str]:
 
 
 def _has_sigmas(scheduler: Any, tokens: int, steps: int) -> bool:
-    """Tell whether a scheduler has finite sigmas for so many tokens and steps."""
+    """Tell whether a scheduler has finite sigmas for a number of tokens and steps."""
     own, even = scheduler.config, np.linspace(1.0, 1 / steps, steps)
     names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
     shift = calculate_shift(tokens, *(own[name] for name in names)) if own.use_dynamic_shifting else None
@@ -81,7 +82,7 @@ def _sequence_length(values: Mapping[str, Any], limits: Limits) -> Iterator[str]
     length = values.get("max_sequence_length")
     if length is None:
         return
-    best = nearest(length, limits.registers, most=limits.positions)
+    best = nearest_legal(length, limits.registers, most=limits.positions)
     if not (is_count(length) and length % limits.registers == 0):
         registers = f"the connectors' {limits.registers} registers"
         yield f"max_sequence_length={length!r} is not a multiple of {registers}{best}."
@@ -168,11 +169,11 @@ RULES: tuple[Rule, ...] = (
 
 
 def is_image(image: Any) -> bool:
-    """Tell whether this is one RGB image: a PIL image, or a uint8 array of shape (height, width, 3)."""
+    """Tell whether a value is one RGB image: a PIL image, or a uint8 array of shape (height, width, 3)."""
     array = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8
     return array or isinstance(image, Image.Image)
 
 
 def width_and_height(image: Image.Image | np.ndarray) -> tuple[int, int]:
-    """Return the pixels of an image, across and down."""
+    """Return width and height of an image, in pixels."""
     return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])

@@ -1,4 +1,4 @@
-"""What a download will cost, and whether it can work: data that is printed before a byte is fetched.
+"""A download as data: its files, its size, and whether disk and memory suffice. It is printed before a byte is fetched.
 
 plan = DownloadPlan(source=…, files=…, …)
 plan               # one line; in a notebook a table
@@ -16,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 from reslab.profiler import gib
 from reslab.stages.support import html_table
 
-# Of a control group (version 2), which is how a container is limited; Linux only.
+# The control group (version 2) that limits a container's memory; Linux only.
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -33,29 +33,29 @@ class FetchedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadPlan:
-    """Hold what will be fetched and what is there to hold it; all sizes in bytes."""
+    """Hold the files to fetch and the free memory and disk; all sizes in bytes."""
 
     source: str
     commit: str
     variant: str
     files: tuple[FetchedFile, ...] = field(repr=False)
-    free_disk_bytes: int  # where downloads go
-    host_memory_bytes: int  # of the weights once loaded; on an accelerator, of the largest component
+    free_disk_bytes: int  # of the disk for downloads
+    host_memory_bytes: int  # for the loaded weights; on an accelerator, for the largest component
     free_host_bytes: int
-    by_plan: bool = False  # whether a plan says what of it is loaded
+    by_plan: bool = False  # whether a plan chooses the weights to load
 
     @property
     def fetch_bytes(self) -> int:
-        """Return the bytes that are not on this machine yet."""
+        """Return the bytes to fetch: those of files that are not on this machine."""
         return sum(file.nbytes for file in self.files if not file.cached)
 
     @property
     def cached_bytes(self) -> int:
-        """Return the bytes that are here already."""
+        """Return the bytes of files that are on this machine."""
         return sum(file.nbytes for file in self.files if file.cached)
 
     def problems(self) -> list[str]:
-        """Say in a sentence each what cannot work."""
+        """Return a sentence for each resource that does not suffice."""
         found = []
         if self.fetch_bytes > self.free_disk_bytes:
             need, free = gib(self.fetch_bytes), gib(self.free_disk_bytes)
@@ -65,7 +65,7 @@ class DownloadPlan:
         return found
 
     def check(self) -> None:
-        """Raise a ValueError that names what cannot work, before anything is fetched."""
+        """Check disk and memory; a ValueError names what does not suffice."""
         if problems := self.problems():
             reasons = " ".join(problems)
             raise ValueError(f"{reasons} Nothing was fetched of {self.source!r}; free some, or load elsewhere.")
@@ -92,15 +92,15 @@ class DownloadPlan:
 
 
 def too_little_host(need_bytes: int, free_bytes: int, *, by_plan: bool) -> str | None:
-    """Say in a sentence that host memory does not suffice, and what needs less; None where it does.
+    """Return a sentence that host memory does not suffice, with a way to need less; None where it suffices.
 
     >>> too_little_host(3 * 2**30, 2**30, by_plan=True)
     'Host memory does not suffice: 3.00 GiB after loading, 1.00 GiB free; let the plan have more on disk.'
 
     Args:
-        need_bytes: What is needed.
-        free_bytes: What there is.
-        by_plan: Whether a plan says what is loaded.
+        need_bytes: The host memory that loading needs.
+        free_bytes: The free host memory.
+        by_plan: Whether a plan chooses the weights to load.
     """
     if need_bytes <= free_bytes:
         return None
@@ -113,13 +113,13 @@ def too_little_host(need_bytes: int, free_bytes: int, *, by_plan: bool) -> str |
 
 
 def free_disk_bytes(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder is on, or will be on."""
+    """Return the free bytes of the disk that holds a folder, or will hold it."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
 def free_host_bytes() -> int:
-    """Return the host memory that this process can still take: what is available, within its container's limit."""
+    """Return the host memory that this process can still take, within its container's limit."""
     available = psutil.virtual_memory().available
     limit, used = _GROUP / "memory.max", _GROUP / "memory.current"
     if limit.is_file() and limit.read_text().strip() != "max":

@@ -1,15 +1,13 @@
-"""One video made in one device mode, and several of them beside each other: frozen data, and the frame of it.
-
-Device modes, really run: what each moves, holds and takes, measured on this machine.
+"""Device modes run on this machine: the bytes that each moves and holds, and the time that a video takes.
 
     runs = compare_modes(pipe, request, link=residency.like(residency.device("H100"), rehearsal))
-    runs                                     # in a notebook: a row a mode
+    runs                                     # in a notebook: a row for each mode
     runs.frame(); runs.chart()
     run_mode("original", pipe, request, settings={"transformer.resident": 4}).profile.timeline()
 
-A mode is planned as for a card: the device's memory is not the host's, on a CPU too, where it is a second copy. Each
-is run twice. The first run finds out the calls and brings what stays; where the link is a card's ratio of copying to
-computing, it also finds out how fast computing is here. The second is what is measured: a video that follows others.
+Each mode is planned as for a card, whose memory is not the host's; on a CPU a second copy in host memory stands for
+it. Each mode makes two videos. The first finds out the calls and fetches the weights that stay; where the link is a
+card's ratio of copying to computing, it also measures how fast this machine computes. The second video is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import polars as pl
 
 from reslab import residency
 from reslab.ltx2._device import default_device
-from reslab.ltx2._modes._modes import Told, device_mode
+from reslab.ltx2._modes._device_modes import UserSettings, device_mode
 from reslab.profiler import Profile, Profiler
 from reslab.residency import DeviceSpec, Plan, PlanError, Rehearsal
 from reslab.stages import Pipeline
@@ -36,30 +34,30 @@ if TYPE_CHECKING:
 RUNS: Mapping[str, Any] = {
     "mode": pl.String,
     "transformer": pl.String,  # its placement
-    "link_bytes_per_s": pl.Int64,  # what copies were held to; null without a limit
-    "moved_bytes": pl.Int64,  # to the device, for one video; nothing is ever copied back
+    "link_bytes_per_s": pl.Int64,  # the limit of copies; null without one
+    "moved_bytes": pl.Int64,  # to the device, for one video; no weight is ever copied back
     "stays_bytes": pl.Int64,  # on the device between videos
-    "peak_bytes": pl.Int64,  # of weights on the device, slots included
-    "host_bytes": pl.Int64,  # of host memory that holds weights
+    "peak_bytes": pl.Int64,  # the peak of weights on the device, slots included
+    "host_bytes": pl.Int64,  # host memory that holds weights
     "run_ns": pl.Int64,
-    "stalled_ns": pl.Int64,  # of run_ns, in which computing waited for weights
+    "stalled_ns": pl.Int64,  # the part of run_ns in which computing waited for weights
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModeRun(Compared):
-    """One video made in one device mode.
+    """Hold one video made in one device mode, and its measurements.
 
     Attributes:
         mode: The plan's name, such as "auto: snapshot".
-        plan: Where the weights lived.
-        profile: Of the measured run.
-        result: What the pipeline returned.
-        link_bytes_per_s: What copies were held to; None without a limit.
-        moved_bytes: Copied to the device for this video; nothing is ever copied back.
-        stays_bytes: On the device when the video was done.
-        peak_bytes: Of weights on the device, at most, slots included.
-        host_bytes: Of host memory that holds weights.
+        plan: The plan in force.
+        profile: The profile of the measured run.
+        result: The pipeline's result.
+        link_bytes_per_s: The bandwidth to which copies were limited; None without a limit.
+        moved_bytes: Bytes copied to the device for this video; no weight is ever copied back.
+        stays_bytes: Weights on the device after the video.
+        peak_bytes: The peak of weights on the device, slots included.
+        host_bytes: Host memory that holds weights.
     """
 
     mode: str
@@ -74,16 +72,16 @@ class ModeRun(Compared):
 
     @property
     def run_ns(self) -> int:
-        """How long the video took."""
+        """Return the time that the video took, in nanoseconds."""
         return int(self.profile.spans.filter(pl.col("kind") == "run")["host_ns"].sum())
 
     @property
     def stalled_ns(self) -> int:
-        """For how much of that computing waited for weights."""
+        """Return the part of that time in which computing waited for weights, in nanoseconds."""
         return round(float(self.profile.transfers()["stalled_ms"].sum()) * 1e6)
 
     def row(self) -> tuple[Any, ...]:
-        """Return its row of the frame `RUNS`."""
+        """Return the run as a row with the columns of `RUNS`."""
         link = None if self.link_bytes_per_s is None else round(self.link_bytes_per_s)
         sizes = (self.moved_bytes, self.stays_bytes, self.peak_bytes, self.host_bytes)
         return (self.mode, repr(self.plan.placement("transformer")), link, *sizes, self.run_ns, self.stalled_ns)
@@ -91,22 +89,22 @@ class ModeRun(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ModeRuns:
-    """Runs of one request in several device modes, in the order in which they were made.
+    """Hold runs of one request in several device modes, in the order in which they were made.
 
     Attributes:
         runs: The runs.
-        free_bytes: What the device was taken to have free; None for no limit.
+        free_bytes: The device memory that the modes were allowed; None for no limit.
     """
 
     runs: tuple[ModeRun, ...] = ()
     free_bytes: int | None = None
 
     def frame(self) -> pl.DataFrame:
-        """Return a row a run: the columns of `RUNS`."""
+        """Return a row for each run, with the columns of `RUNS`."""
         return pl.DataFrame([run.row() for run in self.runs], schema=dict(RUNS), orient="row")
 
     def chart(self) -> Figure:
-        """Draw what each run held of the device against how long it took."""
+        """Draw each run's peak of weights on the device against its time."""
         from reslab.ltx2._modes._mode_report import modes_chart
 
         return modes_chart(self.frame(), free_bytes=self.free_bytes)
@@ -131,7 +129,7 @@ class ModeRuns:
 
 
 MODES_COMPARED = ("original", "snapshot", "resident")
-_ANY_LINK = "1 GB/s"  # a device with a link has memory of its own; the modes decide by bytes, whatever its speed
+_ANY_LINK = "1 GB/s"  # a device with a link has memory of its own; its speed does not matter, modes decide by bytes
 
 
 def compare_modes(
@@ -142,21 +140,22 @@ def compare_modes(
     rehearsal: Rehearsal | None = None,
     free_bytes: int | None = None,
     link: Any = None,
-    settings: Told = None,
+    settings: UserSettings = None,
 ) -> ModeRuns:
-    """Make one video in each device mode, all over the same link.
+    """Measure one video in each device mode, all over the same link.
 
     Args:
         pipe: A two-stage pipeline of this package.
-        request: What it is asked for.
-        modes: Keys of `MODES`.
-        rehearsal: Of the pipeline with that request; by default it is made.
-        free_bytes: What the device is taken to have free; by default nothing limits it.
-        link: As for `residency.apply`. A card's ratio becomes a bandwidth in the first mode, and all others have that.
-        settings: What a person set, as for `device_mode`.
+        request: The arguments of `pipe.run`.
+        modes: Values of `DeviceMode`.
+        rehearsal: The rehearsal of that run; by default it is made.
+        free_bytes: The device memory that the modes are allowed; by default there is no limit.
+        link: The link, as for `residency.apply`. The first mode turns a card's ratio into a bandwidth, which all other
+            modes use.
+        settings: The user's settings, as for `device_mode`.
 
     Raises:
-        PlanError: As for `run_mode`.
+        PlanError: A mode does not fit in `free_bytes`, or contradicts a setting.
     """
     known, runs = rehearsal or residency.rehearse(pipe, **request), []
     for mode in modes:
@@ -174,21 +173,21 @@ def run_mode(
     rehearsal: Rehearsal | None = None,
     free_bytes: int | None = None,
     link: Any = None,
-    settings: Told = None,
+    settings: UserSettings = None,
 ) -> ModeRun:
-    """Make two videos in one device mode, and measure the second.
+    """Make two videos in one device mode and measure the second.
 
     Args:
-        mode: A key of `MODES`.
+        mode: "original", "snapshot", "resident" or "auto"; see `DeviceMode`.
         pipe: A two-stage pipeline of this package.
-        request: What it is asked for.
-        rehearsal: Of the pipeline with that request; by default it is made.
-        free_bytes: What the device is taken to have free; by default nothing limits it.
-        link: As for `residency.apply`.
-        settings: What a person set, as for `device_mode`.
+        request: The arguments of `pipe.run`.
+        rehearsal: The rehearsal of that run; by default it is made.
+        free_bytes: The device memory that the mode is allowed; by default there is no limit.
+        link: The link, as for `residency.apply`.
+        settings: The user's settings, as for `device_mode`.
 
     Raises:
-        PlanError: The mode does not fit in `free_bytes`, or contradicts a setting; nothing was moved.
+        PlanError: The mode does not fit in `free_bytes`, or contradicts a setting; no weight was moved.
     """
     known = rehearsal or residency.rehearse(pipe, **request)
     plan = _fitting(mode, known, _as_a_card(free_bytes), settings)
@@ -215,7 +214,7 @@ def _as_a_card(free_bytes: int | None) -> DeviceSpec:
     return card if free_bytes is None else replace(card, free_bytes=free_bytes)
 
 
-def _fitting(mode: str, rehearsal: Rehearsal, card: DeviceSpec, settings: Told) -> Plan:
+def _fitting(mode: str, rehearsal: Rehearsal, card: DeviceSpec, settings: UserSettings) -> Plan:
     plan = device_mode(mode, rehearsal, device=card, settings=settings)
     limits = residency.bounds(rehearsal, plan, card)
     if not limits.fits:

@@ -1,20 +1,16 @@
-"""Find the files of a checkpoint on disk, and name what is missing or damaged before anything is loaded.
+"""Find the files of a checkpoint on disk, and name the missing or damaged ones before any is loaded.
 
-A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for each component, weights as
-safetensors, in one file or in shards with an index. Nothing is read but names, headers and sizes.
+    folder = inspect_folder(Path("folder"))
+    headers("vae", folder.parts["vae"])["latents_mean"]      # StoredTensor(shape=(128,), dtype='BF16', file=…)
+    choose_file("vae", ["diffusion_pytorch_model.bf16.safetensors"]).precision      # 'bf16'
 
-    layout = find_layout("folder")
-    headers("vae", layout.parts["vae"])["latents_mean"]      # Stored(shape=(128,), dtype='BF16', file=…)
+A checkpoint folder is in diffusers' layout: `model_index.json` and a folder for each component, with weights as
+safetensors, in one file or in shards with an index. Only names, headers and sizes are read.
 
-Which files hold the weights of a component: one, or the shards of an index, perhaps of one precision.
-
-diffusers and transformers name files alike: `<stem>.safetensors`, or `<stem>.safetensors.index.json` with shards
-beside it; saved with `variant="bf16"`, `<stem>.bf16.safetensors` and `<stem>.safetensors.index.bf16.json`. Files
-without a precision come first; where there is one precision alone, it is loaded. An index names plain files of its own
-folder and nothing else: it comes from a stranger, and what it names is opened.
-
-    choose("vae", ["diffusion_pytorch_model.bf16.safetensors"])   # Choice('diffusion_pytorch_model.bf16…', 'bf16')
-    shard_names("vae", folder / "diffusion_pytorch_model.safetensors.index.json")
+diffusers and transformers name weight files alike: `<stem>.safetensors`, or `<stem>.safetensors.index.json` with shards
+beside it; with `variant="bf16"`, `<stem>.bf16.safetensors` and `<stem>.safetensors.index.bf16.json`. Files without a
+precision in their name come first; where all have one precision, they are loaded. An index may only name plain files
+of its own folder: it may come from an untrusted source, and the files that it names are opened.
 """
 
 from __future__ import annotations
@@ -27,8 +23,8 @@ from typing import Any, NamedTuple
 
 from reslab.ltx2._checkpoint._checkpoint import LORA_FILE, MARK_FILE
 from reslab.ltx2._checkpoint._configs import COMPONENTS
-from reslab.ltx2._checkpoint._headers import FLOATS, read_header, read_json
-from reslab.ltx2._checkpoint._small import check_tokenizer_files
+from reslab.ltx2._checkpoint._file_headers import FLOATS, StoredTensor, read_header, read_json
+from reslab.ltx2._checkpoint._small_models import check_tokenizer_files
 from reslab.ltx2._variants import variants
 from reslab.stages.support import freeze
 
@@ -36,21 +32,13 @@ INDEX = "model_index.json"
 UPSAMPLER = "latent_upsampler"
 REQUIRED = tuple(name for name in COMPONENTS if name != UPSAMPLER)
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler")
-# Counters that older releases stored as buffers, and newer ones compute.
+# The ending of counters that older releases stored as buffers; newer ones compute them.
 COMPUTED = "position_ids"
 
 
-class Stored(NamedTuple):
-    """Describe one tensor of a safetensors file."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Say where the parts of a checkpoint lie: a folder a component, the LoRA's file, and what `write` marked."""
+class CheckpointFolder:
+    """Hold the places of a checkpoint's parts: each component's folder, the LoRA's file, and the mark of `write`."""
 
     root: Path
     parts: Mapping[str, Path]
@@ -61,12 +49,13 @@ class Layout:
         freeze(self)
 
 
-def find_layout(
+def inspect_folder(
     root: Path, *, latent_upsampler: Path | None = None, lora: Path | None = None, two_stage: bool = True
-) -> Layout:
-    """Find the components in a folder; the upsampler and the LoRA may lie elsewhere, be absent, or be left out.
+) -> CheckpointFolder:
+    """Find the components in a folder; upsampler and LoRA may be elsewhere, missing, or left out.
 
-    A ValueError names every component that is missing.
+    Raises:
+        ValueError: Components or their files are missing or damaged; the message names them.
     """
     if not (root / INDEX).is_file():
         raise ValueError(f"{str(root)!r} has no {INDEX}: it is not a checkpoint in diffusers' layout.")
@@ -79,7 +68,7 @@ def find_layout(
     if two_stage and upsampler.is_dir():
         parts[UPSAMPLER] = upsampler
     _check_files(root, parts)
-    return Layout(
+    return CheckpointFolder(
         root=root,
         parts=parts,
         lora=(lora or _lora_file(root)) if two_stage else None,
@@ -88,7 +77,7 @@ def find_layout(
 
 
 def check_given_paths(*, latent_upsampler: Path | None, lora: Path | None) -> None:
-    """Check that what the user gives is there; a ValueError names what is not, or is a file instead of a folder."""
+    """Check that the user's upsampler is a folder and the LoRA exists; a ValueError names the wrong path."""
     for given, meaning in ((latent_upsampler, "latent_upsampler"), (lora, "lora")):
         if given is not None and not given.exists():
             raise ValueError(f"{meaning}: there is no {str(given)!r}.")
@@ -97,7 +86,7 @@ def check_given_paths(*, latent_upsampler: Path | None, lora: Path | None) -> No
 
 
 def _check_files(root: Path, parts: Mapping[str, Path]) -> None:
-    """Check every index, and that each component has its files, before the first of them is opened."""
+    """Check every configuration and index, and that each component's files exist, before a weight file is opened."""
     read_json(root / INDEX, INDEX)
     check_tokenizer_files(parts["tokenizer"])
     for name in parts.keys() - {"tokenizer"}:
@@ -125,11 +114,12 @@ def _lora_file(root: Path) -> Path | None:
 
 
 def weight_files(component: str, folder: Path) -> list[Path]:
-    """List the safetensors files of one component: those that its index names, or the one there is.
+    """List the safetensors files of one component: those that its index names, or the single one.
 
-    A ValueError names shards that are missing, or says that there are weights in another format only.
+    Raises:
+        ValueError: Shards are missing, or the weights are in another format.
     """
-    chosen = choose(component, (path.name for path in folder.iterdir()))
+    chosen = choose_file(component, (path.name for path in folder.iterdir()))
     if chosen is None:
         raise ValueError(_no_weights(component, folder))
     if not chosen.is_index:
@@ -152,20 +142,20 @@ def _no_weights(component: str, folder: Path) -> str:
 
 
 def precision(component: str, folder: Path) -> str | None:
-    """Return the precision in the names of a component's weight files, its library's `variant`; None where none is."""
-    chosen = choose(component, (path.name for path in folder.iterdir()))
+    """Return the precision in the names of a component's weight files, its library's `variant`; None without one."""
+    chosen = choose_file(component, (path.name for path in folder.iterdir()))
     return chosen.precision if chosen else None
 
 
-def headers(component: str, folder: Path) -> dict[str, Stored]:
+def headers(component: str, folder: Path) -> dict[str, StoredTensor]:
     """Read names, shapes and dtypes of all weights of one component, without the weights.
 
-    A ValueError names a file that is truncated or damaged, with its size, or a tensor of whole numbers.
+    Raises:
+        ValueError: A file is truncated or damaged, or a tensor holds whole numbers.
     """
-    found: dict[str, Stored] = {}
+    found: dict[str, StoredTensor] = {}
     for file in weight_files(component, folder):
-        for key, entry in read_header(file, f"{component}/{file.name}").tensors.items():
-            found[key] = Stored(entry.shape, entry.dtype, file)
+        found |= read_header(file, f"{component}/{file.name}").tensors
     wrong = [key for key, each in found.items() if each.dtype not in FLOATS and not key.endswith(COMPUTED)]
     if wrong:
         first = found[wrong[0]]
@@ -177,7 +167,7 @@ def headers(component: str, folder: Path) -> dict[str, Stored]:
 
 
 def config_name(folder: Path) -> str:
-    """Name the configuration file of a component, as errors name it.
+    """Return the name that errors give the configuration file of a component.
 
     >>> config_name(Path("checkpoint/scheduler"))
     'scheduler/scheduler_config.json'
@@ -198,20 +188,20 @@ def _some(names: list[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
-class Choice(NamedTuple):
-    """Name the file to begin with, a safetensors file or an index, and the precision in its name."""
+class ChosenFile(NamedTuple):
+    """Hold the name of a component's weight file or index, and the precision in that name."""
 
     name: str
     precision: str | None
 
     @property
     def is_index(self) -> bool:
-        """Tell whether the file names others."""
+        """Tell whether the file is an index, which names others."""
         return self.name.endswith(".json")
 
 
 def weight_stem(component: str) -> str:
-    """Return how the weight files of a component are named: as its own library does, whatever else lies there.
+    """Return the stem that a component's library gives its weight files.
 
     >>> weight_stem("text_encoder"), weight_stem("vae")
     ('model', 'diffusion_pytorch_model')
@@ -219,13 +209,14 @@ def weight_stem(component: str) -> str:
     return "model" if component == "text_encoder" else "diffusion_pytorch_model"
 
 
-def choose(component: str, names: Iterable[str]) -> Choice | None:
-    """Choose among the files of a component's folder; None where none holds its weights.
+def choose_file(component: str, names: Iterable[str]) -> ChosenFile | None:
+    """Choose a component's weight file or index among the files of its folder; None where there is none.
 
-    >>> choose("text_encoder", ["model.bf16.safetensors", "config.json"])
-    Choice(name='model.bf16.safetensors', precision='bf16')
+    >>> choose_file("text_encoder", ["model.bf16.safetensors", "config.json"])
+    ChosenFile(name='model.bf16.safetensors', precision='bf16')
 
-    A ValueError names the choices where there are several precisions.
+    Raises:
+        ValueError: The files have several precisions; the message names the files.
     """
     stem = re.escape(weight_stem(component))
     form = re.compile(rf"{stem}(\.([\w-]+))?\.safetensors|{stem}\.safetensors\.index(\.([\w-]+))?\.json")
@@ -243,7 +234,7 @@ def choose(component: str, names: Iterable[str]) -> Choice | None:
             "leave one of them in the folder."
         )
     precision = None if None in found else next(iter(found))
-    return Choice(_first(component, found[precision]), precision)
+    return ChosenFile(_first(component, found[precision]), precision)
 
 
 def _first(component: str, names: list[str]) -> str:
@@ -254,7 +245,8 @@ def _first(component: str, names: list[str]) -> str:
 def shard_names(component: str, index: Path) -> list[str]:
     """List the files that an index names, each once.
 
-    A ValueError says that the index is damaged, or names one that is no plain file name of the index's folder.
+    Raises:
+        ValueError: The index is damaged, or names a file that is not a plain one of its own folder.
     """
     label = f"{component}/{index.name}"
     places = read_json(index, label).get("weight_map")
@@ -268,9 +260,12 @@ def shard_names(component: str, index: Path) -> list[str]:
 
 
 def check_indexes(component: str, folder: Path) -> None:
-    """Check every index in a component's folder, used or not: plain names, and no link that leads out of the folder.
+    """Check that every index in a component's folder, used or not, names plain files and no link out of the folder.
 
-    The Hub's cache may link to its blobs. A ValueError names the first file that is refused.
+    The Hub's cache may link to its blobs.
+
+    Raises:
+        ValueError: An index names another file; the message names the first.
     """
     real = folder.absolute()
     blobs = [each.parent.resolve() / "blobs" for each in real.parents if each.name == "snapshots"]
@@ -286,7 +281,7 @@ def check_indexes(component: str, folder: Path) -> None:
 
 
 def _is_plain(name: Any) -> bool:
-    """Tell whether this is the name of a safetensors file on every system, without a folder, a drive or a root."""
+    """Tell whether a value is, on every system, the name of a safetensors file without folder, drive or root."""
     if not isinstance(name, str) or not name.endswith(".safetensors") or "\0" in name:
         return False
     return name == PurePosixPath(name).name == PureWindowsPath(name).name

@@ -1,9 +1,10 @@
-"""Which sizes are legal and which rehearsals ship, known without torch: a size that cannot be had is answered at once.
+"""The legal sizes of a video and the sizes whose rehearsals ship, both known without torch.
 
-    check_size(variant("LTX-2.3"), "two", height=720)            # ValueError: nearest legal, and nearest that ships
+    check_size(variant("LTX-2.3"), "two", height=720)            # ValueError: nearest legal, and nearest shipped size
     nearest_shipped(variant("LTX-2.3"), (1280, 720, 121))        # (1280, 704, 121)
 
-The rules are those of `_size_rules`, which a pipeline checks before it runs.
+A size that cannot be rehearsed is refused at once, before torch and diffusers are imported. The rules are those of
+`_pipeline/_size_rules`, which a pipeline checks before it runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from reslab.ltx2._pipeline import _size_rules
-from reslab.ltx2._pipeline._numbers import is_number
+from reslab.ltx2._pipeline._legal_numbers import is_number
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
 
@@ -24,12 +25,12 @@ FOLDER = "_rehearsals"
 
 
 def file_name(chosen: Variant, size: Size) -> str:
-    """Return the name of the file in which the rehearsal of a variant at a size ships, if it does."""
+    """Return the name that the file of a shipped rehearsal has for a variant and a size."""
     return f"{_stem(chosen)}{'x'.join(map(str, size))}.parquet"
 
 
 def shipped_sizes(chosen: Variant) -> list[Size]:
-    """Return width, height and frames of the rehearsals of a variant that ship, the smallest first."""
+    """Return width, height and frames of a variant's shipped rehearsals, the smallest first."""
     names = [path.name for path in resources.files("reslab.ltx2").joinpath(FOLDER).iterdir()]
     own = [
         name.removeprefix(_stem(chosen)).removesuffix(".parquet") for name in names if name.startswith(_stem(chosen))
@@ -39,7 +40,7 @@ def shipped_sizes(chosen: Variant) -> list[Size]:
 
 
 def nearest_shipped(chosen: Variant, size: tuple[float, ...]) -> Size | None:
-    """Return the shipped size whose pixels, shape and length are nearest; None where no rehearsal of it ships."""
+    """Return the shipped size nearest in width, height and frames, by ratio; None where the variant ships none."""
 
     def distance(other: Size) -> float:
         ratios = [math.log(mine / theirs) for mine, theirs in zip(size, other, strict=True)]
@@ -49,12 +50,15 @@ def nearest_shipped(chosen: Variant, size: tuple[float, ...]) -> Size | None:
 
 
 def check_size(chosen: Variant, stages: str, **asked: Any) -> None:
-    """Raise one `PipelineError` for a size that the model does not have: nearest legal, nearest that ships.
+    """Refuse a size that the model cannot make.
 
     Args:
         chosen: The variant.
         stages: "two" or "one".
         **asked: width, height, num_frames, num_inference_steps; None for the variant's own.
+
+    Raises:
+        PipelineError: The message names the nearest legal size and the nearest shipped one.
     """
     try:
         _size_rules.check_size(chosen, stages, **asked)
@@ -66,12 +70,15 @@ def check_size(chosen: Variant, stages: str, **asked: Any) -> None:
 
 
 def check_torch(chosen: Variant, size: Size, *, plain: bool) -> None:
-    """Raise one `PipelineError` where a rehearsal has to be made and there is no torch to make it with.
+    """Check that torch and diffusers, which make a rehearsal that does not ship, are installed.
 
     Args:
         chosen: The variant.
         size: Width, height and frames.
-        plain: Whether it is asked for with the settings that ship.
+        plain: Whether the rehearsal has the settings that ship.
+
+    Raises:
+        PipelineError: One of the two is missing; the message names the nearest shipped size.
     """
     if find_spec("torch") is None or find_spec("diffusers") is None:
         what = "×".join(map(str, size)) if plain else "with these settings"
@@ -80,7 +87,7 @@ def check_torch(chosen: Variant, size: Size, *, plain: bool) -> None:
 
 
 def _ships(chosen: Variant, size: tuple[Any, ...]) -> Iterator[str]:
-    """Yield which size ships: the nearest to a size of positive numbers, the smallest to anything else."""
+    """Yield a sentence naming the nearest shipped size, or the smallest where the size is not of positive numbers."""
     plain = all(is_number(axis) and axis > 0 for axis in size)
     near = nearest_shipped(chosen, size) if plain else next(iter(shipped_sizes(chosen)), None)
     if near is not None:

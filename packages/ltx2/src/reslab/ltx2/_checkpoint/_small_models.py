@@ -1,22 +1,16 @@
 """Small LTX-2 models with the true geometry, built in memory: tiny ones at once, mid-size ones in a second or two.
 
-The weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones.
-They are never trained: what comes out is noise by design, but noise that varies in space, time and pitch. Both VAEs
-have latent statistics that are not 0 and 1, and a scaling factor that is not 1: with the constructors' values a
-forgotten normalisation would be invisible.
-
     checkpoint = small("LTX-2.3")                              # or small("LTX-2.3", "mid"), of half a gigabyte
     checkpoint.components["transformer"].config.num_layers     # 4
+    byte_tokenizer()("weir").input_ids                         # four bytes
 
-Read on in `_sizes`: which widths and depths are shrunk.
+Weights are drawn from a seed, parameter by parameter in a fixed order, so that every machine has the same ones. They
+are never trained, so a video is noise by design, but noise that varies in space, time and pitch. Both VAEs have latent
+statistics other than 0 and 1 and a scaling factor other than 1: with the constructors' values a forgotten normalisation
+would have no effect. `_small_configs` has the widths and depths.
 
-A real Gemma tokenizer of 261 entries, for models that were never trained.
-
-Gemma's tokenizer falls back to bytes where its vocabulary has no entry. One that has nothing but the five special
-tokens and the 256 bytes therefore encodes every text, without a file and without a download.
-
-    tokenizer = byte_tokenizer()
-    tokenizer("weir").input_ids       # four bytes
+The tokenizer is Gemma's class with 261 entries. Gemma's tokenizer falls back to bytes where its vocabulary has no
+entry, so five special tokens and the 256 bytes encode every text without a file or a download.
 """
 
 from __future__ import annotations
@@ -33,15 +27,16 @@ from transformers import GemmaTokenizer
 
 from reslab.ltx2._checkpoint._align import align
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
-from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name, find_class
-from reslab.ltx2._checkpoint._headers import read_json
-from reslab.ltx2._checkpoint._sizes import small_config
-from reslab.ltx2._checkpoint._values import fourier_basis, mel_basis
+from reslab.ltx2._checkpoint._configs import COMPONENTS, class_name
+from reslab.ltx2._checkpoint._file_headers import read_json
+from reslab.ltx2._checkpoint._model_classes import find_class
+from reslab.ltx2._checkpoint._random_values import fourier_basis, mel_basis
+from reslab.ltx2._checkpoint._small_configs import small_config
 from reslab.ltx2._variants import Variant, variant
 
 SCALING_FACTOR = 1.25  # of the video VAE; exact in every float format
 _LORA_RANK = 4
-# Of the vocoders' residual branches: at 1 the snake activations grow the waveform far beyond ±1, where it is clipped.
+# The gain of the vocoders' residual branches: at 1 the snake activations grow the waveform far beyond ±1, and it clips.
 _RESIDUAL_GAIN = 0.1
 
 
@@ -61,9 +56,9 @@ def small(
     Args:
         name: A variant's name.
         size: A key of `SIZES`.
-        seed: Where the values start.
-        dtype: Of the weights.
-        device: Where the weights lie; by default the CPU.
+        seed: The seed of the values.
+        dtype: The type of the weights.
+        device: The device for the weights; by default the CPU.
     """
     chosen = variant(name)
     chosen.require_weights()
@@ -96,12 +91,12 @@ def _component(chosen: Variant, component: str, size: str, seed: int) -> Any:
 
 @torch.no_grad()
 def _fill(module: torch.nn.Module, generator: np.random.Generator) -> None:
-    """Draw every parameter and the statistics that a checkpoint carries as buffers."""
+    """Draw every parameter, and the statistics that a checkpoint stores as buffers."""
     for name, parameter in module.named_parameters():
         noise = _normal(generator, parameter.shape)
-        if parameter.ndim > 1:  # keeps the variance of what passes through
+        if parameter.ndim > 1:  # keeps the variance of the layer's input
             parameter.copy_(noise / math.sqrt(parameter[0].numel()))
-        else:  # biases around 0; scales around the constant that they start from
+        else:  # biases around 0; scales around their initial constant
             start = torch.zeros_like(parameter) if name.endswith("bias") else parameter
             parameter.copy_(start + 0.1 * noise)
     for name, buffer in module.named_buffers():
@@ -117,7 +112,7 @@ def _fill(module: torch.nn.Module, generator: np.random.Generator) -> None:
 
 @torch.no_grad()
 def _tame(vocoder: torch.nn.Module) -> None:
-    """Keep an untrained vocoder's waveform inside ±1 and free of a constant offset."""
+    """Scale an untrained vocoder so that its waveform stays within ±1 and has no constant offset."""
     for name, weight in vocoder.named_parameters():
         if "resnets" in name and weight.ndim > 1:
             weight.mul_(_RESIDUAL_GAIN)
@@ -130,7 +125,7 @@ def _tame(vocoder: torch.nn.Module) -> None:
 
 @torch.no_grad()
 def _colour_patches(vae: Any) -> None:
-    """Give the pixels of a patch one colour: the noise then shows as a mosaic, not as grain, and makes a small file."""
+    """Give the pixels of a patch one colour, so that noise is a mosaic rather than grain and makes a small file."""
     weight = vae.decoder.conv_out.conv.weight
     pixels = vae.config.patch_size**2
     by_colour = weight.view(-1, pixels, *weight.shape[1:])
@@ -139,7 +134,7 @@ def _colour_patches(vae: Any) -> None:
 
 
 def _normal(generator: np.random.Generator, shape: torch.Size) -> torch.Tensor:
-    """Draw from NumPy, whose stream is the same on every processor; torch's depends on its vector width."""
+    """Draw normal values from NumPy, whose stream is the same on every processor; torch's depends on vector width."""
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
 
@@ -185,25 +180,26 @@ def byte_tokenizer() -> GemmaTokenizer:
 
 
 def require_vocabulary(names: Iterable[str]) -> None:
-    """Check that a tokenizer's folder has a vocabulary: without one every prompt would be the same few tokens.
+    """Check that a tokenizer's folder has a vocabulary; without one every prompt would be the same few tokens.
 
     >>> require_vocabulary(["tokenizer_config.json", "tokenizer.json"])
 
-    A ValueError says what is missing.
+    Raises:
+        ValueError: No file of a vocabulary is among the names.
     """
     if set(_VOCABULARIES).isdisjoint(names):
         raise ValueError(f"tokenizer has neither {' nor '.join(_VOCABULARIES)}; download the checkpoint again.")
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Check that a tokenizer's folder has a vocabulary and sound JSON files; a ValueError names what is not."""
+    """Check that a tokenizer's folder has a vocabulary and valid JSON files; a ValueError names the problem."""
     require_vocabulary(path.name for path in folder.iterdir())
     for file in sorted(folder.glob("*.json")):
         read_json(file, f"{folder.name}/{file.name}")
 
 
 def read_tokenizer(folder: Path) -> GemmaTokenizer:
-    """Read a tokenizer from its folder; a ValueError names the file that is damaged."""
+    """Read a tokenizer from its folder; a ValueError names a damaged file."""
     try:
         return GemmaTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception itself
@@ -212,11 +208,12 @@ def read_tokenizer(folder: Path) -> GemmaTokenizer:
 
 
 def check_vocabulary(tokenizer: GemmaTokenizer, rows: int) -> None:
-    """Check that a tokenizer's ids are rows of the text encoder's table, and that they fill it but for padding.
+    """Check that a tokenizer's ids are rows of the text encoder's table, and fill it except for padding.
 
     >>> check_vocabulary(byte_tokenizer(), 264)
 
-    A ValueError gives both numbers.
+    Raises:
+        ValueError: The numbers of tokens and rows do not fit.
     """
     if not rows - _MOST_PADDING < len(tokenizer) <= rows:
         raise ValueError(

@@ -1,10 +1,11 @@
-"""Components whose weights stay in their files: built on meta, their files and names checked, for `residency.apply`.
+"""Components whose weights stay in their files until `residency.apply` reads them.
 
     module, files = read_in_files("text_encoder", folder, dtype=torch.bfloat16)
     residency.apply(pipe, plan, files={"text_encoder": files})
 
-What a plan has on disk is read block by block while it runs, and what it keeps on the device goes there straight from
-the file. Only what waits in host memory is loaded to it. Buffers are small and are read at once.
+Weights that a plan has on disk are read block by block during a run, and weights that it keeps on the device go there
+straight from their file. Only weights that wait in host memory are loaded to it. Such a component is built on the meta
+device, and its files and names are checked; buffers are small and are read at once.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from reslab.ltx2._checkpoint._align import aligned_copy
-from reslab.ltx2._checkpoint._arguments import leaves_in_files
 from reslab.ltx2._checkpoint._blank import converted
 from reslab.ltx2._checkpoint._checkpoint import Files
-from reslab.ltx2._checkpoint._configs import PERTURBED, find_class, quiet_transformers
-from reslab.ltx2._checkpoint._headers import read_header
-from reslab.ltx2._checkpoint._layout import Stored, headers, read_config, weight_files
+from reslab.ltx2._checkpoint._checkpoint_folder import headers, read_config, weight_files
+from reslab.ltx2._checkpoint._configs import PERTURBED
+from reslab.ltx2._checkpoint._file_headers import StoredTensor, read_header
+from reslab.ltx2._checkpoint._load_arguments import leaves_in_files
 from reslab.ltx2._checkpoint._lora import ADAPTER
 from reslab.ltx2._checkpoint._lora_file import LoraFile
-from reslab.ltx2._checkpoint._read import check_weights
+from reslab.ltx2._checkpoint._model_classes import find_class, quiet_transformers
+from reslab.ltx2._checkpoint._read_component import check_weights
 from reslab.residency import KeyedFile, Plan
 
-#: safetensors' names of the types that weights are loaded in.
+#: The safetensors names of the types of loaded weights.
 _STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}
 
 
 def read_in_files(name: str, folder: Path, *, dtype: torch.dtype) -> tuple[torch.nn.Module, Files]:
-    """Build a component without the values of its parameters, and return it with the files that hold them.
+    """Build a component without its parameters' values, and return it with the files that hold them.
 
-    A ValueError names what is missing or damaged, or why it cannot stay in its files.
+    Raises:
+        ValueError: A part is missing or damaged, or cannot stay in its files.
     """
     stored = headers(name, folder)
     module = _build(name, folder, dtype)
@@ -56,9 +59,10 @@ def read_in_files(name: str, folder: Path, *, dtype: torch.dtype) -> tuple[torch
 
 
 def lora_in_file(lora: LoraFile, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], Files] | None:
-    """Return the tensors of a LoRA on meta, and its file under the names that the transformer will have for them.
+    """Return the tensors of a LoRA on meta, and its file under the transformer's names for them.
 
-    None where the file has a scale other than 1, or another type: then it has to be read.
+    Returns:
+        Both, or None where the file has a scale other than 1 or another type, so that it has to be read.
     """
     stored = read_header(lora.path, str(lora.path)).tensors
     named = {own[part]: (layer, part) for layer, own in lora.keys.items() for part in ("lora_A", "lora_B")}
@@ -71,7 +75,7 @@ def lora_in_file(lora: LoraFile, dtype: torch.dtype) -> tuple[dict[str, torch.Te
 
 
 def held_lora_bytes(lora: LoraFile, dtype: torch.dtype, plan: Plan | None) -> int:
-    """Return what a LoRA takes of host memory: nothing where it stays in its file beside the transformer's."""
+    """Return the host memory that a LoRA takes; 0 where it stays in its file beside the transformer's."""
     if leaves_in_files(plan, "transformer") and lora_in_file(lora, dtype) is not None:
         return 0
     return sum(tensor.numel() for tensor in lora.shapes.values()) * dtype.itemsize
@@ -91,7 +95,7 @@ def _build(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Put each parameter on meta as soon as it is made; buffers keep what modules compute for them."""
+    """Move each parameter to meta as soon as a constructor makes it; buffers keep their computed values."""
 
     def put(_module: torch.nn.Module, _name: str, parameter: torch.Tensor | None) -> torch.Tensor | None:
         if parameter is None or parameter.is_meta:
@@ -105,8 +109,8 @@ def _parameters_on_meta() -> Iterator[None]:
         handle.remove()
 
 
-def _renamed(module: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
-    """Return the module's names of the weights in a transformers model's files: they are renamed on loading."""
+def _renamed(module: Any, stored: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """Return the module's name for each weight in its files; transformers renames weights when it loads them."""
     with quiet_transformers():
         steps = get_model_conversion_mapping(module)
     renamings = [step for step in steps if isinstance(step, WeightRenaming)]
@@ -124,14 +128,14 @@ def _renamed(module: Any, stored: Mapping[str, Stored]) -> dict[str, str]:
 
 
 def _tied(module: torch.nn.Module) -> set[str]:
-    """Return the names of parameters that are the same as one named before; files hold them once."""
+    """Return the names of parameters that several names share; files hold such a parameter once."""
     every = dict(module.named_parameters(remove_duplicate=False))
     shared = [id(parameter) for parameter in every.values()]
     return {name for name, parameter in every.items() if shared.count(id(parameter)) > 1}
 
 
-def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, Stored], dtype: torch.dtype) -> None:
-    """Refuse files of another type than the weights shall have: what stays in files is read as it is."""
+def _check_types(name: str, module: torch.nn.Module, stored: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
+    """Refuse files of another type than the requested one: weights that stay in files keep their type."""
     own = [key for key, each in module.named_parameters() if key in stored and each.is_floating_point()]
     wrong = {stored[key].dtype for key in own}
     if wrong - {_stored_name(dtype)}:
@@ -156,7 +160,7 @@ def _read_buffers(module: torch.nn.Module, keys: Mapping[str, tuple[str, Path]],
                 part._buffers[name] = aligned_copy(buffer)
 
 
-def _of(file: Path, keys: Mapping[str, str], stored: Mapping[str, Stored]) -> dict[str, str]:
+def _of(file: Path, keys: Mapping[str, str], stored: Mapping[str, StoredTensor]) -> dict[str, str]:
     return {key: name for key, name in keys.items() if stored[key].file == file}
 
 

@@ -1,6 +1,6 @@
-"""Which numbers a request may hold, and the nearest legal one.
+"""The numbers that a request may hold, and the nearest legal one.
 
-Numbers of numpy and fractions count, since sizes are often computed; truth values, which Python counts among the whole
+Numbers of numpy and fractions count, since sizes are often computed. Truth values, which Python counts among the whole
 numbers, do not.
 """
 
@@ -25,10 +25,10 @@ def neighbours(number: float, of: int, offset: int = 0, *, least: float = 1, mos
     return sorted(legal, key=lambda size: (abs(size - number), size))
 
 
-def nearest(number: Any, of: int, offset: int = 0, *, least: float = 1, most: float = math.inf) -> str:
-    """Say the nearest legal sizes as the end of an error's sentence; nothing where `number` is none.
+def nearest_legal(number: Any, of: int, offset: int = 0, *, least: float = 1, most: float = math.inf) -> str:
+    """Return the end of an error's sentence that names the nearest legal sizes; empty where `number` is no number.
 
-    >>> nearest(100, 64), nearest(128.0, 64), nearest("100", 64)
+    >>> nearest_legal(100, 64), nearest_legal(128.0, 64), nearest_legal("100", 64)
     ('; the nearest is 128, then 64', '; the nearest is 128', '')
     """
     if not is_number(number):
@@ -38,7 +38,7 @@ def nearest(number: Any, of: int, offset: int = 0, *, least: float = 1, most: fl
 
 
 def is_whole(number: Any) -> bool:
-    """Tell whether this is a whole number.
+    """Tell whether a value is a whole number.
 
     >>> is_whole(7), is_whole(7.0), is_whole(True)
     (True, False, False)
@@ -47,12 +47,12 @@ def is_whole(number: Any) -> bool:
 
 
 def is_count(number: Any) -> bool:
-    """Tell whether this is a whole number from 1 up."""
+    """Tell whether a value is a whole number from 1 up."""
     return is_whole(number) and bool(number > 0)
 
 
 def is_number(number: Any) -> bool:
-    """Tell whether this is a finite number.
+    """Tell whether a value is a finite number.
 
     >>> is_number(23.976), is_number(float("nan")), is_number("24")
     (True, False, False)

@@ -1,12 +1,12 @@
-"""The five groups of stages that pipelines are composed of: prompt, prepare, denoise, refine, decode.
+"""The five groups of stages that make up a pipeline: prompt, prepare, denoise, refine, decode.
 
-The stages bear the reference's registered names; what they run are diffusers' own Modular LTX-2 blocks. The two
-denoising stages share names such as `latents`, so the second works on values called `refine_…`; the first of two
-stages works on `half_width` and `half_height`.
+The stages have the reference's registered names; they run diffusers' own Modular LTX-2 blocks. The two denoising stages
+share names such as `latents`, so the second works on values called `refine_…`; the first of two stages works on
+`half_width` and `half_height`.
 
-With an image, diffusers draws the video noise when it places the image, before the audio noise. To keep the
-reference's order of stages (latents, then image), the latents are prepared without an image first, and placed again
-with it by a generator that was kept as it was: the same noise, bit for bit.
+With an image, diffusers draws the video noise when it places the image, before the audio noise. The reference prepares
+latents first and places the image after. To keep that order and the same noise, bit for bit, latents are prepared
+without the image, and placed again with it by a copy of the generator made before the first draw.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from typing import Any
 from diffusers.modular_pipelines.ltx2 import before_denoise, decoders, denoise, encoders
 
 from reslab.ltx2._checkpoint._checkpoint import Checkpoint
+from reslab.ltx2._choices import DecodeAudio, DecodeTiling
 from reslab.ltx2._pipeline import _stages
-from reslab.ltx2._pipeline._settings import DecodeAudio, Settings, Tiling
+from reslab.ltx2._pipeline._composition_settings import CompositionSettings
 from reslab.ltx2._pipeline._stages import LTX2AVDecodingStage, LTX2UpsampleStage
 from reslab.stages import BlockStage, Choice, Pipeline
 
-#: Headings for displays; "denoise" and "refine" are what prose calls the two denoising stages.
+#: Headings for displays. Prose calls the two denoising stages "denoise" and "refine".
 PROMPT, PREPARE, REFINE, DECODE = "prompt", "prepare", "refine (full size)", "decode"
 
-#: Values that the second denoising stage has for itself.
+#: Values of the second denoising stage, by their names in diffusers' blocks.
 _REFINE_VALUES = {
     name: f"refine_{name}"
     for name in (
@@ -47,15 +48,15 @@ _REFINE_VALUES = {
 _CONDITIONS = ("condition_latents", "condition_strengths", "condition_indices", "condition_pixel_frames")
 _REFINE_CONDITIONS = {name: f"refine_{name}" for name in _CONDITIONS}
 
-#: Values that the first of two stages works on.
+#: The size at which the first of two stages works, by the names in diffusers' blocks.
 HALF = {"width": "half_width", "height": "half_height"}
-#: The second placing of the latents, with the image, draws from the generator as it was before the first.
+#: Placing the latents with the image draws from the generator's state before the first placing.
 _PLACED_AGAIN = {"generator": "image_generator"}
 _NO_CONDITIONS: dict[str, list[Any]] = {name: [] for name in _CONDITIONS}
 
 
 def add_prompt(pipe: Pipeline, checkpoint: Checkpoint, *, stages: str) -> None:
-    """Add what checks the request, of "one" or "two" stages, and turns the prompt into embeddings, once."""
+    """Add the stages that check the request and encode the prompt."""
     connect = BlockStage(
         encoders.LTX2TextConnectorStep(), before_denoise.LTX2TextInputStep(), stage_class="LTX2TextConnectorStage"
     )
@@ -65,7 +66,7 @@ def add_prompt(pipe: Pipeline, checkpoint: Checkpoint, *, stages: str) -> None:
 
 
 def add_preparation(pipe: Pipeline, checkpoint: Checkpoint, *, half: bool) -> None:
-    """Add what sets sigmas, timesteps and latents, for half of width and height or for all."""
+    """Add the stages that set sigmas, timesteps and latents, at half or full width and height."""
     variant, sizes = checkpoint.variant, HALF if half else {}
     if half:
         pipe.add(_stages.LTX2HalveResolutionStage(), group=PREPARE)
@@ -96,7 +97,7 @@ def _latents() -> Choice:
 
 
 def add_denoising(pipe: Pipeline, checkpoint: Checkpoint, *, half: bool) -> None:
-    """Add the guided denoising of video and audio, at half width and height or at all."""
+    """Add the guided denoising of video and audio, at half or full width and height."""
     text, image = BlockStage(denoise.LTX2DenoiseStep()), BlockStage(denoise.LTX2ConditionDenoiseStep())
     stage = _stages.LTX2AVDenoisingStage("image", present=image, absent=text, base_only=not half)
     group, sizes = ("denoise (half size)", HALF) if half else ("denoise", {})
@@ -108,7 +109,7 @@ def _given(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def add_refinement(pipe: Pipeline, checkpoint: Checkpoint) -> None:
-    """Add what doubles the video latents and denoises them at full size: unguided, the distilled LoRA switched on."""
+    """Add the stages that double the video latents and denoise them at full size, unguided, with the distilled LoRA."""
     variant = checkpoint.variant
     pipe.add(LTX2UpsampleStage(), values=HALF, group=REFINE)
     if not variant.is_distilled:
@@ -151,9 +152,13 @@ def _refinement() -> Choice:
     return Choice("image", present=image, absent=text, stage_class="LTX2RefinementStage")
 
 
-def add_decoding(pipe: Pipeline, checkpoint: Checkpoint, settings: Settings) -> None:
-    """Add what makes frames and a waveform of the last latents; `settings` say whose audio, and when to tile."""
-    above = {Tiling.AUTO: checkpoint.variant.tile_above_pixels, Tiling.ON: 0, Tiling.OFF: float("inf")}
+def add_decoding(pipe: Pipeline, checkpoint: Checkpoint, settings: CompositionSettings) -> None:
+    """Add the stage that decodes the latents; `settings` choose the audio to decode, and when to tile."""
+    above = {
+        DecodeTiling.AUTO: checkpoint.variant.tile_above_pixels,
+        DecodeTiling.ON: 0,
+        DecodeTiling.OFF: float("inf"),
+    }
     denoises = "diffusion_decoder" in checkpoint.components
     decode = LTX2AVDecodingStage(
         decoders.LTX2DiffusionVaeDecoderStep() if denoises else decoders.LTX2VaeDecoderStep(),

@@ -1,15 +1,15 @@
-"""The widths and depths of the small models: what is shrunk, and nothing else.
-
-A small configuration is a released one with the entries below replaced. Flags, rope, padding, compression, patch
-sizes, register counts and the schedule stay as released, so a small pipeline takes every path that the real one takes.
+"""The configurations of the small models: released ones with smaller widths and depths.
 
     small_config("LTX-2.3", "transformer")["num_layers"]               # 4 instead of 48
-    small_config("LTX-2.3", "transformer", "mid")["num_layers"]        # 12: 0.4 GB, enough to feel a copy
+    small_config("LTX-2.3", "transformer", "mid")["num_layers"]        # 12: 0.4 GB, so that a copy takes time
     small_config("LTX-2.3", "transformer")["cross_attn_mod"]           # True, as released
 
-What the widths have to obey: the upsampler's divide by 32 (GroupNorm), LTX-2's decoder widths by 8 (residual
-upsampling), base_channels = latent_channels × mel_bins / 4 in the audio VAE, as many video heads as audio heads in
-the transformer, and the vocoder halves its width at each of its five or six upsamplings.
+Flags, rope, padding, compression, patch sizes, register counts and the schedule stay as released, so a small pipeline
+takes every path of the real one.
+
+The libraries constrain the widths. The upsampler's are multiples of 32 (GroupNorm), LTX-2's decoder widths multiples of
+8 (residual upsampling); base_channels = latent_channels × mel_bins / 4 in the audio VAE; the transformer has as many
+video heads as audio heads; and the vocoder halves its width at each of its five or six upsamplings.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from reslab.ltx2._variants import variant
 
 
 @dataclass(frozen=True, kw_only=True)
-class Widths:
-    """Widths and depths of the models that carry the weights; all else is as small as it can be.
+class SmallWidths:
+    """Hold widths and depths of the components with most weights; all others are as small as possible.
 
     Attributes:
-        layers: Blocks of the transformer.
-        heads: Attention heads of the transformer, for video and for audio.
-        video, audio: Width of one such head.
-        text: Width of the text encoder, and of LTX-2's connectors.
-        text_heads: Attention heads of the text encoder, of 16 channels or more.
-        text_layers: Its layers: rounds of Gemma's five local layers and a global one.
-        feed_forward: How many times wider its feed-forward layers are.
+        layers: The transformer's blocks.
+        heads: The transformer's attention heads, for video and for audio.
+        video, audio: The width of one video or audio head.
+        text: The width of the text encoder, and of LTX-2's connectors.
+        text_heads: The text encoder's attention heads, each at least 16 channels wide.
+        text_layers: The text encoder's layers, in rounds of Gemma's five local layers and one global layer.
+        feed_forward: The text encoder's feed-forward width as a multiple of `text`.
     """
 
     layers: int
@@ -46,19 +46,19 @@ class Widths:
 
     @property
     def video_width(self) -> int:
-        """Width of a video token."""
+        """Return the width of a video token."""
         return self.heads * self.video
 
     @property
     def audio_width(self) -> int:
-        """Width of an audio token."""
+        """Return the width of an audio token."""
         return self.heads * self.audio
 
 
-#: By name: "tiny" for tests, and "mid", whose weights are heavy enough that moving them takes time that can be felt.
+#: By name: "tiny" for tests, and "mid", with so many weights that moving them takes measurable time.
 SIZES = {
-    "tiny": Widths(layers=4, heads=2, video=16, audio=8, text=32, text_heads=2, text_layers=6, feed_forward=2),
-    "mid": Widths(layers=12, heads=8, video=64, audio=32, text=512, text_heads=8, text_layers=6, feed_forward=4),
+    "tiny": SmallWidths(layers=4, heads=2, video=16, audio=8, text=32, text_heads=2, text_layers=6, feed_forward=2),
+    "mid": SmallWidths(layers=12, heads=8, video=64, audio=32, text=512, text_heads=8, text_layers=6, feed_forward=4),
 }
 
 _LATENTS = 8  # channels of a video latent
@@ -104,7 +104,7 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def small_config(variant_name: str, component: str, size: str = "tiny") -> dict[str, Any]:
-    """Return the constructor arguments of a small component: the released ones, with smaller widths and depths.
+    """Return the released constructor arguments of a component with smaller widths and depths.
 
     >>> small_config("LTX-2", "vae")["upsample_residual"], small_config("LTX-2", "vae")["latent_channels"]
     ([True, True, True], 8)
@@ -121,7 +121,7 @@ def small_config(variant_name: str, component: str, size: str = "tiny") -> dict[
     return {**released, **smaller, **nested}
 
 
-def _smaller(family: str, widths: Widths) -> dict[str, dict[str, Any]]:
+def _smaller(family: str, widths: SmallWidths) -> dict[str, dict[str, Any]]:
     return {
         "transformer": _transformer(widths),
         "text_encoder": _text_encoder(widths),
@@ -133,7 +133,7 @@ def _smaller(family: str, widths: Widths) -> dict[str, dict[str, Any]]:
     }
 
 
-def _transformer(widths: Widths) -> dict[str, Any]:
+def _transformer(widths: SmallWidths) -> dict[str, Any]:
     return {
         "num_layers": widths.layers,
         "in_channels": _LATENTS,
@@ -150,7 +150,7 @@ def _transformer(widths: Widths) -> dict[str, Any]:
     }
 
 
-def _text_encoder(widths: Widths) -> dict[str, Any]:
+def _text_encoder(widths: SmallWidths) -> dict[str, Any]:
     head = widths.text // widths.text_heads
     return {
         # the three image tokens follow the tokenizer's 5 + 256
@@ -173,7 +173,7 @@ def _text_encoder(widths: Widths) -> dict[str, Any]:
     }
 
 
-def _connectors(family: str, widths: Widths) -> dict[str, Any]:
+def _connectors(family: str, widths: SmallWidths) -> dict[str, Any]:
     sizes = {
         "caption_channels": widths.text,
         "text_proj_in_factor": widths.text_layers + 1,

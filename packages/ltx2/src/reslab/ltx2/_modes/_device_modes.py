@@ -1,21 +1,19 @@
-"""What the device modes share: a case to decide, and placing as much as fits.
-
-Host memory runs out as well as the device's. So what is no transformer streams from host memory, and from disk where
-the host has no room for it; transformers do so last, since they are read again in every step.
-
-Device modes: LTX-2's presets for where two transformers' worth of weights live, each a function to a plan.
+"""Device modes: LTX-2's presets for where two transformers' worth of weights live, each a function that makes a plan.
 
     plan = device_mode("auto", rehearsal("LTX-2.3"), device=residency.device("H200"))
     plan = device_mode("snapshot", checkpoint, dict(prompt="a heron", width=1536, height=1024))
     fits_resident(rehearsal("LTX-2.3"), residency.device("H200")).why
 
-`residency.apply(pipe, plan)` carries the plan out; where it merges, refining runs on "transformer+lora", whose weights
-and bytes are counted beside the transformer's, and `residency.lora_difference` says what merging changes.
+For refining, the distilled LoRA has to reach the transformer, and the modes (`DeviceMode`) differ in how it does. A
+distilled variant has no LoRA, so its modes differ only in what else stays on the device. Every mode decides by bytes,
+for the selected device and the requested size, never by a card's name or a round number. It keeps every setting of the
+user, and a setting that contradicts the named mode is an error naming both.
 
-For refining, the distilled LoRA has to reach the transformer. The modes differ in how it does (`MODES`); a distilled
-variant has no LoRA, so its modes differ only in what else stays on the device. Everything is decided by bytes, on the
-device that was selected and for the size that was asked for: never by a card's name or a round number. What a person
-set is passed over, and where it contradicts the mode they named, that is an error naming both.
+Where the device's memory is short, transformers stream and keep as many resident blocks as fit. Where host memory is
+short too, components other than transformers come from disk first: transformers are read again in every step.
+
+`residency.apply(pipe, plan)` carries a plan out. Where the plan merges, refining runs on "transformer+lora", a
+component with weights and bytes of its own; `residency.lora_difference` measures what merging changes.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from reslab.ltx2._choices import DeviceMode, choose
 from reslab.residency import (
     MERGED,
     Bounds,
@@ -51,13 +50,15 @@ from reslab.stages.support import Compared
 
 TRANSFORMER = "transformer"
 SECOND = TRANSFORMER + MERGED
-#: Components that stream by default where not everything stays, as in the reference; all others are swapped.
+#: Components that stream by default where not all components are resident, as in the reference; the others are swapped.
 LAYERWISE_BY_DEFAULT = ("text_encoder", "vae")
+#: The types in which a caller gives the user's settings.
+UserSettings = Settings | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Case(Compared):
-    """What a mode decides from: a run, a device, and what a person set."""
+class ModeCase(Compared):
+    """Hold the run, the device and the user's settings for which a mode decides."""
 
     rehearsal: Rehearsal
     device: DeviceSpec
@@ -77,15 +78,18 @@ class Case(Compared):
         return Plan.of(self.settings, name=name)
 
 
-def place_most(case: Case, plan: Plan, transformers: list[str], whole: Placement, why: str) -> Plan:
-    """Return the plan with its transformers placed whole if they fit, else with as many resident blocks as do.
+def place_most(case: ModeCase, plan: Plan, transformers: list[str], whole: Placement, why: str) -> Plan:
+    """Place everything, the transformers whole if they fit, else with as many resident blocks as fit.
 
     Args:
-        case: What is decided.
-        plan: What was decided so far.
-        transformers: The components to place so.
-        whole: Where they are if they fit.
-        why: The reason given for that.
+        case: The run, device and settings.
+        plan: The decisions made so far.
+        transformers: The names of the transformers to place.
+        whole: The transformers' placement if they fit.
+        why: The reason for that placement.
+
+    Returns:
+        The plan with all components placed.
     """
     for others_on_disk, on_disk in ((False, False), (True, False), (True, True)):
         others = place_others(case, plan, on_disk=others_on_disk)
@@ -95,8 +99,8 @@ def place_most(case: Case, plan: Plan, transformers: list[str], whole: Placement
     return placed
 
 
-def place_others(case: Case, plan: Plan, *, on_disk: bool = False) -> Plan:
-    """Return the plan with everything placed that is no transformer."""
+def place_others(case: ModeCase, plan: Plan, *, on_disk: bool = False) -> Plan:
+    """Return the plan with every component placed except the transformers."""
     for name, size in case.work(plan).components.items():
         if name not in (TRANSFORMER, SECOND):
             place, why = _other(name, bool(size.block_bytes), unified=case.device.unified, on_disk=on_disk)
@@ -114,7 +118,7 @@ def _other(name: str, has_blocks: bool, *, unified: bool, on_disk: bool) -> tupl
     return swap(), "it is on the device for its stages"
 
 
-def _transformers(case: Case, plan: Plan, names: list[str], whole: Placement, why: str, *, on_disk: bool) -> Plan:
+def _transformers(case: ModeCase, plan: Plan, names: list[str], whole: Placement, why: str, *, on_disk: bool) -> Plan:
     attempt = decide(plan, dict.fromkeys(names, whole), why)
     if not on_disk and case.limits(attempt).memory.fits_device:
         return attempt
@@ -133,22 +137,20 @@ def _streaming(plan: Plan, names: list[str], kept: int, *, on_disk: bool) -> Pla
 
 
 def decide(plan: Plan, settings: Mapping[str, Any], why: str) -> Plan:
-    """Return the plan with what a device mode decides, passing over what a person set."""
+    """Return the plan with a device mode's decisions added; the user's settings stay as they are."""
     return plan.decide(settings, by="device mode", why=why)
-
-
-MODES = {
-    "original": "One transformer; for refining, the LoRA is added on the fly.",
-    "snapshot": "A merged copy waits in host memory, and is swapped in for refining.",
-    "resident": "Two transformers on the device, and everything else too, unless you placed it.",
-    "auto": "Resident where it fits, else snapshot, else original: the leanest change between the stages that fits.",
-}
-Told = Settings | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Whether the resident mode fits, and why: truth is `fits`."""
+    """Hold whether the resident mode fits, and why; true in a condition where it fits.
+
+    Attributes:
+        fits: Whether the mode fits.
+        why: The reason, in a sentence.
+        needed_bytes: Device memory that the mode needs at its peak, the allocator's slack included.
+        free_bytes: Free memory of the device.
+    """
 
     fits: bool
     why: str
@@ -166,7 +168,7 @@ def device_mode(
     *,
     device: DeviceSpec | None = None,
     free_bytes: int | None = None,
-    settings: Told = None,
+    settings: UserSettings = None,
 ) -> Plan:
     """Return the plan of a device mode.
 
@@ -176,21 +178,20 @@ def device_mode(
     'auto: resident'
 
     Args:
-        mode: One of `MODES`.
+        mode: "original", "snapshot", "resident" or "auto"; see `DeviceMode`.
         subject: A rehearsal; or a pipeline or a checkpoint, which is rehearsed with the request.
-        request: What the pipeline is going to be asked for, where the subject is no rehearsal.
-        device: The device that was selected; by default this machine's.
-        free_bytes: What of its memory is free; by default what the device says.
-        settings: What a person set, from `residency.user_settings` or a mapping.
+        request: The arguments of the run, where the subject is no rehearsal.
+        device: The selected device; by default this machine's.
+        free_bytes: Free memory of the device; by default the device's own figure.
+        settings: The user's settings, from `residency.user_settings` or as a mapping.
 
     Raises:
-        PlanError: There is no such mode, or a setting contradicts it or names what is not there.
+        PlanError: The mode is unknown, or a setting contradicts it or names a component that does not exist.
     """
-    if mode not in MODES:
-        raise PlanError(f"there is no device mode {mode!r}; there are: {', '.join(MODES)}")
+    chosen = choose(DeviceMode, "device mode", mode, error=PlanError)
     case = _case(_rehearsed(subject, request), device, free_bytes, settings)
-    _check(mode, case.settings, has_lora=case.has_lora)
-    return {"original": _original, "snapshot": _snapshot, "resident": _resident, "auto": _auto}[mode](case)
+    _check(chosen, case.settings, has_lora=case.has_lora)
+    return _PLANNERS[chosen](case)
 
 
 def fits_resident(
@@ -199,19 +200,20 @@ def fits_resident(
     *,
     request: Mapping[str, Any] | None = None,
     free_bytes: int | None = None,
-    settings: Told = None,
+    settings: UserSettings = None,
 ) -> Fit:
-    """Tell whether the resident mode fits: the one predicate, for every caller.
+    """Tell whether the resident mode fits.
 
-    Stage by stage: what the mode keeps after the user's placements, the activations at this size, and the allocator's
-    slack, against the free memory of the selected device. Where the user placed a transformer elsewhere it never fits.
+    The check goes stage by stage: the weights that the mode keeps after the user's placements, the activations at this
+    size, and the allocator's slack must fit in the free memory of the selected device. The mode never fits where the
+    user placed a transformer elsewhere. Every caller uses this one predicate.
 
     Args:
-        subject: As for `device_mode`; so are the other arguments.
-        device: The device that was selected.
-        request: What is going to be asked for.
-        free_bytes: What of the device's memory is free.
-        settings: What a person set.
+        subject: A rehearsal, a pipeline or a checkpoint, as for `device_mode`.
+        device: The selected device; by default this machine's.
+        request: The arguments of the run, where the subject is no rehearsal.
+        free_bytes: Free memory of the device; by default the device's own figure.
+        settings: The user's settings, from `residency.user_settings` or as a mapping.
     """
     case = _case(_rehearsed(subject, request), device, free_bytes, settings)
     limits = case.limits(_resident(case))
@@ -222,21 +224,21 @@ def fits_resident(
     return Fit(fits=fits, why=why, needed_bytes=needed, free_bytes=case.device.free_bytes)
 
 
-def _original(case: Case) -> Plan:
+def _original(case: ModeCase) -> Plan:
     plan = case.start("original")
     if case.has_lora:
         plan = decide(plan, {"lora": Lora.DYNAMIC}, "original adds the LoRA on the fly")
     return place_most(case, plan, [TRANSFORMER], resident(), "it stays, since it fits")
 
 
-def _snapshot(case: Case) -> Plan:
+def _snapshot(case: ModeCase) -> Plan:
     if not case.has_lora:
         return replace(_original(case), name="snapshot")
     plan = decide(case.start("snapshot"), {"lora": Lora.MERGED}, "snapshot swaps in a copy with the LoRA merged")
     return place_most(case, plan, [TRANSFORMER, SECOND], swap(), "the other waits in host memory meanwhile")
 
 
-def _resident(case: Case) -> Plan:
+def _resident(case: ModeCase) -> Plan:
     defaults = place_others(case, case.start("resident"))
     plan = case.start("resident")
     if case.has_lora:
@@ -248,7 +250,7 @@ def _resident(case: Case) -> Plan:
     return plan
 
 
-def _auto(case: Case) -> Plan:
+def _auto(case: ModeCase) -> Plan:
     lora = next((each.value for key, each in case.settings.items.items() if str(key) == "lora"), None)
     if elsewhere := _elsewhere(case.settings):
         return _named(_original(case), "original", f"You set {elsewhere}.")
@@ -265,14 +267,22 @@ def _auto(case: Case) -> Plan:
     return _named(_original(case), "original", f"{why} Snapshot: host memory has no room for two transformers.")
 
 
-def _waits_in_memory(case: Case, plan: Plan) -> bool:
-    """Tell whether a snapshot is one: both transformers in host memory, and all of it fits."""
+_PLANNERS = {
+    DeviceMode.ORIGINAL: _original,
+    DeviceMode.SNAPSHOT: _snapshot,
+    DeviceMode.RESIDENT: _resident,
+    DeviceMode.AUTO: _auto,
+}
+
+
+def _waits_in_memory(case: ModeCase, plan: Plan) -> bool:
+    """Tell whether a snapshot plan fits with both transformers waiting in host memory rather than on disk."""
     on_disk = any(plan.placement(name).fields()["placement"] == "disk" for name in (TRANSFORMER, SECOND))
     return not on_disk and case.limits(plan).fits
 
 
 def _named(plan: Plan, mode: str, why: str) -> Plan:
-    """Return the plan under auto's name, every decision of the mode saying why it was chosen."""
+    """Return the plan under auto's name; each decision of the mode says why auto chose the mode."""
     decisions = {
         key: each if plan.is_users(key) else replace(each, why=f"auto chose {mode}: {each.why}. {why}")
         for key, each in plan.decisions.items()
@@ -281,32 +291,36 @@ def _named(plan: Plan, mode: str, why: str) -> Plan:
 
 
 def _elsewhere(settings: Settings) -> str:
-    """Return the setting of a person's that places a transformer off the device, if there is one."""
+    """Return the user's setting that places a transformer off the device, as text; empty where there is none."""
     for key, each in settings.items.items():
         if key.subject in (TRANSFORMER, SECOND) and key.field == "placement" and each.value != "resident":
             return str(each)
     return ""
 
 
-def _check(mode: str, settings: Settings, *, has_lora: bool) -> None:
-    """Raise where a setting contradicts the mode that was named."""
+#: How the LoRA reaches the transformer; auto takes either.
+_LORA = {DeviceMode.ORIGINAL: Lora.DYNAMIC, DeviceMode.SNAPSHOT: Lora.MERGED, DeviceMode.RESIDENT: Lora.MERGED}
+
+
+def _check(mode: DeviceMode, settings: Settings, *, has_lora: bool) -> None:
+    """Check that no setting contradicts the named mode; a PlanError names both."""
     elsewhere = _elsewhere(settings)
-    if mode == "resident" and elsewhere:
+    if mode is DeviceMode.RESIDENT and elsewhere:
         raise PlanError(f"the device mode 'resident' contradicts {elsewhere}; leave one of them out, or take 'auto'")
-    wanted = {"original": Lora.DYNAMIC, "snapshot": Lora.MERGED, "resident": Lora.MERGED}.get(mode)
+    wanted = _LORA.get(mode)
     for key, each in settings.items.items():
         if str(key) == "lora" and has_lora and wanted is not None and each.value != wanted:
             raise PlanError(
-                f"the device mode {mode!r} contradicts {each}: it needs {str(wanted)!r}; leave one of them out"
+                f"the device mode {str(mode)!r} contradicts {each}: it needs {str(wanted)!r}; leave one of them out"
             )
 
 
-def _case(rehearsal: Rehearsal, device: DeviceSpec | None, free_bytes: int | None, settings: Told) -> Case:
+def _case(rehearsal: Rehearsal, device: DeviceSpec | None, free_bytes: int | None, settings: UserSettings) -> ModeCase:
     chosen = device or detect()
     if free_bytes is not None:
         chosen = replace(chosen, free_bytes=free_bytes)
-    told = settings if isinstance(settings, Settings) else user_settings(settings or {})
-    return Case(rehearsal=rehearsal, device=chosen, settings=told)
+    given = settings if isinstance(settings, Settings) else user_settings(settings or {})
+    return ModeCase(rehearsal=rehearsal, device=chosen, settings=given)
 
 
 def _rehearsed(subject: Rehearsal | Pipeline | Any, request: Mapping[str, Any] | None) -> Rehearsal:

@@ -1,9 +1,11 @@
-"""Read one component from its folder: weights checked before, loaded by its own library, aligned after.
+"""Read one component from its folder: check its weights, load them by its own library, align them.
 
-diffusers and transformers load the weights; what they leave silent is checked around them. Missing and unexpected
-keys and wrong shapes are found in the files' headers against a model on the meta device, so that a checkpoint saved
-from a model with PEFT wrappers (`*.base_layer.*` keys) is refused, instead of leaving its parameters on the meta
-device.
+diffusers and transformers load the weights but report few problems, so the checks are here. Missing and unexpected keys
+and wrong shapes are found by comparing the files' headers with a model on the meta device. So a checkpoint that was
+saved from a model with PEFT wrappers (`*.base_layer.*` keys) is refused; loading it would leave its parameters on meta.
+
+    read_component("vae", Path("folder/vae"), dtype=torch.bfloat16)
+    memory_bytes({"vae": Path("folder/vae")}, torch.bfloat16, LoadRequest())      # from configurations alone
 """
 
 from __future__ import annotations
@@ -18,23 +20,24 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from reslab.ltx2._checkpoint._align import align
-from reslab.ltx2._checkpoint._arguments import leaves_in_files
 from reslab.ltx2._checkpoint._blank import converted
-from reslab.ltx2._checkpoint._configs import PERTURBED, find_class, quiet_transformers
-from reslab.ltx2._checkpoint._layout import (
+from reslab.ltx2._checkpoint._checkpoint_folder import (
     COMPUTED,
     UPSAMPLER,
     WITHOUT_WEIGHTS,
-    Stored,
     config_name,
     headers,
     precision,
     read_config,
 )
-from reslab.ltx2._checkpoint._small import read_tokenizer
+from reslab.ltx2._checkpoint._configs import PERTURBED
+from reslab.ltx2._checkpoint._file_headers import StoredTensor
+from reslab.ltx2._checkpoint._load_arguments import leaves_in_files
+from reslab.ltx2._checkpoint._model_classes import find_class, quiet_transformers
+from reslab.ltx2._checkpoint._small_models import read_tokenizer
 from reslab.residency import Plan, host_need
 
-# What constructors of diffusers and transformers raise for values that they cannot use.
+# The errors that constructors of diffusers and transformers raise for unusable values.
 _UNBUILDABLE = (
     TypeError,
     ValueError,
@@ -48,8 +51,8 @@ _UNBUILDABLE = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """Hold what a caller asks of a checkpoint; see `load`."""
+class LoadRequest:
+    """Hold the arguments of one call of `load`."""
 
     variant: str | None = None
     dtype: torch.dtype | None = None
@@ -64,7 +67,8 @@ class Wanted:
 def read_component(name: str, folder: Path, *, dtype: torch.dtype, device: torch.device | str | None = None) -> Any:
     """Read a component, its weights in `dtype` and in aligned memory of `device`.
 
-    A ValueError names what is missing, damaged or unexpected.
+    Raises:
+        ValueError: The message names the missing, damaged or unexpected part.
     """
     if name == "tokenizer":
         return read_tokenizer(folder)
@@ -94,10 +98,10 @@ def _read_diffusers(name: str, folder: Path, dtype: torch.dtype) -> torch.nn.Mod
 
 
 def _read_text_encoder(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    """Read the text encoder; transformers renames keys between releases, so it tells what fitted."""
-    headers("text_encoder", folder)  # a damaged file is named here
+    """Read the text encoder; transformers renames keys between releases, so its own report is checked."""
+    headers("text_encoder", folder)  # names a damaged file, which transformers does not
     kind, variant = _architecture_of(folder), precision("text_encoder", folder)
-    _meta_text_encoder(folder)  # and a configuration that describes none here
+    _meta_text_encoder(folder)  # names an unusable configuration, which transformers does not
     try:
         with quiet_transformers():
             module, report = kind.from_pretrained(
@@ -128,7 +132,7 @@ def _architecture_of(folder: Path) -> Any:
 
 
 def _module_class(name: Any, folder: Path) -> Any:
-    """Find the class that a configuration names; a ValueError says that it names none."""
+    """Find the class that a configuration names; a ValueError says that it names no known one."""
     if not isinstance(name, str):
         raise ValueError(f"{config_name(folder)} names no class but {name!r}; download it again.")
     try:
@@ -139,7 +143,7 @@ def _module_class(name: Any, folder: Path) -> Any:
 
 @contextmanager
 def naming(folder: Path) -> Iterator[None]:
-    """Name the configuration in the errors that a component's own constructor raises for it."""
+    """Turn the errors of a component's constructor into a ValueError that names its configuration file."""
     try:
         yield
     except _UNBUILDABLE as error:
@@ -147,19 +151,19 @@ def naming(folder: Path) -> Iterator[None]:
 
 
 def meta_module(folder: Path) -> torch.nn.Module:
-    """Build a diffusers component from its configuration on the meta device: shapes, no memory."""
+    """Build a diffusers component from its configuration on the meta device: shapes without memory."""
     kind = _class_of(folder)
     with naming(folder), torch.device("meta"):
         return kind.from_config(kind.load_config(folder, local_files_only=True))
 
 
 def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every weight and buffer that a diffusers component stores."""
+    """Return the names and shapes of all weights and buffers that a diffusers component stores."""
     return {key: tuple(tensor.shape) for key, tensor in meta_module(folder).state_dict().items()}
 
 
-def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, Stored]) -> None:
-    """Check that stored weights are those expected, by name and shape; one ValueError names what is not."""
+def check_weights(name: str, expected: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]) -> None:
+    """Check names and shapes of stored weights; one ValueError names those that are missing, unexpected or wrong."""
     problems = []
     if unexpected := sorted(stored.keys() - expected.keys()):
         wrapped = any(".base_layer." in key for key in unexpected)
@@ -180,19 +184,19 @@ def _some(names: Iterable[str], count: int = 3) -> str:
 
 
 def memory_bytes(
-    parts: Mapping[str, Path], dtype: torch.dtype, wanted: Wanted, *, upsampler_bytes: int = 0, lora_bytes: int = 0
+    parts: Mapping[str, Path], dtype: torch.dtype, wanted: LoadRequest, *, upsampler_bytes: int = 0, lora_bytes: int = 0
 ) -> int:
-    """Return the host memory that a checkpoint takes once loaded, from the configurations of its components alone.
+    """Return the host memory that a loaded checkpoint takes, from the configurations of its components alone.
 
-    With a plan it is what the plan needs: what waits on the host, and the window of what comes from disk. Without one,
-    on an accelerator, it is that of the largest component, which passes through the host.
+    With a plan, these are the weights that wait in host memory and the window for weights on disk. Without one, on an
+    accelerator, it is the largest component, which passes through host memory.
 
     Args:
         parts: The folder of each component.
-        dtype: Of the weights.
-        wanted: What is asked for.
-        upsampler_bytes: Of an upsampler's files whose configuration is not here yet.
-        lora_bytes: Of the LoRA, as far as it is read.
+        dtype: The type of the weights.
+        wanted: The arguments of `load`.
+        upsampler_bytes: The size of an upsampler whose configuration is not on this machine yet.
+        lora_bytes: The size of the LoRA, where it is read to host memory.
     """
     modules = {
         name: converted(_meta_text_encoder(folder) if name == "text_encoder" else meta_module(folder), dtype)
@@ -208,14 +212,14 @@ def memory_bytes(
 
 
 def text_rows(folder: Path) -> int:
-    """Return how many tokens a text encoder has rows for, from its configuration."""
+    """Return the number of rows in a text encoder's table of tokens, from its configuration."""
     kind = _architecture_of(folder)
     with naming(folder):
         return int(kind.config_class.from_dict(read_config(folder)).get_text_config().vocab_size)
 
 
 def _meta_text_encoder(folder: Path) -> Any:
-    """Build a text encoder from its configuration on the meta device; a ValueError says that it describes none."""
+    """Build a text encoder from its configuration on the meta device; a ValueError names an unusable configuration."""
     kind = _architecture_of(folder)
     with naming(folder), torch.device("meta"):
         return kind(kind.config_class.from_dict(read_config(folder)))
