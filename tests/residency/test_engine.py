@@ -176,7 +176,7 @@ def test_the_device_copy_is_other_memory_and_is_aligned(pipeline):
     with apply(pipeline, Plan.of({"transformer": "layerwise"})) as managed:
         pipeline.components["transformer"].blocks[2].register_forward_pre_hook(look)
         run(pipeline)
-        host = {tensor.data_ptr() for unit in managed._mover.units for tensor in unit.source.tensors}
+        host = {tensor.data_ptr() for unit in managed._conductor.mover.units for tensor in unit.source.tensors}
     assert seen
     assert all(pointer % 64 == 0 and pointer not in host for pointer, _ in seen)
     assert {numel for _, numel in seen} == {256, 16}
@@ -192,7 +192,7 @@ class Peak:
         if kind == "stage":  # the moves of the border before it are still to come
             self.stage = name
         else:
-            self.bytes[self.stage] = max(self.bytes[self.stage], self.managed._mover.held_bytes())
+            self.bytes[self.stage] = max(self.bytes[self.stage], self.managed._conductor.mover.held_bytes())
 
     def end(self, error=None):
         pass
@@ -342,7 +342,7 @@ def test_what_is_entered_by_its_parts_is_on_the_device_when_they_compute(place):
     want, elsewhere = run(pipeline), []
 
     def look(module, _arguments):
-        on_device = {tensor.data_ptr() for unit in managed._mover.here() for tensor in unit._views}
+        on_device = {tensor.data_ptr() for unit in managed._conductor.mover.here() for tensor in unit._views}
         elsewhere.extend(each for each in module.parameters(recurse=False) if each.data_ptr() not in on_device)
 
     plan = Plan.of({"vae": place, "vae@part": "layerwise"})
@@ -367,8 +367,8 @@ def test_what_leaves_before_it_has_arrived_takes_nothing_with_it_that_came_in_th
 def test_a_copy_that_was_lost_is_made_again(pipeline):
     want = run(pipeline)
     with apply(pipeline, Plan.of(), link="200 KB/s") as managed:
-        managed._director.begin_run()
-        managed._mover.lane.drain()  # as an interrupt between two evictions leaves it
+        managed._conductor.director.begin_run()
+        managed._conductor.mover.lane.drain()  # as an interrupt between two evictions leaves it
         assert torch.equal(run(pipeline), want)
 
 
@@ -597,8 +597,8 @@ def test_weights_stream_from_the_files_they_came_from(pipeline, tmp_path):
     files = {"transformer": tmp_path / "model.safetensors"}
     with apply(pipeline, Plan.of({"transformer": "disk"}), files=files) as managed:
         assert all(torch.equal(run(pipeline), want) for _ in range(2))
-        assert managed._sources.disk._folder is None
-        assert managed._sources.disk.window.bytes.nbytes == 2 * 1088
+        assert managed._conductor.sources.disk._folder is None
+        assert managed._conductor.sources.disk.window.bytes.nbytes == 2 * 1088
         assert dict(managed.table().select("component", "host_bytes").iter_rows())["transformer"] == 0
     with torch.no_grad():
         model.first.weight[0, 0] += 1
@@ -611,7 +611,7 @@ def test_weights_stream_from_the_files_they_came_from(pipeline, tmp_path):
 def test_the_temporary_folder_is_removed(pipeline):
     with apply(pipeline, Plan.of({"vae": "disk"})) as managed:
         run(pipeline)
-        folder = managed._sources.disk._folder.name
+        folder = managed._conductor.sources.disk._folder.name
     with pytest.raises(FileNotFoundError):
         os.listdir(folder)
 

@@ -157,7 +157,7 @@ def test_the_allocators_slack_is_one_too(plan, slack, beside):
 
 
 def on_host(managed):
-    return managed.table()["host_bytes"].sum() + managed._sources.disk.window.bytes.nbytes
+    return managed.table()["host_bytes"].sum() + managed._conductor.sources.disk.window.bytes.nbytes
 
 
 def check_host(plan):

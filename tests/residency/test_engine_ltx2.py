@@ -81,7 +81,7 @@ def test_whatever_module_computes_has_its_weights_on_the_device(pipe, want):
         elsewhere.update(unit.name for unit in units if not unit.is_here)
 
     with apply(pipe, Plan.of(dict.fromkeys(PARTS, layerwise(prefetch=0)))) as managed:
-        unit_of = {key: unit for unit in managed._mover.units for key in unit.by_parameter}
+        unit_of = {key: unit for unit in managed._conductor.mover.units for key in unit.by_parameter}
         parts = [part for name in PARTS for part in [*pipe.components[name].modules()][1:]]
         handles = [part.register_forward_pre_hook(look) for part in parts]
         assert same(pipe.run(**REQUEST), want)

@@ -205,12 +205,12 @@ def test_a_strength_that_an_earlier_stage_sets_to_zero_does_not_reach_the_copy(p
     model, want = pipeline.components[MODEL], reference(pipeline)
     with apply(pipeline, merged_plan("swap", "layerwise")) as managed:
         run(pipeline)
-        units = managed._components[SECOND].units
+        units = managed._conductor.components[SECOND].units
         for unit in units.values():
             unit.put_back()  # as if a block had never been used
         for layer in Adapted(model).layers:
             layer.scaling["style"] = 0.0
-            managed._mover.fetch([units[0]], stage=None)
+            managed._conductor.mover.fetch([units[0]], stage=None)
         for layer in Adapted(model).layers:
             layer.scaling["style"] = 2.0
         assert torch.equal(run(pipeline), want)
@@ -400,8 +400,8 @@ def run_twice_if_needed(pipeline, managed):
     except (RuntimeError, KeyboardInterrupt) as error:
         assert "injected" in f"{error}{error.__cause__}"  # noqa: PT017
         moving = [name for name in (MODEL, SECOND) if managed.plan.placement(name) != resident()]
-        assert all(managed._mover.held_bytes(name) == 0 for name in moving)
-        assert not any(unit.front and unit.front.unit is not unit.front.base for unit in managed._mover.units)
+        assert all(managed._conductor.mover.held_bytes(name) == 0 for name in moving)
+        assert not any(unit.front and unit.front.unit is not unit.front.base for unit in managed._conductor.mover.units)
         return run(pipeline)
 
 

@@ -142,11 +142,10 @@ BEFORE = picture()
 
 def resident_bytes(managed, plan):
     """What the plan keeps on the device outside of runs."""
-    held = [unit for unit in managed._mover.here() if unit.slot is None]
-    assert not managed._mover.slots
-    allowed = {
-        unit for unit in managed._mover.units if unit.number in managed._director.script.keeps(unit.component, None)
-    }
+    mover, script = managed._conductor.mover, managed._conductor.director.script
+    held = [unit for unit in mover.here() if unit.slot is None]
+    assert not mover.slots
+    allowed = {unit for unit in mover.units if unit.number in script.keeps(unit.component, None)}
     assert set(held) <= allowed
     return managed.device_bytes
 
@@ -293,7 +292,7 @@ def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
 
     def interrupt(stage, when):
         if (stage, when) == ("A", "after"):
-            where.extend(str(unit.where) for unit in managed._mover.here("two"))
+            where.extend(str(unit.where) for unit in managed._conductor.mover.here("two"))
             raise KeyboardInterrupt
 
     with apply(PIPELINE, Plan.of({"two": swap(prefetch_stages=1)}), link="200 KB/s") as managed:
@@ -381,7 +380,7 @@ def test_a_signal_waits_for_the_end_of_a_mask():
 def test_out_of_memory_says_stage_asked_free_and_who_held_it():
     plan = Plan.of({"one": "resident", "two": "swap"})
     with apply(PIPELINE, plan, budget=Budget(device_bytes=2 * 4 * 1088)) as managed:
-        managed._mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes a byte meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes a byte meanwhile
         with pytest.raises(OutOfMemory) as raised:
             run()
         assert managed.device_bytes == 4 * 1088
@@ -419,7 +418,7 @@ def test_memory_that_runs_out_at_any_allocation_is_explained_and_let_go(plan, mo
 def test_step_down_begins_with_what_is_resident_too():
     plan = Plan.of().decide({"one": "resident", "two": "resident"}, why="to begin with")
     with apply(PIPELINE, plan, on_oom="step-down") as managed:
-        managed._mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes memory meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes memory meanwhile
         assert torch.equal(run(), WANT)
         assert "the stage 'A' ran out of memory" in managed.notes[0]
 

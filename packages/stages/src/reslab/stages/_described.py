@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 
 class Described(StrEnum):
@@ -22,3 +23,28 @@ class Described(StrEnum):
         member._value_ = value
         member.doc = doc
         return member
+
+    @classmethod
+    def read(cls, argument: str, value: object, *, error: type[ValueError] = ValueError) -> Self:
+        """Return the member whose value a user gave as a string.
+
+        >>> class Tiling(Described):
+        ...     ON = "on", "Decode in tiles."
+        ...     OFF = "off", "Decode as a whole."
+        >>> Tiling.read("tiling", "on").doc
+        'Decode in tiles.'
+        >>> Tiling.read("tiling", "yes")
+        Traceback (most recent call last):
+        ValueError: tiling is one of 'on', 'off'; got 'yes'
+
+        Args:
+            argument: The name of the argument, as the error says it.
+            value: A member, or its value.
+            error: The error to raise.
+
+        Raises:
+            ValueError: No member has that value; the sentence lists those that there are.
+        """
+        if value not in list(cls):
+            raise error(f"{argument} is one of {', '.join(repr(str(member)) for member in cls)}; got {value!r}")
+        return cls(value)

@@ -46,9 +46,7 @@ def rule(name: str) -> ProfileNames:
     Raises:
         PipelineError: There is no such rule.
     """
-    if name not in list(ProfileNames):
-        raise PipelineError(f"profile_names is one of {', '.join(map(repr, map(str, ProfileNames)))}; got {name!r}")
-    return ProfileNames(name)
+    return ProfileNames.read("profile_names", name, error=PipelineError)
 
 
 class Names(NamedTuple):

@@ -107,6 +107,4 @@ def choose(kind: type[Described], argument: str, value: str) -> Any:
     Raises:
         PipelineError: There is none; it says what there is.
     """
-    if value not in list(kind):
-        raise PipelineError(f"{argument} is one of {', '.join(repr(str(member)) for member in kind)}; got {value!r}")
-    return kind(value)
+    return kind.read(argument, value, error=PipelineError)

@@ -18,9 +18,14 @@ from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import Ratio
-from reslab.stages import Pipeline
+from reslab.stages import Described, Pipeline
 
-ON_OOM = ("stop", "step-down")
+
+class OnOom(Described):
+    """Responses to a device that runs out of memory in a stage."""
+
+    STOP = "stop", "Raise an error that says what ran out, and where."
+    STEP_DOWN = "step-down", "Log that, take the next leaner plan, and run the stage once more."
 
 
 def apply(
@@ -30,7 +35,7 @@ def apply(
     device: torch.device | str | None = None,
     link: str | int | Ratio | None = None,
     budget: Budget | None = None,
-    on_oom: str = "stop",
+    on_oom: OnOom | str = OnOom.STOP,
     known: Workload | None = None,
     blocks: Mapping[str, str | Sequence[str]] | None = None,
     files: Mapping[str, Paths] | None = None,
@@ -81,8 +86,7 @@ def apply(
         ResidencyError: For an `on_oom` or a device that does not exist, or an argument of another kind.
         ValueError: For a link that is no bandwidth.
     """
-    if on_oom not in ON_OOM:
-        raise ResidencyError(f"on_oom is one of {', '.join(map(repr, ON_OOM))}, got {on_oom!r}")
+    response = OnOom.read("on_oom", on_oom, error=ResidencyError)
     check_kinds(pipeline, plan, budget or Budget())
     place = _accelerator.current() if device is None else read_device(device)
     if budget is None:
@@ -93,7 +97,7 @@ def apply(
         device=place,
         link=Link(link),
         budget=budget,
-        steps_down=on_oom == "step-down",
+        steps_down=response is OnOom.STEP_DOWN,
         calls=known.calls if known is not None else (),
         activations=known.activations if known is not None else {},
         blocks=blocks or {},

@@ -115,10 +115,7 @@ def read_value(key: Key, value: Any) -> Any:
     """
     kind = _types(key.subject)[key.field]
     if isinstance(kind, EnumType):
-        choices = [str(member) for member in kind]  # type: ignore[var-annotated]
-        if value not in choices:
-            raise PlanError(f"{key} is one of {', '.join(map(repr, choices))}; got {value!r}")
-        return kind(value)
+        return kind.read(str(key), value, error=PlanError)
     if type(value) is not kind:
         raise PlanError(f"{key} is {'true or false' if kind is bool else 'a whole number'}; got {value!r}")
     if kind is int and value < 0:

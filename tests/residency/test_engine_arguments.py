@@ -64,6 +64,8 @@ SWAP = Plan.of({"model": "swap"})
         ({"device": {"model": "cpu"}}, r"device is one device, .* got 1 in a dict; .* name one, such as"),
         ({"device": ["cuda:0", "cuda:1"]}, r"device is one device, .* got 2 in a list"),
         ({"files": {"model": 5}}, r"files are paths of safetensors files, .* got 5"),
+        ({"on_oom": "retry"}, r"on_oom is one of 'stop', 'step-down'; got 'retry'"),
+        ({"on_oom": None}, r"on_oom is one of 'stop', 'step-down'; got None"),
         ({"link": "0 GB/s"}, r"link='0 GB/s' would never finish a copy; .* leave link out"),
         ({"link": 0}, r"link=0 would never finish"),
         ({"link": 25}, r"link=25 is 25 bytes a second; did you mean '25 GB/s'\?"),

@@ -1,0 +1,302 @@
+"""The conductor of a residency: it moves weights around the stages, sections and component calls of a pipeline.
+
+    conductor = ResidencyConductor(pipeline, plan, config)
+    conductor.begin()                     # checks the plan; moves nothing
+    pipeline.conduct(conductor)           # from now on stages and calls of the pipeline go through it
+    conductor.stop(); conductor.remove()  # every weight is where it was before
+
+A user meets it as `Residency`, which shows what it holds and hides these callbacks. Each callback first heals what an
+interrupt has left half-done. Whatever ends a stage, the weights that the plan does not keep are evicted.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from reslab.residency._engine import _oom
+from reslab.residency._engine._checks import check_executable, check_fits, check_names
+from reslab.residency._engine._component import Component
+from reslab.residency._engine._config import Setting, Sources
+from reslab.residency._engine._director import Director
+from reslab.residency._engine._guards import explain
+from reslab.residency._engine._managed import Managed
+from reslab.residency._engine._mover import Mover
+from reslab.residency._engine._script import Script
+from reslab.residency._engine._unit import Unit, without_values
+from reslab.residency._errors import OutOfMemory
+from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._plan import Plan
+from reslab.residency._plan._settings import DecidedBy
+from reslab.residency._plan._workload import Call, ComponentSize, Workload
+from reslab.residency._schedule._leaner import leaner
+from reslab.stages import Pipeline, Section, Stage, StockStage
+
+logger = logging.getLogger(__name__)
+
+
+class ResidencyConductor:
+    """Carries out a plan around the stages and calls of a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        plan: Where its weights live; `plan` becomes a leaner one after out of memory, if the user asked for that.
+        config: Device, link, memory, and the other arguments of `apply`.
+    """
+
+    def __init__(self, pipeline: Pipeline, plan: Plan, config: Setting) -> None:
+        self.plan = plan
+        self.execution_device = config.device
+        self.may_retry = config.steps_down
+        self.config = config
+        self._pipeline, self._known = pipeline, config.calls
+        self.sources = Sources(config, plan, note=self._note)
+        self.mover = Mover(
+            device=config.device,
+            lane=config.lane(reads_disk=self.sources.reads_disk),
+            tell=lambda: pipeline.tell,
+            sources=self.sources,
+            limit_bytes=config.budget.device_bytes,
+        )
+        self.components: dict[str, Component] = {}
+        self.director = Director(self.mover, self.components)
+        self._managed = Managed(pipeline, config, self.mover, self.sources, self.director.use, self.components)
+        self.copied_bytes, self.compute_s = 0, 0.0
+        self._failed: tuple[Call, ...] = ()
+        self._stopped: list[Unit] = []
+
+    @property
+    def workload(self) -> Workload:
+        """Return the sizes of the components, and the calls scheduled for the next run; none before the first run."""
+        stages = tuple(stage.registered_name for stage in self._pipeline.stages)
+        sizes = {name: component.size for name, component in self.components.items()}
+        kept = {name for name, component in self.components.items() if component.is_kept}
+        places = {stage: place for place, stage in enumerate(stages)}
+        known = [
+            call
+            for call in self._known
+            if call.stage in places and call.component not in kept and _is_possible(call, sizes)
+        ]
+        calls = tuple(sorted(known, key=lambda call: places[call.stage]))  # sections of a stock call may swap places
+        return Workload(components=sizes, stages=stages, calls=calls, activations=self.config.activations)
+
+    def begin(self) -> None:
+        """Check the arguments and the plan against the pipeline as it is now; nothing moves.
+
+        Raises:
+            ResidencyError: For a name, a file or a module that the plan cannot be carried out with.
+            PlanError: For a plan that cannot be carried out.
+        """
+        check_names(self._pipeline.components, self.config.blocks, self.config.files)
+        self._see_run()
+
+    def stop(self) -> None:
+        """End the stage under way, with its copies and slots."""
+        self.director.stage = None
+        self.mover.stop()
+        self._stopped = list(self.mover.units)
+
+    def remove(self) -> None:
+        """Restore every module, and release lane, files and host memory."""
+        self._managed.give_back()
+        self.mover.lane.close()
+        for unit in self.mover.units:
+            if unit.shared.source is not None:
+                unit.shared.source.close()
+        self.sources.disk.close()
+        self.mover.units = []
+
+    def note_losses(self) -> None:
+        """Note which writes into weights were lost, once the weights are restored."""
+        for lost in filter(None, (self.mover.told_lost(), without_values(self._stopped))):
+            self._note(lost)
+        self._stopped = []
+
+    def _note(self, sentence: str) -> None:
+        self.director.notes.append(sentence)
+        logger.warning(sentence)
+
+    def stage(self, stage: Stage, call: Callable[[], None]) -> None:
+        """Run a stage, with the moves at its borders around it; on out of memory once more, if that was asked for.
+
+        Raises:
+            OutOfMemory: If memory does not suffice, also not with the next leaner plan.
+        """
+        names = [each.registered_name for each in self._pipeline.stages]
+        name = stage.registered_name
+
+        def run(*, again: bool) -> None:
+            self._run_stage(name, call, begins=name == names[0] and not again, ends=name == names[-1])
+
+        self._until_it_fits(run)
+
+    def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
+        """Make the call of a stock pipeline; on out of memory all of it once more, if that was asked for.
+
+        Raises:
+            OutOfMemory: If memory does not suffice, also not with the next leaner plan.
+        """
+        stages, own = self._pipeline.stages, stock.sections()
+        begins, calls = stages[0] in own, 0 if stages[0] in own else len(self.director.calls)
+
+        def run(*, again: bool) -> None:
+            self.mover.heal()
+            if again:
+                self.director.let_go(calls)
+            elif begins:
+                self._see_run()
+                with self._guarded(own[0].registered_name, calls):
+                    self._begin_run()  # its sections are entered as they come
+            self.director.touch = stock.touch
+            try:
+                call()
+            finally:
+                self.director.touch = None
+            if stages[-1] in own:
+                with self._guarded(own[-1].registered_name, calls):
+                    self._end_run()
+
+        self._until_it_fits(run)
+
+    @contextmanager
+    def section(self, stage: Section) -> Iterator[None]:
+        """Make the moves at the borders of a section, of which the next run knows even where this one did not."""
+        self.mover.heal()
+        name, workload = stage.registered_name, self.workload
+        if self.director.script is not None and self.director.script.workload.stages != workload.stages:
+            self.director.script = Script(self.plan, workload)
+        with self._guarded(name, len(self.director.calls)):
+            self.director.enter(name)
+            yield
+            self.director.leave(name)
+
+    def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
+        """Make a component's call, having seen to its weights."""
+        own = self._managed.of(component)
+        if own is not None and own.is_kept:  # first of all: what is compiled in place is traced through here
+            return call()
+        self.mover.heal()
+        merged = self._managed.in_place_of(own)
+        if merged is None:
+            return self._call(own, method, call)
+        if merged.see():
+            self.director.notes.append(f"the LoRA of {merged.base.name!r} has changed, so it is merged anew")
+        with merged.standing():
+            return self._call(merged, method, call)
+
+    def _call(self, own: Component | None, method: str, call: Callable[[], Any]) -> Any:
+        own = own.face if own is not None else None
+        if own is None or not self.director.begin_call(own, method):
+            return call()
+        begun, waited = time.perf_counter(), self.mover.waited_s
+        try:
+            return call()
+        finally:
+            self.director.end_call()
+            self.copied_bytes += own.size.weight_bytes
+            self.compute_s += time.perf_counter() - begun - (self.mover.waited_s - waited)
+
+    def _until_it_fits(self, run: Callable[..., None]) -> None:
+        """Run something, and where memory does not suffice for it once more with a leaner plan, if that was asked for.
+
+        Raises:
+            OutOfMemory: If it does not suffice then either.
+        """
+        problem, lean = "", None
+        try:
+            run(again=False)
+        except _oom.Exhausted as exhausted:
+            problem, lean = str(exhausted), self._leaner(exhausted.stage)
+            if lean is None:
+                raise OutOfMemory(f"{problem}. {_oom.advice(self.may_retry)}") from exhausted.__cause__
+        if lean is None:
+            return
+        # out here nothing keeps the frames of the failed call, and with them its tensors, alive
+        self._step_down(lean, problem)
+        try:
+            run(again=True)
+        except _oom.Exhausted as exhausted:
+            advice = _oom.advice(self.may_retry, self._leaner(exhausted.stage))
+            told = f"{exhausted}, though the plan was made leaner. {advice}"
+            raise OutOfMemory(told) from exhausted.__cause__
+
+    def _run_stage(self, name: str, call: Callable[[], None], *, begins: bool, ends: bool) -> None:
+        self.mover.heal()
+        if begins:
+            self._see_run()
+        with self._guarded(name, 0 if begins else len(self.director.calls)):
+            if begins:
+                self._begin_run()
+            self.director.enter(name)
+            call()
+            self.director.leave(name)
+            if ends:
+                self._end_run()
+
+    @contextmanager
+    def _guarded(self, name: str, calls: int) -> Iterator[None]:
+        """Evict what does not stay, whatever happens in a stage, and say it where memory did not suffice."""
+        try:
+            yield
+        except BaseException as error:
+            told = _oom.explain(error, name, self.mover) if _oom.is_out_of_memory(error) else None
+            self.director.stage = None
+            self._failed = self.director.calls[calls:]
+            self.director.let_go(calls)
+            if told is None:
+                explain(error)
+                raise
+            raise _oom.Exhausted(told, name) from error
+        self.director.stage = None
+
+    def _see_run(self) -> None:
+        self._managed.see(self.plan)
+        self._plan_run()
+
+    def _begin_run(self) -> None:
+        self.copied_bytes, self.compute_s = 0, 0.0
+        self._managed.bring_buffers()
+        self.mover.peak_bytes = self.mover.held_bytes()
+        self.director.begin_run()
+
+    def _end_run(self) -> None:
+        self.director.end_run()
+        self._known = self.director.calls
+        self.config.link.learn(copied_bytes=self.copied_bytes, compute_s=self.compute_s)
+
+    def _plan_run(self) -> None:
+        """Write the script of the next run, and refuse a plan that cannot be carried out, before anything moves."""
+        workload, script = self.workload, self.director.script
+        if script is not None and script.workload == workload and script.plan is self.plan:
+            return
+        check_executable(self.plan, workload)
+        check_fits(self.plan, workload, self.config.budget, kind=self.execution_device.type)
+        self._follow(workload)
+
+    def _follow(self, workload: Workload) -> None:
+        """Follow the plan from now on, as it is laid over what the run is known to do."""
+        self.sources.lay(self.plan, workload, self.mover.units)
+        self.mover.renew()
+        self.director.script = Script(self.plan, workload)
+
+    def _leaner(self, stage: str) -> Plan | None:
+        if not self.may_retry:
+            return None
+        kept = {name: Kind.RESIDENT for name, component in self.components.items() if component.is_kept}
+        plan = self.plan.decide(kept, by=DecidedBy.USER, why="it cannot be moved") if kept else self.plan
+        return leaner(plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
+
+    def _step_down(self, plan: Plan, problem: str) -> None:
+        self._note(f"{problem}; so the stage is run again with the leaner {plan!r}")
+        self.mover.stop()
+        self.plan = plan
+        self._follow(self.workload)
+        self.director.keep_only(None)
+
+
+def _is_possible(call: Call, sizes: Mapping[str, ComponentSize]) -> bool:
+    """Tell whether what a call uses is there; a component may have been replaced since."""
+    return call.component in sizes and max(call.blocks, default=-1) < len(sizes[call.component].block_bytes)
