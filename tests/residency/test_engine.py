@@ -25,7 +25,7 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._engine._lanes import Link
+from reslab.residency._engine._lanes import LinkThrottle
 from reslab.residency._units import Ratio
 from reslab.stages import Pipeline, stage
 
@@ -342,7 +342,7 @@ def test_what_is_entered_by_its_parts_is_on_the_device_when_they_compute(place):
     want, elsewhere = run(pipeline), []
 
     def look(module, _arguments):
-        on_device = {tensor.data_ptr() for unit in managed._conductor.mover.here() for tensor in unit._views}
+        on_device = {tensor.data_ptr() for unit in managed._conductor.mover.on_device() for tensor in unit._views}
         elsewhere.extend(each for each in module.parameters(recurse=False) if each.data_ptr() not in on_device)
 
     plan = Plan.of({"vae": place, "vae@part": "layerwise"})
@@ -623,7 +623,7 @@ def test_a_link_holds_copies_to_their_time_together():
         slept.append(seconds)
         now[0] += seconds
 
-    link = Link("1 KB/s", clock=lambda: now[0], sleep=sleep)
+    link = LinkThrottle("1 KB/s", clock=lambda: now[0], sleep=sleep)
     link.hold(500, 100.0)
     link.hold(250, 100.0)  # waited for the lane
     now[0] = 200.0
@@ -632,7 +632,7 @@ def test_a_link_holds_copies_to_their_time_together():
 
 
 def test_a_ratio_becomes_a_bandwidth_by_the_time_that_computing_took():
-    link = Link(Ratio(copy_s_per_compute_s=2.0))
+    link = LinkThrottle(Ratio(copy_s_per_compute_s=2.0))
     assert link.bytes_per_s is None
     link.learn(copied_bytes=1000, compute_s=0.5)
     link.learn(copied_bytes=1, compute_s=9.0)

@@ -31,7 +31,7 @@ from reslab.residency import (
 )
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._checks import check_fits
-from reslab.residency._engine._config import Setting
+from reslab.residency._engine._config import EngineConfig
 from reslab.residency._predict._memory import memory
 from reslab.stages import Pipeline, stage
 
@@ -282,7 +282,7 @@ def pinning(monkeypatch, limit):
         pinned[memory.data_ptr()] = memory.nbytes
         return lambda: pinned.pop(memory.data_ptr())
 
-    monkeypatch.setattr(Setting, "pins", True)
+    monkeypatch.setattr(EngineConfig, "pins", True)
     monkeypatch.setattr(_accelerator, "pinner", lambda device: pin)
     return pinned
 

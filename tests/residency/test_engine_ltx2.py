@@ -78,7 +78,7 @@ def test_whatever_module_computes_has_its_weights_on_the_device(pipe, want):
 
     def look(module, _arguments):
         units = [unit_of[id(weight)] for weight in module._parameters.values() if weight is not None]
-        elsewhere.update(unit.name for unit in units if not unit.is_here)
+        elsewhere.update(unit.name for unit in units if not unit.is_on_device)
 
     with apply(pipe, Plan.of(dict.fromkeys(PARTS, layerwise(prefetch=0)))) as managed:
         unit_of = {key: unit for unit in managed._conductor.mover.units for key in unit.by_parameter}

@@ -142,8 +142,8 @@ BEFORE = picture()
 
 def resident_bytes(managed, plan):
     """What the plan keeps on the device outside of runs."""
-    mover, script = managed._conductor.mover, managed._conductor.director.script
-    held = [unit for unit in mover.here() if unit.slot is None]
+    mover, script = managed._conductor.mover, managed._conductor.director.cursor
+    held = [unit for unit in mover.on_device() if unit.slot is None]
     assert not mover.slots
     allowed = {unit for unit in mover.units if unit.number in script.keeps(unit.component, None)}
     assert set(held) <= allowed
@@ -292,7 +292,7 @@ def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
 
     def interrupt(stage, when):
         if (stage, when) == ("A", "after"):
-            where.extend(str(unit.where) for unit in managed._conductor.mover.here("two"))
+            where.extend(str(unit.where) for unit in managed._conductor.mover.on_device("two"))
             raise KeyboardInterrupt
 
     with apply(PIPELINE, Plan.of({"two": swap(prefetch_stages=1)}), link="200 KB/s") as managed:

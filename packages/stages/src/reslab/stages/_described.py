@@ -45,6 +45,7 @@ class Described(StrEnum):
         Raises:
             ValueError: No member has that value; the sentence lists those that there are.
         """
-        if value not in list(cls):
-            raise error(f"{argument} is one of {', '.join(repr(str(member)) for member in cls)}; got {value!r}")
-        return cls(value)
+        for member in cls:
+            if member == value:
+                return member
+        raise error(f"{argument} is one of {', '.join(repr(str(member)) for member in cls)}; got {value!r}")

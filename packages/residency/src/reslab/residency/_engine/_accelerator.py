@@ -120,7 +120,7 @@ class StreamLane:
         self.drain()
 
 
-class Buffers:
+class ModuleBuffers:
     """Has the buffers of modules on the device: they are small, and never absent.
 
     Args:
@@ -138,7 +138,7 @@ class Buffers:
                 self._moved.append((buffer, buffer.device))
                 buffer.data = buffer.data.to(self._device)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Move them back to where they were, with the values that they have."""
         while self._moved:
             buffer, device = self._moved[-1]

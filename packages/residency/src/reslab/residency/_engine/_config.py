@@ -22,14 +22,14 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._checkpoint import Paths
 from reslab.residency._engine._checks import Budget
-from reslab.residency._engine._disk import Disk, DiskSource, Names
-from reslab.residency._engine._lanes import CopyLane, Link, ThreadLane
+from reslab.residency._engine._disk import Disk, DiskSource, ParameterNames
+from reslab.residency._engine._lanes import CopyLane, LinkThrottle, ThreadLane
 from reslab.residency._engine._layout import HostBuffer, Pin, Source
-from reslab.residency._engine._merge import MergedUnit
+from reslab.residency._engine._merged_copy import MergedUnit
 from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._engine._unit import Unit
+from reslab.residency._engine._weight_files import Paths
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
@@ -38,7 +38,7 @@ from reslab.residency._units import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class EngineConfig:
     """How a plan is carried out.
 
     Args:
@@ -47,13 +47,13 @@ class Setting:
         budget: What may be used.
         steps_down: Whether a leaner plan is tried when memory does not suffice.
         calls: The calls that are foreseen.
-        blocks: Names of blocks by component, where they are not to be found.
+        blocks: ParameterNames of blocks by component, where they are not to be found.
         files: Safetensors files by component, for what is placed on disk.
         activations: Highest bytes alive besides weights, by stage, as far as they are known.
     """
 
     device: torch.device
-    link: Link
+    link: LinkThrottle
     budget: Budget
     steps_down: bool = False
     calls: tuple[Call, ...] = ()
@@ -82,26 +82,26 @@ class Sources:
     Which of these, the plan in force says, each time that a unit is fetched or leaves.
 
     Args:
-        setting: Device, files, and what may be pinned.
+        config: Device, files, and what may be pinned.
         plan: The one at the beginning; a leaner one reads nothing from disk that this one does not.
         note: Says what is not as it was to be.
     """
 
-    def __init__(self, setting: Setting, plan: Plan, *, note: Callable[[str], None]) -> None:
-        self._setting, self.disk = setting, Disk(setting.files)
+    def __init__(self, config: EngineConfig, plan: Plan, *, note: Callable[[str], None]) -> None:
+        self._config, self.disk = config, Disk(config.files)
         self._reads_disk = any(placement.kind is Kind.DISK for placement in plan.placements.values())
         self._from_disk: set[str] = set()
         self._settled: Mapping[str, frozenset[int]] = {}
-        self._pins = Pins(setting.device, is_used=setting.pins, pinnable_bytes=setting.budget.pinned_bytes, note=note)
+        self._pins = Pins(config.device, is_used=config.pins, pinnable_bytes=config.budget.pinned_bytes, note=note)
         self._window_bytes = 0
-        self.names: dict[str, Names] = {}
+        self.names: dict[str, ParameterNames] = {}
 
     @property
     def reads_disk(self) -> bool:
         """Tell whether anything is read from disk."""
-        return bool(self._setting.files) or self._reads_disk
+        return bool(self._config.files) or self._reads_disk
 
-    def lay(self, plan: Plan, workload: Workload, units: Sequence[Unit]) -> None:
+    def use_plan(self, plan: Plan, workload: Workload, units: Sequence[Unit]) -> None:
         """Take a plan as it is laid over a run: what waits where, and how much of it is pinned."""
         account = footprint(plan, workload)
         self._from_disk = {name for name, each in account.waiting.items() if each.from_disk}
@@ -115,8 +115,8 @@ class Sources:
         """Return where a unit waits as the plan in force has it: where it waits now, if that is right."""
         source, stays = unit.source, self._stays(unit)
         if stays and isinstance(source, HostBuffer):
-            return OnlyCopy(unit.layout, source.tensors, self._setting.device)
-        if stays or unit.is_here:  # what is here and does not stay is asked about when it leaves
+            return OnlyCopy(unit.layout, source.tensors, self._config.device)
+        if stays or unit.is_on_device:  # what is here and does not stay is asked about when it leaves
             return source
         if isinstance(source, OnlyCopy) or (isinstance(source, DiskSource) and unit.component not in self._from_disk):
             with torch.inference_mode(False), torch.no_grad():
@@ -126,7 +126,7 @@ class Sources:
         self._pins.top_up(unit)
         return source
 
-    def left(self, unit: Unit) -> Source:
+    def after_leaving(self, unit: Unit) -> Source:
         """Return where a unit waits that leaves the device: if it was nowhere else, in memory that it is copied to."""
         source = unit.source
         if isinstance(source, OnlyCopy):
@@ -145,12 +145,12 @@ class Sources:
             if isinstance(unit, MergedUnit):
                 made = unit.make(pin=pin, disk=self.disk if name in self._from_disk else None)
                 is_copy = is_settled and name not in self._from_disk
-                return OnlyCopy(unit.layout, made.tensors, self._setting.device) if is_copy else made
+                return OnlyCopy(unit.layout, made.tensors, self._config.device) if is_copy else made
             if name in self._from_disk or (is_settled and unit.has_unknown):
                 self.disk.window.reserve(self._window_bytes)
                 return self.disk.source(name, unit.layout, self.names[name])
             if is_settled:
-                return OnlyCopy(unit.layout, unit.values, self._setting.device)
+                return OnlyCopy(unit.layout, unit.values, self._config.device)
             return self.disk.memory(name, unit.layout, self.names[name], pin=pin)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from reslab.residency._engine._component import WHOLE, Component
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._script import Moves, Script, pieces
+from reslab.residency._engine._schedule_cursor import Moves, ScheduleCursor, units_of
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._errors import ResidencyError, WeightsAbsent
 from reslab.residency._plan._placement import Placement
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 DIRECT = "parts"
 
 
-class Begun(NamedTuple):
+class RunningCall(NamedTuple):
     """A call under way, and the blocks that it has run."""
 
     stage: str
@@ -54,13 +54,13 @@ class Director:
 
     def __init__(self, mover: Mover, components: Mapping[str, Component]) -> None:
         self._mover, self._components = mover, components
-        self._demand = Demand(mover)
-        self._calls: list[Begun] = []
-        self._under_way: list[Begun] = []
-        self.script: Script | None = None
+        self._demand = OnDemand(mover)
+        self._calls: list[RunningCall] = []
+        self._under_way: list[RunningCall] = []
+        self.cursor: ScheduleCursor | None = None
         self.stage: str | None = None
-        self._is_told = False
-        self._direct: Begun | None = None
+        self._is_noted = False
+        self._direct: RunningCall | None = None
         #: While a stock pipeline's call is under way: begins the section that a component suggests.
         self.touch: Callable[[str], None] | None = None
         #: What was not as foreseen, as sentences.
@@ -81,25 +81,25 @@ class Director:
         self._mover.fetched_bytes.clear()
         self._mover.evict_lost()
         self.keep_only(None)
-        self._execute(self._the_script.set_up())
+        self._execute(self._the_cursor.set_up())
 
     def enter(self, stage: str) -> None:
         """Make the moves at the border before a stage."""
-        self.stage, self._is_told = stage, False
+        self.stage, self._is_noted = stage, False
         self._under_way.clear()
         self._demand.forget()
-        self._execute(self._the_script.border(stage))
+        self._execute(self._the_cursor.border(stage))
         for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
-            needed = sorted(self._the_script.needs(component.name, stage))
+            needed = sorted(self._the_cursor.needs(component.name, stage))
             self._mover.fetch([component.units[number] for number in needed], stage=stage)
 
     def leave(self, stage: str) -> None:
         """Make the moves at the end of a stage."""
-        moves = self._the_script.rest(stage)
+        moves = self._the_cursor.rest(stage)
         if moves is not None:
             self._execute(moves)
         else:
-            self._note_off(f"{stage} ended without a call that was foreseen")
+            self._note_deviation(f"{stage} ended without a call that was foreseen")
         self._empty_slots()
         self.keep_only(stage)
 
@@ -107,11 +107,11 @@ class Director:
         """Let go of what does not stay for the next run."""
         self.keep_only(None)
 
-    def let_go(self, calls: int) -> None:
+    def release(self, calls: int) -> None:
         """Let go of everything that does not stay, whatever has happened, and forget calls from that number on."""
         self._mover.heal()
         for component in self._components.values():
-            component.step_back()
+            component.deactivate()
         self._mover.evict([unit for unit in self._mover.units if unit.where is Where.ARRIVING])
         self._empty_slots()
         self.keep_only(None)
@@ -121,7 +121,7 @@ class Director:
     def keep_only(self, stage: str | None) -> None:
         """Evict what is not kept in a stage; None: outside of runs."""
         for component in self._components.values():
-            keeps = self._the_script.keeps(component.name, stage)
+            keeps = self._the_cursor.keeps(component.name, stage)
             self._mover.evict([unit for number, unit in component.units.items() if number not in keeps])
         self._mover.show_bases()
 
@@ -129,10 +129,10 @@ class Director:
         """Have on the device what a call needs; False for a call inside another one of the same component."""
         if self.stage is None or any(each.component is component for each in self._under_way):
             return False
-        begun = Begun(self.stage, component, method, [])
+        begun = RunningCall(self.stage, component, method, [])
         self._calls.append(begun)
-        self._follow(self._the_script.call(component.name, method), f"{component.name}.{method} in {self.stage}")
-        if not all(unit.is_here for unit in kept(component, self._placement(component))):
+        self._follow(self._the_cursor.call(component.name, method), f"{component.name}.{method} in {self.stage}")
+        if not all(unit.is_on_device for unit in kept_units(component, self._placement(component))):
             self._demand.call(component, self._placement(component), self.stage)
         self._mover.show(component.units.values())
         self._under_way.append(begun)
@@ -157,7 +157,7 @@ class Director:
                 return  # its forward, which comes next, begins a section
             self.touch(component.name)
         if self.stage is None:
-            if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_here):
+            if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_on_device):
                 raise WeightsAbsent(
                     f"the weights of {unit.name!r} are not on the device: no stage is under way; call it inside "
                     "pipeline.run(…), or leave the residency's `with` block first"
@@ -168,11 +168,11 @@ class Director:
         begun = self._call_of(component)
         if number != OUTSIDE and begun.blocks[-1:] != [number]:  # a block may be entered by several of its modules
             begun.blocks.append(number)
-            self._follow(self._the_script.block(number), f"{unit.name} in {self.stage}")
-        if not unit.is_here:
+            self._follow(self._the_cursor.block(number), f"{unit.name} in {self.stage}")
+        if not unit.is_on_device:
             self._fetch_now(component, number)
 
-    def _call_of(self, component: Component) -> Begun:
+    def _call_of(self, component: Component) -> RunningCall:
         """Return the call that a module runs in: one under way, or where a stage uses parts directly, one made up."""
         for begun in reversed(self._under_way):
             if begun.component is component:
@@ -192,14 +192,14 @@ class Director:
 
     def _follow(self, moves: Moves | None, what: str) -> None:
         if moves is None:
-            self._note_off(what)
+            self._note_deviation(what)
         else:
             self._execute(moves)
 
     def _execute(self, moves: Moves) -> None:
         for move in moves:
             component = self._components[move.component]
-            units = [component.units[number] for number in pieces(move, len(component.blocks))]
+            units = [component.units[number] for number in units_of(move, len(component.blocks))]
             if move.act is Act.FETCH:
                 slot_bytes = 0 if move.slot is None else self._slot_bytes(component, move)
                 self._mover.fetch(units, stage=move.stage, slot=move.slot, slot_bytes=slot_bytes)
@@ -212,13 +212,13 @@ class Director:
         assert move.stage is not None
         if move.slot in self._mover.slots.get(component.name, ()):
             return 0
-        return component.slot_bytes(self._the_script.streamed(component.name, move.stage))
+        return component.slot_bytes(self._the_cursor.streamed(component.name, move.stage))
 
-    def _note_off(self, what: str) -> None:
+    def _note_deviation(self, what: str) -> None:
         """Say once a stage that it did something else than was foreseen; of a run that was not foreseen, nothing."""
-        if self._is_told or not self._the_script.workload.calls:
+        if self._is_noted or not self._the_cursor.workload.calls:
             return
-        self._is_told = True
+        self._is_noted = True
         self.notes.append(f"not as foreseen, so weights were fetched on demand until the stage ended: {what}")
         logger.warning(self.notes[-1])
 
@@ -227,12 +227,12 @@ class Director:
             self._mover.empty_slots(component)
 
     def _placement(self, component: Component) -> Placement:
-        return self._the_script.plan.placement(component.name, self.stage)
+        return self._the_cursor.plan.placement(component.name, self.stage)
 
     @property
-    def _the_script(self) -> Script:
-        assert self.script is not None
-        return self.script
+    def _the_cursor(self) -> ScheduleCursor:
+        assert self.cursor is not None
+        return self.cursor
 
 
 def _refuse_lora(component: Component) -> None:
@@ -248,7 +248,7 @@ def _refuse_lora(component: Component) -> None:
         )
 
 
-class Demand:
+class OnDemand:
     """Fetches what is needed now."""
 
     def __init__(self, mover: Mover) -> None:
@@ -257,7 +257,7 @@ class Demand:
 
     def call(self, component: Component, placement: Placement, stage: str) -> None:
         """Have on the device what a component keeps there while it runs."""
-        units = kept(component, placement)
+        units = kept_units(component, placement)
         self._mover.fetch(units, stage=stage)
         self._mover.wait(units)
 
@@ -269,7 +269,7 @@ class Demand:
         else:
             recent = self._recent.setdefault(component.name, [])
             recent[:] = [each for each in recent if each is not unit]
-            if unit not in self._mover.here(component.name):
+            if unit not in self._mover.on_device(component.name):
                 slot = self._free_slot(component, placement)
                 # of all blocks that do not stay: which of them the stage will run, as a script knows it, is not known
                 slot_bytes = component.slot_bytes(component.units.keys() - stays)
@@ -287,7 +287,7 @@ class Demand:
         The rule is that of the schedule, `free_slot`; what is in the slots, the ledger says, since a stage may have
         followed the schedule until now. Only which blocks come next is not known, so none is spared for that.
         """
-        streamed = [unit for unit in self._mover.here(component.name) if unit.slot is not None]
+        streamed = [unit for unit in self._mover.on_device(component.name) if unit.slot is not None]
         recent = self._recent[component.name]
         streamed.sort(key=lambda unit: recent.index(unit) if unit in recent else -1)
         held = {unit.number: unit.slot.number for unit in streamed if unit.slot is not None}
@@ -297,6 +297,6 @@ class Demand:
         return slot
 
 
-def kept(component: Component, placement: Placement) -> list[Unit]:
+def kept_units(component: Component, placement: Placement) -> list[Unit]:
     """Return the units that a component keeps on the device while it runs."""
     return [component.units[number] for number in sorted(kept_part(placement, len(component.blocks)))]

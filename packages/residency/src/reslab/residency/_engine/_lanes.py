@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from reslab.residency._engine._interrupts import masked
-from reslab.residency._engine._layout import Part, copy_on_host
+from reslab.residency._engine._layout import CopyPart, copy_on_host
 from reslab.residency._units import LEAST_BARE_RATE, Ratio, parse_rate
 from reslab.stages import Kind, Observer
 
@@ -48,9 +48,9 @@ class Copy(NamedTuple):
 
     name: str
     nbytes: int
-    parts: tuple[tuple[torch.Tensor, Part], ...]
+    parts: tuple[tuple[torch.Tensor, CopyPart], ...]
     tell: Observer
-    copied: Callable[[Part], None] = lambda part: None
+    copied: Callable[[CopyPart], None] = lambda part: None
 
 
 class Ticket(Protocol):
@@ -239,7 +239,7 @@ def _end(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None]) -> None:
         ended.get(timeout=_END_WITHIN_S)
 
 
-class Link:
+class LinkThrottle:
     """Holds a lane to a bandwidth: copies that follow each other take exactly their bytes' time together.
 
     Args:

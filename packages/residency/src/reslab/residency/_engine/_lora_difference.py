@@ -19,7 +19,7 @@ import torch
 
 from reslab.residency._engine._apply import apply
 from reslab.residency._errors import ResidencyError
-from reslab.residency._model._lora import Adapted, merge
+from reslab.residency._model._lora import ComponentLora, merge
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._placement import layerwise
 from reslab.residency._plan._plan import Plan
@@ -50,7 +50,7 @@ def lora_difference(pipeline: Pipeline, request: Mapping[str, Any]) -> pl.DataFr
     Raises:
         ResidencyError: If no LoRA was on in the run.
     """
-    seen = _Strengths(pipeline)
+    seen = _LoraObserver(pipeline)
     with pipeline.observe(seen):
         on_the_fly = _run(pipeline, request, Lora.DYNAMIC, ())
     if not seen.adapted:
@@ -60,19 +60,19 @@ def lora_difference(pipeline: Pipeline, request: Mapping[str, Any]) -> pl.DataFr
     return pl.DataFrame([*rows, *_values(on_the_fly, merged)], schema=dict(DIFFERENCE), orient="row")
 
 
-class _Strengths:
+class _LoraObserver:
     """Observes which LoRAs are on, and how strongly, when components are called; the last call with one counts."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         modules = {name: each for name, each in pipeline.components.items() if isinstance(each, torch.nn.Module)}
-        self._all = {name: Adapted(module) for name, module in modules.items()}
-        self.adapted: dict[str, Adapted] = {}
+        self._all = {name: ComponentLora(module) for name, module in modules.items()}
+        self.adapted: dict[str, ComponentLora] = {}
 
     def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
         component = name.partition(".")[0]
         if kind == Kind.COMPONENT and self._all[component].is_on:
             self.adapted[component] = self._all[component]
-            self.adapted[component].take()
+            self.adapted[component].capture()
 
     def end(self, error: BaseException | None = None) -> None:
         pass
@@ -95,7 +95,7 @@ def _as_it_is(value: Any) -> Any:
     return value.clone_state() if isinstance(value, torch.Generator) else value
 
 
-def _weights(name: str, adapted: Adapted) -> Iterator[tuple[Any, ...]]:
+def _weights(name: str, adapted: ComponentLora) -> Iterator[tuple[Any, ...]]:
     """Return what rounding does to the merged weights of a component, relative to them and to the update."""
     count, largest, squares = 0, 0.0, np.zeros(3)
     for key, (layer, weight) in adapted.reached.items():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from reslab.residency._engine._config import Setting
+from reslab.residency._engine._config import EngineConfig
 from reslab.residency._engine._interrupts import masked
 from reslab.residency._engine._residency_conductor import ResidencyConductor
 from reslab.residency._errors import ResidencyError
@@ -38,7 +38,7 @@ class Residency:
         config: Device, link, memory, and the other arguments of `apply`.
     """
 
-    def __init__(self, pipeline: Pipeline, plan: Plan, config: Setting) -> None:
+    def __init__(self, pipeline: Pipeline, plan: Plan, config: EngineConfig) -> None:
         self._pipeline, self._config = pipeline, config
         # The pipeline's callbacks are methods of another object, so that Tab on a residency shows what a user calls.
         self._conductor = ResidencyConductor(pipeline, plan, config)

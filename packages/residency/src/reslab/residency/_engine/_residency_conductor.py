@@ -20,12 +20,12 @@ from typing import Any
 from reslab.residency._engine import _oom
 from reslab.residency._engine._checks import check_executable, check_fits, check_names
 from reslab.residency._engine._component import Component
-from reslab.residency._engine._config import Setting, Sources
+from reslab.residency._engine._config import EngineConfig, Sources
 from reslab.residency._engine._director import Director
-from reslab.residency._engine._guards import explain
-from reslab.residency._engine._managed import Managed
+from reslab.residency._engine._guards import explain_outdated
+from reslab.residency._engine._managed_components import ManagedComponents
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._script import Script
+from reslab.residency._engine._schedule_cursor import ScheduleCursor
 from reslab.residency._engine._unit import Unit, without_values
 from reslab.residency._errors import OutOfMemory
 from reslab.residency._plan._placement import Kind
@@ -47,7 +47,7 @@ class ResidencyConductor:
         config: Device, link, memory, and the other arguments of `apply`.
     """
 
-    def __init__(self, pipeline: Pipeline, plan: Plan, config: Setting) -> None:
+    def __init__(self, pipeline: Pipeline, plan: Plan, config: EngineConfig) -> None:
         self.plan = plan
         self.execution_device = config.device
         self.may_retry = config.steps_down
@@ -63,7 +63,9 @@ class ResidencyConductor:
         )
         self.components: dict[str, Component] = {}
         self.director = Director(self.mover, self.components)
-        self._managed = Managed(pipeline, config, self.mover, self.sources, self.director.use, self.components)
+        self._managed = ManagedComponents(
+            pipeline, config, self.mover, self.sources, self.director.use, self.components
+        )
         self.copied_bytes, self.compute_s = 0, 0.0
         self._failed: tuple[Call, ...] = ()
         self._stopped: list[Unit] = []
@@ -73,7 +75,7 @@ class ResidencyConductor:
         """Return the sizes of the components, and the calls scheduled for the next run; none before the first run."""
         stages = tuple(stage.registered_name for stage in self._pipeline.stages)
         sizes = {name: component.size for name, component in self.components.items()}
-        kept = {name for name, component in self.components.items() if component.is_kept}
+        kept = {name for name, component in self.components.items() if component.is_unmoved}
         places = {stage: place for place, stage in enumerate(stages)}
         known = [
             call
@@ -91,7 +93,7 @@ class ResidencyConductor:
             PlanError: For a plan that cannot be carried out.
         """
         check_names(self._pipeline.components, self.config.blocks, self.config.files)
-        self._see_run()
+        self._update()
 
     def stop(self) -> None:
         """End the stage under way, with its copies and slots."""
@@ -101,7 +103,7 @@ class ResidencyConductor:
 
     def remove(self) -> None:
         """Restore every module, and release lane, files and host memory."""
-        self._managed.give_back()
+        self._managed.restore_all()
         self.mover.lane.close()
         for unit in self.mover.units:
             if unit.shared.source is not None:
@@ -111,7 +113,7 @@ class ResidencyConductor:
 
     def note_losses(self) -> None:
         """Note which writes into weights were lost, once the weights are restored."""
-        for lost in filter(None, (self.mover.told_lost(), without_values(self._stopped))):
+        for lost in filter(None, (self.mover.lost_writes_text(), without_values(self._stopped))):
             self._note(lost)
         self._stopped = []
 
@@ -145,9 +147,9 @@ class ResidencyConductor:
         def run(*, again: bool) -> None:
             self.mover.heal()
             if again:
-                self.director.let_go(calls)
+                self.director.release(calls)
             elif begins:
-                self._see_run()
+                self._update()
                 with self._guarded(own[0].registered_name, calls):
                     self._begin_run()  # its sections are entered as they come
             self.director.touch = stock.touch
@@ -166,8 +168,8 @@ class ResidencyConductor:
         """Make the moves at the borders of a section, of which the next run knows even where this one did not."""
         self.mover.heal()
         name, workload = stage.registered_name, self.workload
-        if self.director.script is not None and self.director.script.workload.stages != workload.stages:
-            self.director.script = Script(self.plan, workload)
+        if self.director.cursor is not None and self.director.cursor.workload.stages != workload.stages:
+            self.director.cursor = ScheduleCursor(self.plan, workload)
         with self._guarded(name, len(self.director.calls)):
             self.director.enter(name)
             yield
@@ -176,15 +178,15 @@ class ResidencyConductor:
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
         """Make a component's call, having seen to its weights."""
         own = self._managed.of(component)
-        if own is not None and own.is_kept:  # first of all: what is compiled in place is traced through here
+        if own is not None and own.is_unmoved:  # first of all: what is compiled in place is traced through here
             return call()
         self.mover.heal()
         merged = self._managed.in_place_of(own)
         if merged is None:
             return self._call(own, method, call)
-        if merged.see():
+        if merged.update():
             self.director.notes.append(f"the LoRA of {merged.base.name!r} has changed, so it is merged anew")
-        with merged.standing():
+        with merged.active():
             return self._call(merged, method, call)
 
     def _call(self, own: Component | None, method: str, call: Callable[[], Any]) -> Any:
@@ -226,7 +228,7 @@ class ResidencyConductor:
     def _run_stage(self, name: str, call: Callable[[], None], *, begins: bool, ends: bool) -> None:
         self.mover.heal()
         if begins:
-            self._see_run()
+            self._update()
         with self._guarded(name, 0 if begins else len(self.director.calls)):
             if begins:
                 self._begin_run()
@@ -242,18 +244,18 @@ class ResidencyConductor:
         try:
             yield
         except BaseException as error:
-            told = _oom.explain(error, name, self.mover) if _oom.is_out_of_memory(error) else None
+            told = _oom.describe(error, name, self.mover) if _oom.is_out_of_memory(error) else None
             self.director.stage = None
             self._failed = self.director.calls[calls:]
-            self.director.let_go(calls)
+            self.director.release(calls)
             if told is None:
-                explain(error)
+                explain_outdated(error)
                 raise
             raise _oom.Exhausted(told, name) from error
         self.director.stage = None
 
-    def _see_run(self) -> None:
-        self._managed.see(self.plan)
+    def _update(self) -> None:
+        self._managed.update(self.plan)
         self._plan_run()
 
     def _begin_run(self) -> None:
@@ -268,9 +270,9 @@ class ResidencyConductor:
         self.config.link.learn(copied_bytes=self.copied_bytes, compute_s=self.compute_s)
 
     def _plan_run(self) -> None:
-        """Write the script of the next run, and refuse a plan that cannot be carried out, before anything moves."""
-        workload, script = self.workload, self.director.script
-        if script is not None and script.workload == workload and script.plan is self.plan:
+        """Lay the schedule of the next run, and refuse a plan that cannot be carried out, before anything moves."""
+        workload, cursor = self.workload, self.director.cursor
+        if cursor is not None and cursor.workload == workload and cursor.plan is self.plan:
             return
         check_executable(self.plan, workload)
         check_fits(self.plan, workload, self.config.budget, kind=self.execution_device.type)
@@ -278,16 +280,16 @@ class ResidencyConductor:
 
     def _follow(self, workload: Workload) -> None:
         """Follow the plan from now on, as it is laid over what the run is known to do."""
-        self.sources.lay(self.plan, workload, self.mover.units)
+        self.sources.use_plan(self.plan, workload, self.mover.units)
         self.mover.renew()
-        self.director.script = Script(self.plan, workload)
+        self.director.cursor = ScheduleCursor(self.plan, workload)
 
     def _leaner(self, stage: str) -> Plan | None:
         if not self.may_retry:
             return None
-        kept = {name: Kind.RESIDENT for name, component in self.components.items() if component.is_kept}
+        kept = {name: Kind.RESIDENT for name, component in self.components.items() if component.is_unmoved}
         plan = self.plan.decide(kept, by=DecidedBy.USER, why="it cannot be moved") if kept else self.plan
-        return leaner(plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
+        return leaner(plan, _oom.known_so_far(self.workload, self._failed, stage), stage=stage)
 
     def _step_down(self, plan: Plan, problem: str) -> None:
         self._note(f"{problem}; so the stage is run again with the leaner {plan!r}")

@@ -3,9 +3,9 @@
 The run asks at each border, call and block what is to be done before it goes on. Where it does something else than the
 schedule says, the answer is None, and so until the stage ends: then its caller fetches on demand.
 
-    script = Script(plan, workload)
-    script.set_up(); script.border("denoise"); script.call("transformer", "forward"); script.block(0) …
-    script.rest("denoise")
+    cursor = ScheduleCursor(plan, workload)
+    cursor.set_up(); cursor.border("denoise"); cursor.call("transformer", "forward"); cursor.block(0) …
+    cursor.rest("denoise")
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reslab.residency._schedule._schedule import Act, Move, schedule
 Moves = Sequence[Move]
 
 
-class Script:
+class ScheduleCursor:
     """Follows the schedule of one run.
 
     Args:
@@ -36,7 +36,7 @@ class Script:
             name: between_runs(kept, plan.placement(name, workload.stages[0])) for name, kept in self._keeps.items()
         }
         self._ahead = {name: ahead(plan, workload, name) for name in workload.components}
-        self._cursor = 0
+        self._next = 0
         self._first: dict[str | None, int] = {}
         for place, move in enumerate(self.moves):
             self._first.setdefault(move.stage, place)
@@ -47,7 +47,7 @@ class Script:
         self._number = -1  # the call that is foreseen next
         self._streams = False
         #: Whether the stage under way has done something that was not foreseen.
-        self.is_off = False
+        self.is_off_schedule = False
 
     def keeps(self, component: str, stage: str | None) -> Units:
         """Return the units of a component that are there all through a stage, or (None) between runs."""
@@ -65,50 +65,50 @@ class Script:
         return self.moves[: next((i for i, move in enumerate(self.moves) if move.stage is not None), len(self.moves))]
 
     def border(self, stage: str) -> Moves:
-        """Enter a stage, from wherever the script was, and return the moves at the border before it."""
-        self._stage, self._number, self.is_off, self._streams = stage, self._calls.get(stage, -1), False, False
-        self._cursor = start = self._first.get(stage, len(self.moves))
-        while self._in_stage() and self.moves[self._cursor].call is None:
-            self._cursor += 1
-        return self.moves[start : self._cursor]
+        """Enter a stage, from wherever the cursor was, and return the moves at the border before it."""
+        self._stage, self._number, self.is_off_schedule, self._streams = stage, self._calls.get(stage, -1), False, False
+        self._next = start = self._first.get(stage, len(self.moves))
+        while self._in_stage() and self.moves[self._next].call is None:
+            self._next += 1
+        return self.moves[start : self._next]
 
     def call(self, component: str, method: str) -> Moves | None:
         """Return the moves before a call, None where another one was foreseen, or none."""
         foreseen = self.workload.calls[self._number] if 0 <= self._number < len(self.workload.calls) else None
-        if self.is_off or foreseen is None or (foreseen.stage, foreseen.component) != (self._stage, component):
-            self.is_off = True
+        if self.is_off_schedule or foreseen is None or (foreseen.stage, foreseen.component) != (self._stage, component):
+            self.is_off_schedule = True
             return None
         moves = self._up_to_compute(self._number)
         if moves is None or foreseen.method != method:
-            self.is_off = True
+            self.is_off_schedule = True
             return None
-        self._streams = self.moves[self._cursor].block is not None
+        self._streams = self.moves[self._next].block is not None
         if not self._streams:
-            self._cursor += 1
+            self._next += 1
         self._number += 1
         return moves
 
     def block(self, number: int) -> Moves | None:
         """Return the moves before a block of the call under way, None where another one was foreseen."""
-        if self.is_off:
+        if self.is_off_schedule:
             return None
         if not self._streams:
             return ()
         moves = self._up_to_compute(self._number - 1)
-        if moves is None or self.moves[self._cursor].block != number:
-            self.is_off = True
+        if moves is None or self.moves[self._next].block != number:
+            self.is_off_schedule = True
             return None
-        self._cursor += 1
+        self._next += 1
         return moves
 
     def rest(self, stage: str) -> Moves | None:
         """Return the moves that are left when a stage ends, None where a call that was foreseen did not come."""
-        start = self._cursor
+        start = self._next
         while self._in_stage():
-            self._cursor += 1
-        moves = self.moves[start : self._cursor]
-        if self.is_off or any(move.act is Act.COMPUTE for move in moves):
-            self.is_off = True
+            self._next += 1
+        moves = self.moves[start : self._next]
+        if self.is_off_schedule or any(move.act is Act.COMPUTE for move in moves):
+            self.is_off_schedule = True
             return None
         return moves
 
@@ -119,18 +119,18 @@ class Script:
 
     def _up_to_compute(self, number: int) -> Moves | None:
         """Move on to the next compute, if it is one of this call, and return the moves before it."""
-        start = end = self._cursor
+        start = end = self._next
         while end < len(self.moves) and self.moves[end].call == number and self.moves[end].act is not Act.COMPUTE:
             end += 1
         if end == len(self.moves) or self.moves[end].call != number:
             return None
-        self._cursor = end
+        self._next = end
         return self.moves[start:end]
 
     def _in_stage(self) -> bool:
-        return self._cursor < len(self.moves) and self.moves[self._cursor].stage == self._stage
+        return self._next < len(self.moves) and self.moves[self._next].stage == self._stage
 
 
-def pieces(move: Move, count: int) -> range | tuple[int, ...]:
+def units_of(move: Move, count: int) -> range | tuple[int, ...]:
     """Return the units that a move is about, of a component with `count` blocks."""
     return range(OUTSIDE, count) if move.block is None else (move.block,)

@@ -1,4 +1,4 @@
-"""Merged copies: a component as the calls with an active LoRA see it, with the LoRA merged into its weights.
+"""MergedCopy copies: a component as the calls with an active LoRA see it, with the LoRA merged into its weights.
 
     transformer            its own weights: what calls without the LoRA compute with
     transformer+lora       the same module with other weights in the same parameters, for calls with the LoRA on
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,20 +27,20 @@ import torch
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._disk import Disk
 from reslab.residency._engine._interrupts import masked
-from reslab.residency._engine._layout import HostBuffer, Layout, Part, Piece, Pin, Source, memory_key
-from reslab.residency._engine._unit import Shared, Unit
-from reslab.residency._model._lora import Adapted
+from reslab.residency._engine._layout import BufferLayout, CopyPart, HostBuffer, Piece, Pin, Source, memory_key
+from reslab.residency._engine._unit import SharedSource, Unit
+from reslab.residency._model._lora import ComponentLora
 from reslab.residency._plan._numerics import MERGED
 from reslab.stages import Kind, Observer
 
 
-class Merged(Component):
+class MergedCopy(Component):
     """A component with the LoRA merged in: the same module and blocks, and units of its own.
 
     Args:
         base: The component.
         device: Where it computes.
-        put_back: Gives units back.
+        restore: Gives units back.
         tell: Answers with where events go.
     """
 
@@ -48,19 +49,19 @@ class Merged(Component):
         base: Component,
         *,
         device: torch.device,
-        put_back: Callable[[Iterable[Unit]], None],
+        restore: Callable[[Iterable[Unit]], None],
         tell: Callable[[], Observer],
     ) -> None:
         super().__init__(base.name + MERGED, base.module, device=device, watcher=base.watcher, blocks=())
-        self.base, self.blocks, self._put_back, self._tell = base, base.blocks, put_back, tell
+        self.base, self.blocks, self._put_back, self._tell = base, base.blocks, restore, tell
         self._state: object = None
         self._marks: list[bool] | None = None
 
-    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
+    def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
         """Make the units anew where the base's were."""
         if self.version == self.base.version:
             return False
-        put_back(self.units.values())
+        restore(self.units.values())
         self.version, self.blocks, self._state = self.base.version, self.base.blocks, None
         self.units = {
             number: MergedUnit(self.name, unit, self.base.lora, self._tell, self._device)
@@ -68,21 +69,21 @@ class Merged(Component):
         }
         return True
 
-    def see(self) -> bool:
+    def update(self) -> bool:
         """Take the LoRA as it is now, and tell whether that dropped what had been merged before."""
-        state = self.base.lora.take()
+        state = self.base.lora.capture()
         if state == self._state:
             return False
         self._put_back(self.units.values())
-        shared: dict[object, Shared] = {}
+        shared: dict[object, SharedSource] = {}
         for unit in self.units.values():
             assert isinstance(unit, MergedUnit)
-            unit.share(shared.setdefault(unit.key, Shared()))
+            unit.share(shared.setdefault(unit.key, SharedSource()))
         dropped, self._state = self._state is not None, state
         return dropped
 
     @contextmanager
-    def standing(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """Let the base's calls be this component's within the block, the LoRA switched off in the layers."""
         layers = self.base.lora.layers
         try:
@@ -93,9 +94,9 @@ class Merged(Component):
                 self.base.face = self
             yield
         finally:
-            self.step_back()
+            self.deactivate()
 
-    def step_back(self) -> None:
+    def deactivate(self) -> None:
         """Let the base's calls be its own again, and the layers as they were; once more changes nothing."""
         if self._marks is None:
             return
@@ -106,7 +107,7 @@ class Merged(Component):
 
     def close(self) -> None:
         """Step back; the hooks are the base's."""
-        self.step_back()
+        self.deactivate()
 
 
 class MergedUnit(Unit):
@@ -123,9 +124,9 @@ class MergedUnit(Unit):
     keeps_writes = False
 
     def __init__(
-        self, component: str, base: Unit, lora: Adapted, tell: Callable[[], Observer], device: torch.device
+        self, component: str, base: Unit, lora: ComponentLora, tell: Callable[[], Observer], device: torch.device
     ) -> None:
-        super().__init__(component, base.number, base.layout, Shared(), device)
+        super().__init__(component, base.number, base.layout, SharedSource(), device)
         self._base, self._lora, self._tell = base, lora, tell
         self.stand_before(base)
 
@@ -157,7 +158,7 @@ class MergedUnit(Unit):
         tell.end()
         return source
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Drop the merged weights: the parameters are the base's again."""
         if not self._base.is_front:
             self._base.show()
@@ -178,19 +179,19 @@ class MergedUnit(Unit):
     def _in_memory(self, pin: Pin | None) -> Source:
         base, pieces = self._base.source, self.layout.pieces
         count = len(self._reached) if isinstance(base, HostBuffer) else len(pieces)
-        own = HostBuffer(_only(pieces[:count]), pin=pin)
+        own = HostBuffer(_first_pieces(pieces[:count]), pin=pin)
         rest = base.tensors[len(self._reached) :]
         with torch.inference_mode(False), torch.no_grad():
-            for target, tensor in zip(own.tensors, _chained(self._merged(), rest), strict=False):
+            for target, tensor in zip(own.tensors, chain(self._merged(), rest), strict=False):
                 target.copy_(tensor)
         return MergedSource(own, base) if isinstance(base, HostBuffer) else own
 
     def _on_disk(self, disk: Disk) -> Source:
-        return disk.keep(self.layout, self._merged(), self._base.source)
+        return disk.write(self.layout, self._merged(), self._base.source)
 
 
 class MergedSource:
-    """Merged weights of a unit in memory of their own, and behind them in the unit's layout the base's others.
+    """MergedCopy weights of a unit in memory of their own, and behind them in the unit's layout the base's others.
 
     Args:
         own: What the LoRA reaches.
@@ -211,7 +212,7 @@ class MergedSource:
         """Pin its own anew, as much of it as it may now."""
         self._own.pin(pin)
 
-    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, CopyPart], ...]:
         """Return what is copied where, for the unit to lie in a target."""
         return *self._own.parts(target[: self._own.host_bytes]), (target[self._own.host_bytes :], self)
 
@@ -224,12 +225,7 @@ class MergedSource:
         self._own.close()
 
 
-def _only(pieces: tuple[Piece, ...]) -> Layout:
+def _first_pieces(pieces: tuple[Piece, ...]) -> BufferLayout:
     """Return a layout that ends with these pieces, the first ones of another."""
     ends = [piece.offset + piece.nbytes for piece in pieces]
-    return Layout(pieces, max(ends, default=0), sum(piece.nbytes for piece in pieces))
-
-
-def _chained(first: Iterable[torch.Tensor], then: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    yield from first
-    yield from then
+    return BufferLayout(pieces, max(ends, default=0), sum(piece.nbytes for piece in pieces))

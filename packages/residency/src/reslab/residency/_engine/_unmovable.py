@@ -10,22 +10,23 @@ A component that the plan does not move, and that could not be moved: compiled, 
 It stays as it is. On an accelerator it is brought there whole by its own `to` before the first stage, and goes back at
 the end. Nothing is hooked, so what was compiled, graphed or hooked into it goes on as before.
 
-    kept = Kept("transformer", module, device=device, watcher=watcher, why="is compiled by torch.compile")
+    kept = UnmovedComponent("transformer", module, device=device, watcher=watcher, why="is compiled by torch.compile")
     kept.bring()
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from reslab.residency._engine._component import Component, Watcher
-from reslab.residency._engine._layout import Layout
-from reslab.residency._engine._unit import Shared, Sources, Unit, Where
+from reslab.residency._engine._layout import BufferLayout
+from reslab.residency._engine._unit import SharedSource, SourceProvider, Unit, Where
 from reslab.residency._errors import ResidencyError
 from reslab.residency._model._lora import adapted_layers
+from reslab.residency._model._storage import component_bytes
 from reslab.residency._plan._numerics import Lora
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
@@ -156,7 +157,7 @@ def _check_shared(modules: Mapping[str, torch.nn.Module]) -> None:
                 )
 
 
-class KeptUnit(Unit):
+class UnmovedUnit(Unit):
     """All of a component that is kept, in one piece, which is always there.
 
     Args:
@@ -166,7 +167,9 @@ class KeptUnit(Unit):
     """
 
     def __init__(self, component: str, nbytes: int, device: torch.device) -> None:
-        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device, where=Where.DEVICE)
+        super().__init__(
+            component, OUTSIDE, BufferLayout((), nbytes, nbytes), SharedSource(), device, where=Where.DEVICE
+        )
 
     @property
     def held_bytes(self) -> int:
@@ -176,17 +179,17 @@ class KeptUnit(Unit):
     def _point(self) -> None:
         """Do nothing: its parameters are never changed."""
 
-    def renew(self, sources: Sources) -> None:
+    def renew(self, sources: SourceProvider) -> None:
         """Do nothing: it waits nowhere."""
 
-    def leave(self, sources: Sources) -> None:
+    def leave(self, sources: SourceProvider) -> None:
         """Do nothing: it stays."""
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Do nothing: it was never taken."""
 
 
-class Kept(Component):
+class UnmovedComponent(Component):
     """One module of a pipeline that stays as it is.
 
     Args:
@@ -197,15 +200,15 @@ class Kept(Component):
         why: What keeps it from being moved, as the end of a sentence about it.
     """
 
-    is_kept = True
+    is_unmoved = True
 
     def __init__(self, name: str, module: torch.nn.Module, *, device: torch.device, watcher: Watcher, why: str) -> None:
         super().__init__(name, module, device=device, watcher=watcher, blocks=())
         self.why = why
-        self.units = {OUTSIDE: KeptUnit(name, stored_bytes(module), device)}
+        self.units = {OUTSIDE: UnmovedUnit(name, component_bytes(module), device)}
         self._home: torch.device | None = None
 
-    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
+    def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
         """Do nothing: what it consists of does not matter."""
         return False
 
@@ -235,23 +238,6 @@ class Kept(Component):
                 f"{self.name!r} {self.why}, and could not be moved to {device} as a whole ({error}); have it there "
                 "before applying the plan"
             ) from error
-
-
-def stored_bytes(module: torch.nn.Module) -> int:
-    """Return the bytes that the weights of a module take, of quantised ones what they really store."""
-    return sum(tensor.nbytes for weight in module.parameters() for tensor in _stored(weight))
-
-
-def _stored(weight: Any) -> Iterator[torch.Tensor]:
-    if hasattr(type(weight), "__tensor_flatten__"):
-        names, _context = weight.__tensor_flatten__()
-        for name in names:
-            yield from _stored(getattr(weight, name))
-        return
-    yield weight
-    state = getattr(weight, "quant_state", None)  # of bitsandbytes, beside the packed weight
-    if state is not None and hasattr(state, "as_dict"):
-        yield from (each for each in state.as_dict().values() if isinstance(each, torch.Tensor))
 
 
 def _is_on(place: torch.device, device: torch.device) -> bool:

@@ -1,9 +1,9 @@
 """The components that a residency manages: the modules that the pipeline has now, as they are now.
 
-They may change while the residency is in force: a module takes another's place, a LoRA comes or goes. `see` notices, at
+They may change while the residency is in force: a module takes another's place, a LoRA comes or goes. `update` notices, at
 the beginning of every run; what is managed no longer is given back, what is new is checked and managed.
 
-    managed.see(plan)
+    managed.update(plan)
     managed.of("refiner")           # the component, also under its second name
 """
 
@@ -14,25 +14,25 @@ from collections.abc import Mapping
 import torch
 
 from reslab.residency._engine import _accelerator, _guards
-from reslab.residency._engine._checks import Tiling, check_choices, check_weights, weights
+from reslab.residency._engine._checks import TilingSwitch, check_choices, check_weights, weights
 from reslab.residency._engine._component import Component, Watcher
-from reslab.residency._engine._config import Setting, Sources
-from reslab.residency._engine._merge import Merged
-from reslab.residency._engine._movable import Kept, check_modules
+from reslab.residency._engine._config import EngineConfig, Sources
+from reslab.residency._engine._merged_copy import MergedCopy
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._unit import Shared
+from reslab.residency._engine._unit import SharedSource
+from reslab.residency._engine._unmovable import UnmovedComponent, check_modules
 from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._plan import Plan
 from reslab.stages import Observer, Pipeline
 
 
-class Managed:
+class ManagedComponents:
     """Manages the modules of a pipeline.
 
     Args:
         pipeline: The pipeline.
-        setting: The device, and which blocks were named.
+        config: The device, and which blocks were named.
         mover: Gives units back.
         sources: Is told the names of parameters.
         watcher: Asked before a unit is used.
@@ -42,19 +42,19 @@ class Managed:
     def __init__(
         self,
         pipeline: Pipeline,
-        setting: Setting,
+        config: EngineConfig,
         mover: Mover,
         sources: Sources,
         watcher: Watcher,
         components: dict[str, Component],
     ) -> None:
-        self._pipeline, self._setting, self._mover, self._sources = pipeline, setting, mover, sources
+        self._pipeline, self._config, self._mover, self._sources = pipeline, config, mover, sources
         self._watcher, self._components = watcher, components
         self._aliases: dict[str, str] = {}
-        self._tiling = Tiling()
-        self._buffers = _accelerator.Buffers(setting.device)
+        self._tiling = TilingSwitch()
+        self._buffers = _accelerator.ModuleBuffers(config.device)
 
-    def see(self, plan: Plan) -> None:
+    def update(self, plan: Plan) -> None:
         """Manage the modules that the pipeline has now, as they are now.
 
         Raises:
@@ -62,66 +62,66 @@ class Managed:
                 written while they were away.
             PlanError: For a choice of the plan that nobody carries out.
         """
-        self._see_writes()
+        self._keep_writes()
         modules = self._modules()
         check_weights(self._pipeline.components, plan)
         _check_aliases(self._aliases, plan)
-        kept = check_modules(modules, plan, self._setting.files)
+        kept = check_modules(modules, plan, self._config.files)
         for name, module in modules.items():
             known = self._components.get(name)
-            self._sources.disk.checkpoint(name).check(module, only_unknown=known is not None and known.module is module)
+            self._sources.disk.files(name).check(module, only_unknown=known is not None and known.module is module)
         check_choices(plan, modules)
         for name in [name for name, own in self._components.items() if _is_another(own, modules, kept)]:
-            self._forget(self._components.pop(name))
+            self._release(self._components.pop(name))
         for name, module in modules.items():
             self._tiling.switch(module, plan)
             if name not in self._components:
                 self._components[name] = self._component(name, module, plan, kept.get(name))
-        shared: dict[object, Shared] = {}
+        shared: dict[object, SharedSource] = {}
         for name, component in self._components.items():
-            if component.refresh(self._mover.put_back, shared):
+            if component.refresh(self._mover.restore, shared):
                 self._sources.names[name] = component.names
         for base in [component for component in self._components.values() if component.base is component]:
-            self._see_merged(base)
+            self._update_merged(base)
         self._mover.units = [unit for component in self._components.values() for unit in component.units.values()]
 
     def of(self, name: str) -> Component | None:
         """Return the component of a name of the pipeline's; None for what is not managed."""
         return self._components.get(self._aliases.get(name, name))
 
-    def in_place_of(self, own: Component | None) -> Merged | None:
+    def in_place_of(self, own: Component | None) -> MergedCopy | None:
         """Return the merged copy that a call is to run on: a LoRA is on, and the call is not inside another of it."""
         if own is None or own.face is not own or not own.lora.is_on:
             return None
         merged = self._components[own.name + MERGED]
-        assert isinstance(merged, Merged)
+        assert isinstance(merged, MergedCopy)
         return merged
 
     def bring_buffers(self) -> None:
         """Have the buffers of all components on the device, also of those that have nothing else, and what is kept."""
-        kept = [component for component in self._components.values() if isinstance(component, Kept)]
+        kept = [component for component in self._components.values() if isinstance(component, UnmovedComponent)]
         for component in kept:
             component.bring()
         for each in self._pipeline.components.values():
             if isinstance(each, torch.nn.Module) and not any(component.module is each for component in kept):
                 self._buffers.bring(each)
 
-    def give_back(self) -> None:
+    def restore_all(self) -> None:
         """Let every module be as it was."""
         for component in self._components.values():
-            self._forget(component)
-        self._buffers.put_back()
-        self._tiling.put_back()
+            self._release(component)
+        self._buffers.restore()
+        self._tiling.restore()
         self._components.clear()
 
-    def _see_writes(self) -> None:
+    def _keep_writes(self) -> None:
         """Keep what was written into weights since the last run.
 
         Raises:
             ResidencyError: If some of it could not be kept.
         """
         self._mover.keep_writes(self._mover.units)
-        if (lost := self._mover.told_lost()) is not None:
+        if (lost := self._mover.lost_writes_text()) is not None:
             raise ResidencyError(lost)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
@@ -137,42 +137,42 @@ class Managed:
 
     def _component(self, name: str, module: torch.nn.Module, plan: Plan, why: str | None) -> Component:
         if why is not None:
-            return Kept(name, module, device=self._setting.device, watcher=self._watcher, why=why)
+            return UnmovedComponent(name, module, device=self._config.device, watcher=self._watcher, why=why)
         if _guards.is_managed(module):
             raise ResidencyError(f"{name!r} is managed by another residency; leave that one's `with` block first")
         return Component(
             name,
             module,
-            device=self._setting.device,
+            device=self._config.device,
             watcher=self._watcher,
-            blocks=self._setting.blocks.get(name),
+            blocks=self._config.blocks.get(name),
             merges=plan.lora is Lora.MERGED,
-            checkpoint=self._sources.disk.checkpoint(name) if name in self._setting.files else None,
+            files=self._sources.disk.files(name) if name in self._config.files else None,
         )
 
-    def _see_merged(self, base: Component) -> None:
+    def _update_merged(self, base: Component) -> None:
         """Have a merged copy of a component that carries a LoRA, where the plan says so."""
         name = base.name + MERGED
         if not base.lora.layers:
             if name in self._components:
-                self._forget(self._components.pop(name))
+                self._release(self._components.pop(name))
             return
         if name not in self._components:
-            put_back = self._mover.put_back
-            self._components[name] = Merged(base, device=self._setting.device, put_back=put_back, tell=self._tell)
-        self._components[name].refresh(self._mover.put_back, {})
+            restore = self._mover.restore
+            self._components[name] = MergedCopy(base, device=self._config.device, restore=restore, tell=self._tell)
+        self._components[name].refresh(self._mover.restore, {})
 
     def _tell(self) -> Observer:
         return self._pipeline.tell
 
-    def _forget(self, component: Component) -> None:
-        self._mover.put_back(component.units.values())
+    def _release(self, component: Component) -> None:
+        self._mover.restore(component.units.values())
         component.close()
 
 
 def _is_another(own: Component, modules: Mapping[str, torch.nn.Module], kept: Mapping[str, str]) -> bool:
     """Tell whether a component is not what the pipeline has under its name now, or is to be managed in another way."""
-    return modules.get(own.base.name) is not own.module or isinstance(own, Kept) != (own.base.name in kept)
+    return modules.get(own.base.name) is not own.module or isinstance(own, UnmovedComponent) != (own.base.name in kept)
 
 
 def _check_aliases(aliases: Mapping[str, str], plan: Plan) -> None:
