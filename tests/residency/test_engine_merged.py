@@ -50,8 +50,8 @@ class Model(torch.nn.Module):
 
 def add_lora(model, name="style", seed=1, **config):
     torch.manual_seed(seed)
-    told = {"r": 4, "lora_alpha": 8, "target_modules": ["first", "blocks.0", "blocks.1", "blocks.2"]}
-    peft.inject_adapter_in_model(peft.LoraConfig(**told | config), model, adapter_name=name)
+    arguments = {"r": 4, "lora_alpha": 8, "target_modules": ["first", "blocks.0", "blocks.1", "blocks.2"]}
+    peft.inject_adapter_in_model(peft.LoraConfig(**arguments | config), model, adapter_name=name)
     for path, weight in model.named_parameters():
         if f"lora_B.{name}" in path:
             torch.nn.init.normal_(weight, std=0.05)
@@ -283,8 +283,8 @@ def test_memory_that_another_mode_left_is_given_back(pipeline, monkeypatch):
     made = []
 
     class Recorded(mmap.mmap):
-        def __new__(cls, *told, **named):
-            memory = super().__new__(cls, *told, **named)
+        def __new__(cls, *arguments, **named):
+            memory = super().__new__(cls, *arguments, **named)
             made.append(weakref.ref(memory))
             return memory
 
@@ -380,7 +380,7 @@ class Fault:
 
     def __init__(self, pipeline, patch, count, error):
         self.left, self.error, merged = count, error, ComponentLora.merged
-        patch.setattr(ComponentLora, "merged", lambda lora, *told: self() or merged(lora, *told))
+        patch.setattr(ComponentLora, "merged", lambda lora, *arguments: self() or merged(lora, *arguments))
         self.handles = [block.register_forward_pre_hook(self) for block in pipeline.components[MODEL].blocks]
 
     def __call__(self, *_arguments):
@@ -394,7 +394,7 @@ class Fault:
 
 
 def run_twice_if_needed(pipeline, managed):
-    """Run, and where a fault came in between see that all is let go of, and run again."""
+    """Run, and where a fault came in between see that all is released, and run again."""
     try:
         return run(pipeline)
     except (RuntimeError, KeyboardInterrupt) as error:

@@ -72,7 +72,7 @@ class World:
 
     def come(self, unit, event, in_slot):
         """Let an event come to a unit, as the mover does."""
-        told = {
+        arguments = {
             Event.ADOPT: lambda: [each.adopt(self.sources) for each in unit.needs],
             Event.SHARE: lambda: unit.share(SharedSource()),
             Event.RENEW: lambda: unit.renew(self.sources),
@@ -84,7 +84,7 @@ class World:
             Event.KEEP_WRITES: lambda: self.write(unit),
             Event.HEAL: lambda: unit.heal(),
         }
-        told[event]()
+        arguments[event]()
 
     def memory(self, unit, in_slot):
         if unit.where is not Where.AWAY:

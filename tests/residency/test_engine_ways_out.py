@@ -74,10 +74,10 @@ class Step(Stage):
             components=self.components, reads={self._reads: REQUIRED, "generator": REQUIRED}, writes=self.writes
         )
 
-    def run(self, **told):
+    def run(self, **arguments):
         self.may_fail("before")
-        model, x = told[self.components[0]], told[self._reads]
-        x = model(model(x) + torch.randn(WIDTH, generator=told["generator"]))
+        model, x = arguments[self.components[0]], arguments[self._reads]
+        x = model(model(x) + torch.randn(WIDTH, generator=arguments["generator"]))
         self.may_fail("after")
         return {self.writes[0]: x}
 
@@ -380,7 +380,7 @@ def test_a_signal_waits_for_the_end_of_a_mask():
 def test_out_of_memory_says_stage_asked_free_and_who_held_it():
     plan = Plan.of({"one": "resident", "two": "swap"})
     with apply(PIPELINE, plan, budget=Budget(device_bytes=2 * 4 * 1088)) as managed:
-        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes a byte meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # another user takes a byte
         with pytest.raises(OutOfMemory) as raised:
             run()
         assert managed.device_bytes == 4 * 1088
@@ -418,7 +418,7 @@ def test_memory_that_runs_out_at_any_allocation_is_explained_and_let_go(plan, mo
 def test_step_down_begins_with_what_is_resident_too():
     plan = Plan.of().decide({"one": "resident", "two": "resident"}, why="to begin with")
     with apply(PIPELINE, plan, on_oom="step-down") as managed:
-        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes memory meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # another user takes memory
         assert torch.equal(run(), WANT)
         assert "the stage 'A' ran out of memory" in managed.notes[0]
 
@@ -463,8 +463,8 @@ def test_step_down_retries_once_and_stops_where_nothing_is_left():
     ):
         run()
     assert len(managed.notes) == 1
-    told, nothing = Plan.of({"one": "resident", "two": "resident"}), pytest.raises(OutOfMemory, match="No leaner plan")
-    with apply(PIPELINE, told, on_oom="step-down"), nothing:
+    plan, nothing = Plan.of({"one": "resident", "two": "resident"}), pytest.raises(OutOfMemory, match="No leaner plan")
+    with apply(PIPELINE, plan, on_oom="step-down"), nothing:
         run()
     assert picture() == BEFORE
 

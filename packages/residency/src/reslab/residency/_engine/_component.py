@@ -1,17 +1,14 @@
-"""A managed component: its units, the hooks that watch over them, and what of it has changed since it was last seen.
+"""A managed component: its units, the hooks on its modules, and stand-ins for its weights without values.
 
-Its parameters may change while it is managed: a LoRA adds some, and takes them away again. `refresh` notices, gives
-the units concerned back, and makes them anew; the others stay where they are.
+The parameters of a component may change while it is managed: a LoRA adds some, and takes them away again. `refresh`
+notices that, restores the units concerned, and makes them anew; the other units stay where they are.
 
-Weights without values: what stands in their place while a residency brings the values from files.
+    component.refresh(mover.restore, shared={})      # True if units were made anew
+    component.units[7], component.units[OUTSIDE]
 
-A parameter on meta cannot be given memory. So another parameter stands in its place in the module, absent until its
-value is fetched, and leaving puts the one on meta back. A buffer is never absent: it is read from the files at once.
-
-    stand_ins = StandIns(device)
-    stand_ins.install(module, files)
-    stand_ins.unknown                       # the parameters on meta, by the identity of those that stand in for them
-    stand_ins.restore()
+A parameter on meta cannot be given memory. So `StandIns` puts another parameter in its place in the module, absent
+until its value is fetched from a file; leaving puts the parameter on meta back. A buffer is never absent: its value is
+read from the files at once.
 """
 
 from __future__ import annotations
@@ -31,10 +28,10 @@ from reslab.residency._plan._workload import ComponentSize
 from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages import Subscription
 
-#: Stands for the component itself.
+#: Number by which a watcher knows the component itself.
 WHOLE = -2
 
-#: Called before a block runs, (OUTSIDE) a module that owns weights outside the blocks, or (WHOLE) the component.
+#: Called before a block runs, a module that owns weights outside the blocks (OUTSIDE), or the component (WHOLE).
 Watcher = Callable[["Component", int], None]
 
 
@@ -42,16 +39,17 @@ class Component:
     """One module of a pipeline, in units.
 
     Args:
-        name: In the pipeline; the first, where it has several.
+        name: Its name in the pipeline; the first of several.
         module: The module itself.
-        device: Where it computes.
-        watcher: Asked before a unit is used.
-        blocks: ParameterNames of its blocks, see `find_blocks`; None finds them.
-        merges: Whether a LoRA is merged into a copy: then what it adds is not managed, and what it reaches comes first.
-        files: What its files hold, for what of it has no values; None for no files.
+        device: The device that computes.
+        watcher: Called before a unit is used.
+        blocks: Names of its blocks, see `find_blocks`; None finds them.
+        merges: Whether a LoRA is merged into a copy: then the weights that the LoRA adds are not managed, and those
+            that it changes come first in each unit.
+        files: Its files, for weights without values; None for no files.
     """
 
-    #: Whether it stays as it is, unseen: see `UnmovedComponent`.
+    #: Whether it stays as it is, without hooks: see `UnmovedComponent`.
     is_unmoved = False
 
     def __init__(
@@ -66,10 +64,10 @@ class Component:
         files: WeightFiles | None = None,
     ) -> None:
         self.name, self.module, self._device, self.watcher, self._merges = name, module, device, watcher, merges
-        #: The component whose parameters these are, and as what its calls are seen now: itself, or a merged copy.
+        #: `base` owns the parameters; `face` receives the calls: the component itself, or its merged copy.
         self.base: Component = self
         self.face: Component = self
-        #: Counts how often units were made anew.
+        #: Number of times that units were made anew.
         self.version = 0
         self.lora = ComponentLora(None)
         found = find_blocks(module, blocks)
@@ -90,15 +88,15 @@ class Component:
         )
 
     def slot_bytes(self, blocks: Iterable[int]) -> int:
-        """Return the bytes of a slot through which some of its blocks stream: of the largest, as it lies in memory.
+        """Return the bytes of a slot for some of its blocks: those of the largest, gaps between weights included.
 
-        The account in `_footprint` says the same of the weights alone, without the gaps between them.
+        The account in `_schedule/_footprint` counts the weights alone, without the gaps.
         """
         return max((self.units[number].layout.nbytes for number in blocks), default=0)
 
     @property
     def names(self) -> Mapping[int, tuple[str, ...]]:
-        """Return the names of its parameters, all that each has, by their identity."""
+        """Return all names of each of its parameters, by identity."""
         return names(self.module)
 
     @property
@@ -106,11 +104,11 @@ class Component:
         return sum(unit.writes for unit in self.units.values())
 
     def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
-        """See which parameters it has now, and tell whether units were made anew.
+        """Take its present parameters, and tell whether units were made anew.
 
         Args:
-            restore: Gives units back before they are forgotten.
-            shared: Sources by what memory the weights are; for modules that share it.
+            restore: Restores units before they are dropped.
+            shared: Sources by the memory of their weights, for modules that share memory.
         """
         if self._files is not None:
             self._stand_ins.install(self.module, self._files)
@@ -135,10 +133,10 @@ class Component:
         return True
 
     def deactivate(self) -> None:
-        """Be in nobody's place; only a merged copy ever is."""
+        """Do nothing; only `MergedCopy` replaces another component."""
 
     def close(self) -> None:
-        """Remove every hook and attribute, and leave without values what came without."""
+        """Remove every hook, attribute and stand-in."""
         self._unwatch()
         self._stand_ins.restore()
 
@@ -147,7 +145,7 @@ class Component:
             self._watches.pop().close()
 
     def _owned(self) -> dict[int, list[torch.nn.Parameter]]:
-        """Return the parameters of each unit; those of two blocks, or of a block and what is outside, lie outside."""
+        """Return the parameters of each unit; one of two blocks, or of a block and a module outside, lies outside."""
         inside = [list(block.parameters()) for block in self.blocks]
         blocks_of: dict[int, set[int]] = {}
         for number, parameters in enumerate(inside):
@@ -203,7 +201,7 @@ class Component:
         return lambda: self.watcher(self.face, number)
 
     def _inside(self, number: int) -> Callable[[], None]:
-        """Return what watches a part of a block, for who uses the part without the block."""
+        """Return the hook of a part of a block, for callers that use the part without the block."""
 
         def watch() -> None:
             if not self.face.units[number].is_on_device:
@@ -220,26 +218,30 @@ def _owns(module: torch.nn.Module) -> bool:
 
 
 def _is_inside(blocks: set[int]) -> bool:
-    """Tell whether a parameter belongs to one block and to nothing else."""
+    """Tell whether a parameter belongs to one block and to no module outside."""
     return len(blocks) == 1 and OUTSIDE not in blocks
 
 
 class StandIns:
-    """Stands in for the parameters and buffers of one component that have no values.
+    """Stand-ins for the parameters and buffers of one component that have no values.
+
+        stand_ins = StandIns(device)
+        stand_ins.install(module, files)
+        stand_ins.restore()
 
     Args:
-        device: Where it computes.
+        device: The device that computes.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
         self._stands: dict[int, torch.Tensor] = {}
-        #: The parameters on meta, by the identity of those that stand in for them.
+        #: The parameters on meta, by the identity of their stand-ins.
         self.unknown: dict[int, torch.nn.Parameter] = {}
 
     def install(self, module: torch.nn.Module, files: WeightFiles) -> None:
-        """Stand in for what is on meta; what stands in already is left."""
+        """Put a stand-in in the place of every tensor on meta."""
         own = names(module)
         for part in module.modules():
             for tensors in (part._parameters, part._buffers):
@@ -249,7 +251,7 @@ class StandIns:
                         tensors[name] = self._stand(tensor, own[id(tensor)], files)
 
     def restore(self) -> None:
-        """Put the tensors on meta back, where something else has not taken their place."""
+        """Put the tensors on meta back, except where another tensor has replaced the stand-in."""
         while self._replaced:
             tensors, name, tensor = self._replaced[-1]
             if tensors.get(name) is self._stands.get(id(tensor)):
@@ -259,7 +261,7 @@ class StandIns:
         self.unknown.clear()
 
     def _stand(self, tensor: torch.Tensor, own: tuple[str, ...], files: WeightFiles) -> Any:
-        """Return what stands in for a tensor, the same wherever that is."""
+        """Return the stand-in of a tensor, the same in every place of the tensor."""
         if id(tensor) not in self._stands:
             if isinstance(tensor, torch.nn.Parameter):
                 stand: torch.Tensor = self._parameter(tensor)

@@ -1,7 +1,7 @@
-"""The components that a residency manages: the modules that the pipeline has now, as they are now.
+"""The components that a residency manages: the modules of the pipeline, in their present state.
 
-They may change while the residency is in force: a module takes another's place, a LoRA comes or goes. `update` notices, at
-the beginning of every run; what is managed no longer is given back, what is new is checked and managed.
+Modules may change while the residency is in force: one takes another's place, a LoRA comes or goes. `update` notices
+that at the beginning of every run: it restores components that are no longer managed, and checks and manages new ones.
 
     managed.update(plan)
     managed.of("refiner")           # the component, also under its second name
@@ -32,11 +32,11 @@ class ManagedComponents:
 
     Args:
         pipeline: The pipeline.
-        config: The device, and which blocks were named.
-        mover: Gives units back.
-        sources: Is told the names of parameters.
-        watcher: Asked before a unit is used.
-        components: By name; filled here.
+        config: The device, and the names of blocks.
+        mover: Restores units.
+        sources: Takes the names of parameters.
+        watcher: Called before a unit is used.
+        components: The components by name; filled here.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class ManagedComponents:
         self._buffers = _accelerator.ModuleBuffers(config.device)
 
     def update(self, plan: Plan) -> None:
-        """Manage the modules that the pipeline has now, as they are now.
+        """Manage the modules of the pipeline in their present state.
 
         Raises:
             ResidencyError: For a module that cannot be managed, one that the plan places twice, or weights that were
                 written while they were away.
-            PlanError: For a choice of the plan that nobody carries out.
+            PlanError: For numerics of the plan that cannot be carried out.
         """
         self._keep_writes()
         modules = self._modules()
@@ -86,11 +86,11 @@ class ManagedComponents:
         self._mover.units = [unit for component in self._components.values() for unit in component.units.values()]
 
     def of(self, name: str) -> Component | None:
-        """Return the component of a name of the pipeline's; None for what is not managed."""
+        """Return the component under a name of the pipeline's; None for one that is not managed."""
         return self._components.get(self._aliases.get(name, name))
 
     def in_place_of(self, own: Component | None) -> MergedCopy | None:
-        """Return the merged copy that a call is to run on: a LoRA is on, and the call is not inside another of it."""
+        """Return the merged copy that a call runs on: where a LoRA is on, and the call is not inside a call of it."""
         if own is None or own.face is not own or not own.lora.is_on:
             return None
         merged = self._components[own.name + MERGED]
@@ -98,7 +98,7 @@ class ManagedComponents:
         return merged
 
     def bring_buffers(self) -> None:
-        """Have the buffers of all components on the device, also of those that have nothing else, and what is kept."""
+        """Move unmoved components, and the buffers of all others, to the device."""
         kept = [component for component in self._components.values() if isinstance(component, UnmovedComponent)]
         for component in kept:
             component.bring()
@@ -107,7 +107,7 @@ class ManagedComponents:
                 self._buffers.bring(each)
 
     def restore_all(self) -> None:
-        """Let every module be as it was."""
+        """Restore every module to its state before the residency."""
         for component in self._components.values():
             self._release(component)
         self._buffers.restore()
@@ -115,17 +115,17 @@ class ManagedComponents:
         self._components.clear()
 
     def _keep_writes(self) -> None:
-        """Keep what was written into weights since the last run.
+        """Keep the writes into weights since the last run.
 
         Raises:
-            ResidencyError: If some of it could not be kept.
+            ResidencyError: If a write was lost.
         """
         self._mover.keep_writes(self._mover.units)
         if (lost := self._mover.lost_writes_text()) is not None:
             raise ResidencyError(lost)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        """Return the modules that have weights, each under its first name, and note their other names."""
+        """Return the modules that have weights, each under its first name, and record their other names."""
         modules: dict[str, torch.nn.Module] = {}
         self._aliases.clear()
         for name, each in self._pipeline.components.items():
@@ -151,7 +151,7 @@ class ManagedComponents:
         )
 
     def _update_merged(self, base: Component) -> None:
-        """Have a merged copy of a component that carries a LoRA, where the plan says so."""
+        """Make or drop the merged copy of a component, as it carries a LoRA to be merged or not."""
         name = base.name + MERGED
         if not base.lora.layers:
             if name in self._components:
@@ -171,7 +171,7 @@ class ManagedComponents:
 
 
 def _is_another(own: Component, modules: Mapping[str, torch.nn.Module], kept: Mapping[str, str]) -> bool:
-    """Tell whether a component is not what the pipeline has under its name now, or is to be managed in another way."""
+    """Tell whether the pipeline has another module under the component's name, or the module became (un)movable."""
     return modules.get(own.base.name) is not own.module or isinstance(own, UnmovedComponent) != (own.base.name in kept)
 
 
@@ -180,5 +180,5 @@ def _check_aliases(aliases: Mapping[str, str], plan: Plan) -> None:
     for name, first in aliases.items():
         if name != first and name in placed and plan.placement(name) != plan.placement(first):
             raise ResidencyError(
-                f"{name!r} and {first!r} are one module, so they cannot be placed apart; place {first!r}"
+                f"{name!r} and {first!r} are one module, so they cannot be placed apart; place {first!r} alone"
             )

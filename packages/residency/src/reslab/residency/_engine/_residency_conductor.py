@@ -89,7 +89,7 @@ class ResidencyConductor:
         """Check the arguments and the plan against the pipeline as it is now; nothing moves.
 
         Raises:
-            ResidencyError: For a name, a file or a module that the plan cannot be carried out with.
+            ResidencyError: For a name, file or module with which the plan cannot be carried out.
             PlanError: For a plan that cannot be carried out.
         """
         check_names(self._pipeline.components, self.config.blocks, self.config.files)
@@ -122,10 +122,10 @@ class ResidencyConductor:
         logger.warning(sentence)
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
-        """Run a stage, with the moves at its borders around it; on out of memory once more, if that was asked for.
+        """Run a stage between the moves at its borders; if it runs out of memory, maybe again with a leaner plan.
 
         Raises:
-            OutOfMemory: If memory does not suffice, also not with the next leaner plan.
+            OutOfMemory: If the stage runs out of memory, with the leaner plan too.
         """
         names = [each.registered_name for each in self._pipeline.stages]
         name = stage.registered_name
@@ -136,10 +136,10 @@ class ResidencyConductor:
         self._until_it_fits(run)
 
     def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
-        """Make the call of a stock pipeline; on out of memory all of it once more, if that was asked for.
+        """Make the call of a stock pipeline; if it runs out of memory, maybe again as a whole with a leaner plan.
 
         Raises:
-            OutOfMemory: If memory does not suffice, also not with the next leaner plan.
+            OutOfMemory: If the call runs out of memory, with the leaner plan too.
         """
         stages, own = self._pipeline.stages, stock.sections()
         begins, calls = stages[0] in own, 0 if stages[0] in own else len(self.director.calls)
@@ -165,9 +165,10 @@ class ResidencyConductor:
 
     @contextmanager
     def section(self, stage: Section) -> Iterator[None]:
-        """Make the moves at the borders of a section, of which the next run knows even where this one did not."""
+        """Make the moves at the borders of a section of a stock pipeline's call."""
         self.mover.heal()
         name, workload = stage.registered_name, self.workload
+        # a section that appears for the first time is a new stage of the workload
         if self.director.cursor is not None and self.director.cursor.workload.stages != workload.stages:
             self.director.cursor = ScheduleCursor(self.plan, workload)
         with self._guarded(name, len(self.director.calls)):
@@ -176,9 +177,9 @@ class ResidencyConductor:
             self.director.leave(name)
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
-        """Make a component's call, having seen to its weights."""
+        """Fetch a component's weights, and make its call."""
         own = self._managed.of(component)
-        if own is not None and own.is_unmoved:  # first of all: what is compiled in place is traced through here
+        if own is not None and own.is_unmoved:  # before all else, since torch.compile traces calls through here
             return call()
         self.mover.heal()
         merged = self._managed.in_place_of(own)
@@ -202,10 +203,10 @@ class ResidencyConductor:
             self.compute_s += time.perf_counter() - begun - (self.mover.waited_s - waited)
 
     def _until_it_fits(self, run: Callable[..., None]) -> None:
-        """Run something, and where memory does not suffice for it once more with a leaner plan, if that was asked for.
+        """Call `run`; if memory runs out and the user asked for "step-down", call it again with a leaner plan.
 
         Raises:
-            OutOfMemory: If it does not suffice then either.
+            OutOfMemory: If memory runs out and no leaner plan is tried, or with that one too.
         """
         problem, lean = "", None
         try:
@@ -216,14 +217,14 @@ class ResidencyConductor:
                 raise OutOfMemory(f"{problem}. {_oom.advice(self.may_retry)}") from exhausted.__cause__
         if lean is None:
             return
-        # out here nothing keeps the frames of the failed call, and with them its tensors, alive
+        # outside the except block, since the exception keeps the failed call's frames alive, and with them its tensors
         self._step_down(lean, problem)
         try:
             run(again=True)
         except _oom.Exhausted as exhausted:
             advice = _oom.advice(self.may_retry, self._leaner(exhausted.stage))
-            told = f"{exhausted}, though the plan was made leaner. {advice}"
-            raise OutOfMemory(told) from exhausted.__cause__
+            text = f"{exhausted}, though the plan was made leaner. {advice}"
+            raise OutOfMemory(text) from exhausted.__cause__
 
     def _run_stage(self, name: str, call: Callable[[], None], *, begins: bool, ends: bool) -> None:
         self.mover.heal()
@@ -240,18 +241,18 @@ class ResidencyConductor:
 
     @contextmanager
     def _guarded(self, name: str, calls: int) -> Iterator[None]:
-        """Evict what does not stay, whatever happens in a stage, and say it where memory did not suffice."""
+        """Evict the units that do not stay if the block raises; raise `Exhausted` if it ran out of memory."""
         try:
             yield
         except BaseException as error:
-            told = _oom.describe(error, name, self.mover) if _oom.is_out_of_memory(error) else None
+            problem = _oom.describe(error, name, self.mover) if _oom.is_out_of_memory(error) else None
             self.director.stage = None
             self._failed = self.director.calls[calls:]
             self.director.release(calls)
-            if told is None:
+            if problem is None:
                 explain_outdated(error)
                 raise
-            raise _oom.Exhausted(told, name) from error
+            raise _oom.Exhausted(problem, name) from error
         self.director.stage = None
 
     def _update(self) -> None:
@@ -270,7 +271,7 @@ class ResidencyConductor:
         self.config.link.learn(copied_bytes=self.copied_bytes, compute_s=self.compute_s)
 
     def _plan_run(self) -> None:
-        """Lay the schedule of the next run, and refuse a plan that cannot be carried out, before anything moves."""
+        """Schedule the next run, after refusing a plan that cannot be carried out; nothing moves."""
         workload, cursor = self.workload, self.director.cursor
         if cursor is not None and cursor.workload == workload and cursor.plan is self.plan:
             return
@@ -279,7 +280,7 @@ class ResidencyConductor:
         self._follow(workload)
 
     def _follow(self, workload: Workload) -> None:
-        """Follow the plan from now on, as it is laid over what the run is known to do."""
+        """Put the plan in force for the known calls of the run."""
         self.sources.use_plan(self.plan, workload, self.mover.units)
         self.mover.renew()
         self.director.cursor = ScheduleCursor(self.plan, workload)
@@ -300,5 +301,5 @@ class ResidencyConductor:
 
 
 def _is_possible(call: Call, sizes: Mapping[str, ComponentSize]) -> bool:
-    """Tell whether what a call uses is there; a component may have been replaced since."""
+    """Tell whether a call's component and blocks exist; the component may have been replaced since the call."""
     return call.component in sizes and max(call.blocks, default=-1) < len(sizes[call.component].block_bytes)

@@ -1,7 +1,6 @@
-"""The script: a schedule that is followed move by move, for as long as the run does what was foreseen.
+"""A cursor through a schedule: it returns the moves due at each border, call and block of a run.
 
-The run asks at each border, call and block what is to be done before it goes on. Where it does something else than the
-schedule says, the answer is None, and so until the stage ends: then its caller fetches on demand.
+Where the run deviates from the schedule, the cursor returns None until the stage ends; its caller fetches on demand.
 
     cursor = ScheduleCursor(plan, workload)
     cursor.set_up(); cursor.border("denoise"); cursor.call("transformer", "forward"); cursor.block(0) …
@@ -21,11 +20,11 @@ Moves = Sequence[Move]
 
 
 class ScheduleCursor:
-    """Follows the schedule of one run.
+    """A position in the schedule of one run.
 
     Args:
         plan: Where weights live.
-        workload: The calls that are foreseen; without any, all is on demand but what is resident.
+        workload: The calls to schedule; without calls, only the moves of resident components are scheduled.
     """
 
     def __init__(self, plan: Plan, workload: Workload) -> None:
@@ -44,28 +43,28 @@ class ScheduleCursor:
         for number, call in enumerate(workload.calls):
             self._calls.setdefault(call.stage, number)
         self._stage: str | None = None
-        self._number = -1  # the call that is foreseen next
+        self._number = -1  # the call that is scheduled next
         self._streams = False
-        #: Whether the stage under way has done something that was not foreseen.
+        #: Whether the stage under way has deviated from the schedule.
         self.is_off_schedule = False
 
     def keeps(self, component: str, stage: str | None) -> Units:
-        """Return the units of a component that are there all through a stage, or (None) between runs."""
+        """Return the units of a component that stay on the device all through a stage, or between runs (None)."""
         if stage is None:
             return self._between[component]
         return self._keeps[component][self.workload.stages.index(stage)]
 
     def needs(self, component: str, stage: str) -> Units:
-        """Return the units of a component that have to be there when a stage begins."""
+        """Return the units of a component that must be on the device when a stage begins."""
         place = self.workload.stages.index(stage)
         return self._keeps[component][place] - self._ahead[component][place]
 
     def set_up(self) -> Moves:
-        """Return what is to be fetched before the run."""
+        """Return the moves before the first stage."""
         return self.moves[: next((i for i, move in enumerate(self.moves) if move.stage is not None), len(self.moves))]
 
     def border(self, stage: str) -> Moves:
-        """Enter a stage, from wherever the cursor was, and return the moves at the border before it."""
+        """Enter a stage, from any position, and return the moves at the border before it."""
         self._stage, self._number, self.is_off_schedule, self._streams = stage, self._calls.get(stage, -1), False, False
         self._next = start = self._first.get(stage, len(self.moves))
         while self._in_stage() and self.moves[self._next].call is None:
@@ -73,13 +72,14 @@ class ScheduleCursor:
         return self.moves[start : self._next]
 
     def call(self, component: str, method: str) -> Moves | None:
-        """Return the moves before a call, None where another one was foreseen, or none."""
-        foreseen = self.workload.calls[self._number] if 0 <= self._number < len(self.workload.calls) else None
-        if self.is_off_schedule or foreseen is None or (foreseen.stage, foreseen.component) != (self._stage, component):
+        """Return the moves before a call; None where no call, or another one, is scheduled."""
+        scheduled = self.workload.calls[self._number] if 0 <= self._number < len(self.workload.calls) else None
+        expected = (scheduled.stage, scheduled.component) if scheduled is not None else None
+        if self.is_off_schedule or scheduled is None or expected != (self._stage, component):
             self.is_off_schedule = True
             return None
         moves = self._up_to_compute(self._number)
-        if moves is None or foreseen.method != method:
+        if moves is None or scheduled.method != method:
             self.is_off_schedule = True
             return None
         self._streams = self.moves[self._next].block is not None
@@ -89,7 +89,7 @@ class ScheduleCursor:
         return moves
 
     def block(self, number: int) -> Moves | None:
-        """Return the moves before a block of the call under way, None where another one was foreseen."""
+        """Return the moves before a block of the call under way; None where another block is scheduled."""
         if self.is_off_schedule:
             return None
         if not self._streams:
@@ -102,7 +102,7 @@ class ScheduleCursor:
         return moves
 
     def rest(self, stage: str) -> Moves | None:
-        """Return the moves that are left when a stage ends, None where a call that was foreseen did not come."""
+        """Return the remaining moves of a stage that ends; None where a scheduled call did not come."""
         start = self._next
         while self._in_stage():
             self._next += 1
@@ -118,7 +118,7 @@ class ScheduleCursor:
         return streamed(self.workload, component, place, placement, self._keeps[component][place])
 
     def _up_to_compute(self, number: int) -> Moves | None:
-        """Move on to the next compute, if it is one of this call, and return the moves before it."""
+        """Advance to the next compute, if it belongs to this call, and return the moves before it."""
         start = end = self._next
         while end < len(self.moves) and self.moves[end].call == number and self.moves[end].act is not Act.COMPUTE:
             end += 1
@@ -132,5 +132,5 @@ class ScheduleCursor:
 
 
 def units_of(move: Move, count: int) -> range | tuple[int, ...]:
-    """Return the units that a move is about, of a component with `count` blocks."""
+    """Return the numbers of the units that a move concerns, of a component with `count` blocks."""
     return range(OUTSIDE, count) if move.block is None else (move.block,)

@@ -216,7 +216,7 @@ class Unit:
 
     @property
     def needs(self) -> tuple[Unit, ...]:
-        """Return the units that have to be adopted for this one, in order."""
+        """Return the units to adopt for this one, in order."""
         return (self,)
 
     @property

@@ -38,8 +38,13 @@ def is_plain(weight: torch.Tensor) -> bool:
 
 
 def is_composed(weight: torch.Tensor) -> bool:
-    """Tell whether a weight is a tensor subclass that names the tensors it is made of."""
-    return hasattr(weight, "__tensor_flatten__") and hasattr(type(weight), "__tensor_unflatten__")
+    """Tell whether a weight is a tensor subclass that can be rebuilt from the tensors that it names."""
+    return names_parts(weight) and hasattr(type(weight), "__tensor_unflatten__")
+
+
+def names_parts(weight: torch.Tensor) -> bool:
+    """Tell whether a weight is a tensor subclass that names the tensors it is made of, so that bytes can be counted."""
+    return hasattr(type(weight), "__tensor_flatten__")
 
 
 def followed(weight: torch.Tensor) -> bool:
@@ -54,7 +59,7 @@ def is_packed(weight: torch.Tensor) -> bool:
 
 def parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the plain tensors that a weight is made of; a weight that names none yields itself."""
-    if is_plain(weight) or not is_composed(weight):
+    if is_plain(weight) or not names_parts(weight):
         yield weight
         return
     for name in weight.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
@@ -90,7 +95,7 @@ def stored_bytes(weight: torch.Tensor, layer: torch.nn.Module | None = None) -> 
         return weight.nbytes
     if weight.layout is not torch.strided:
         return sum(each.nbytes for each in _of_sparse(weight))
-    if is_composed(weight):
+    if names_parts(weight):
         return sum(each.nbytes for each in parts(weight))
     found: dict[int, int] = {}
     for tensor in (weight, *_held(vars(weight)), *_held(vars(layer) if layer is not None else {})):
