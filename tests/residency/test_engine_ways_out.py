@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
-from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed, _mover, _unit
+from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed_components, _mover, _unit
 from reslab.stages import Pipeline, Stage
 
 WIDTH = 16
@@ -272,7 +272,9 @@ def test_entering_that_is_interrupted_leaves_nothing_behind():
     plan = Plan.of({"one": "layerwise", "two": "disk"})
     for count in itertools.count(1, 71):
         managed = apply(PIPELINE, plan)
-        sys.settrace(interrupted_at_line(count, (_managed, _component, _guards), signal.raise_signal, signal.SIGINT))
+        sys.settrace(
+            interrupted_at_line(count, (_managed_components, _component, _guards), signal.raise_signal, signal.SIGINT)
+        )
         try:
             managed.__enter__()
         except KeyboardInterrupt:

@@ -93,7 +93,7 @@ def apply(
     response = OnOom.read("on_oom", on_oom, error=ResidencyError)
     check_kinds(pipeline, plan, budget or Budget())
     place = _accelerator.current() if device is None else read_device(device)
-    if budget is None:
+    if budget is None:  # without a limit on a CPU, whose device memory is host memory
         budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
     if budget.pinned_bytes is None and _accelerator.pinner(place) is not None:
         budget = replace(budget, pinned_bytes=host_memory(this_machine(), held_bytes=_held(pipeline)).pinnable_bytes)

@@ -181,7 +181,7 @@ def _needs(plan: Plan, workload: Workload, budget: Budget, kind: str) -> Iterato
 def _device_needs(plan: Plan, workload: Workload, account: Footprint) -> Iterator[tuple[str, int]]:
     for stage, need in account.device_bytes.items():
         yield f"the stage {stage!r}", need
-    if not workload.calls:
+    if not workload.calls:  # before a first run any component may be called, though not at the same time
         for name in workload.components:
             yield f"{name!r}", _alone(plan, workload, name)
 

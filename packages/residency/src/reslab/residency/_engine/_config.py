@@ -107,6 +107,7 @@ class Sources:
         self._from_disk = {name for name, each in account.waiting.items() if each.from_disk}
         self._settled = {name: each.settled for name, each in account.waiting.items()}
         from_disk = [unit for unit in units if unit.component in self._from_disk or unit.has_unknown]
+        # known ahead, so that the window is allocated and pinned once and not for each larger block
         self._window_bytes = max((unit.layout.nbytes for unit in from_disk), default=0)
         self._pins.share(account, units)
         self.disk.window.pin = self._pins.window
@@ -143,9 +144,11 @@ class Sources:
         pin = None if is_settled else self._pins.of(unit)
         with torch.inference_mode(False), torch.no_grad():
             if isinstance(unit, MergedUnit):
+                # merged weights exist nowhere else, so they are made in host memory or on disk, even if they will stay
                 made = unit.make(pin=pin, disk=self.disk if name in self._from_disk else None)
                 is_copy = is_settled and name not in self._from_disk
                 return OnlyCopy(unit.layout, made.tensors, self._config.device) if is_copy else made
+            # a unit without values that stays is read once, so the window will do
             if name in self._from_disk or (is_settled and unit.has_unknown):
                 self.disk.window.reserve(self._window_bytes)
                 return self.disk.source(name, unit.layout, self.names[name])

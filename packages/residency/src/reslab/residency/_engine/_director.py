@@ -80,7 +80,7 @@ class Director:
         self._calls.clear()
         self._direct = None
         self._mover.fetched_bytes.clear()
-        self._mover.evict_lost()
+        self._mover.evict_lost()  # they would be taken for units on their way
         self.keep_only(None)
         self._execute(self._the_cursor.set_up())
 
@@ -101,7 +101,7 @@ class Director:
             self._execute(moves)
         else:
             self._note_deviation(f"{stage} ended without a call that was scheduled")
-        self._empty_slots()
+        self._empty_slots()  # the account counts slots in their own stage alone
         self.keep_only(stage)
 
     def end_run(self) -> None:
@@ -111,7 +111,7 @@ class Director:
     def release(self, calls: int) -> None:
         """Evict every unit that does not stay between runs, and drop the recorded calls from that number on."""
         self._mover.heal()
-        for component in self._components.values():
+        for component in self._components.values():  # an error inside a merged call may have left it active
             component.deactivate()
         self._mover.evict([unit for unit in self._mover.units if unit.where is Where.ARRIVING])
         self._empty_slots()

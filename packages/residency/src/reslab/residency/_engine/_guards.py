@@ -95,7 +95,7 @@ def refuse_writing(module: torch.nn.Module, name: str) -> Subscription:
     # a part must refuse too: converting a block whose weights are absent would convert nothing
     shadowed = [method for method in WRITING if callable(getattr(module, method, None))] + [*_COPYING]
     before = {method: module.__dict__[method] for method in shadowed if method in module.__dict__}
-    for method in shadowed:
+    for method in shadowed:  # on the instance, since its class may have other, unmanaged instances
         module.__dict__[method] = _refusal(f"{_WORDS.get(method, method)} {name!r}")
     module.__dict__["_apply"] = _unless_nothing_changes(module, module.__dict__["_apply"])
 
@@ -116,6 +116,7 @@ def _unless_nothing_changes(module: torch.nn.Module, refuse: Callable[..., NoRet
     """Allow a conversion that changes no weight, such as the `to(dtype=None)` before a LoRA is saved."""
 
     def apply(convert: Callable[[torch.Tensor], torch.Tensor], *_arguments: Any, **_named: Any) -> torch.nn.Module:
+        # empty tensors of every type and device show what the conversion does, whatever the module holds now
         probes = [absent_tensor(*kind) for kind in {(each.dtype, each.device) for each in module.parameters()}]
         return module if all(convert(probe) is probe for probe in probes) else refuse()
 
@@ -196,4 +197,5 @@ def explain_outdated(error: BaseException) -> None:
 
 
 def _mark(parameter: torch.nn.Parameter) -> WriteMark:
+    # the address too: `parameter.data = …` keeps the version
     return None if parameter.is_inference() else parameter._version, parameter.data_ptr()

@@ -62,22 +62,24 @@ class ManagedComponents:
                 written while they were away.
             PlanError: For numerics of the plan that cannot be carried out.
         """
-        self._keep_writes()
+        self._keep_writes()  # first, so that a lost write raises before anything changes
         modules = self._modules()
         check_weights(self._pipeline.components, plan)
         _check_aliases(self._aliases, plan)
-        kept = check_modules(modules, plan, self._config.files)
+        unmoved = check_modules(modules, plan, self._config.files)
         for name, module in modules.items():
+            # a component that is managed already may have absent weights, which no file agrees with
             known = self._components.get(name)
             self._sources.disk.files(name).check(module, only_unknown=known is not None and known.module is module)
         check_choices(plan, modules)
-        for name in [name for name, own in self._components.items() if _is_another(own, modules, kept)]:
+        # all checks are made: from here on modules change
+        for name in [name for name, own in self._components.items() if _is_another(own, modules, unmoved)]:
             self._release(self._components.pop(name))
         for name, module in modules.items():
             self._tiling.switch(module, plan)
             if name not in self._components:
-                self._components[name] = self._component(name, module, plan, kept.get(name))
-        shared: dict[object, SharedSource] = {}
+                self._components[name] = self._component(name, module, plan, unmoved.get(name))
+        shared: dict[object, SharedSource] = {}  # across components, since two of them may share memory
         for name, component in self._components.items():
             if component.refresh(self._mover.restore, shared):
                 self._sources.names[name] = component.names
@@ -99,11 +101,11 @@ class ManagedComponents:
 
     def bring_buffers(self) -> None:
         """Move unmoved components, and the buffers of all others, to the device."""
-        kept = [component for component in self._components.values() if isinstance(component, UnmovedComponent)]
-        for component in kept:
+        unmoved = [component for component in self._components.values() if isinstance(component, UnmovedComponent)]
+        for component in unmoved:
             component.bring()
-        for each in self._pipeline.components.values():
-            if isinstance(each, torch.nn.Module) and not any(component.module is each for component in kept):
+        for each in self._pipeline.components.values():  # modules of buffers alone are no components of the residency
+            if isinstance(each, torch.nn.Module) and not any(component.module is each for component in unmoved):
                 self._buffers.bring(each)
 
     def restore_all(self) -> None:
@@ -170,9 +172,10 @@ class ManagedComponents:
         component.close()
 
 
-def _is_another(own: Component, modules: Mapping[str, torch.nn.Module], kept: Mapping[str, str]) -> bool:
+def _is_another(own: Component, modules: Mapping[str, torch.nn.Module], unmoved: Mapping[str, str]) -> bool:
     """Tell whether the pipeline has another module under the component's name, or the module became (un)movable."""
-    return modules.get(own.base.name) is not own.module or isinstance(own, UnmovedComponent) != (own.base.name in kept)
+    is_unmoved = own.base.name in unmoved
+    return modules.get(own.base.name) is not own.module or isinstance(own, UnmovedComponent) != is_unmoved
 
 
 def _check_aliases(aliases: Mapping[str, str], plan: Plan) -> None:

@@ -72,10 +72,10 @@ class Mover:
         if not wanted:
             return
         for needed in (each for unit in wanted for each in unit.needs):
-            with masked():
+            with masked():  # one unit at a time: adopting copies its weights, and an interrupt should not wait for all
                 self._turn(needed, lambda unit: unit.adopt(self._sources))
         with masked():
-            self.keep_writes(wanted)
+            self.keep_writes(wanted)  # before the copy reads the source
             for unit in wanted:
                 unit.renew(self._sources)
             own = self._slot(wanted, slot, slot_bytes) if slot is not None else None
@@ -104,7 +104,7 @@ class Mover:
             if unit.where is not Where.ARRIVING:
                 continue
             assert unit.ticket is not None
-            if not unit.ticket.done():
+            if not unit.ticket.done():  # only a wait that takes time is an event
                 self._stall(unit)
             unit.ticket.wait()
             with masked():
