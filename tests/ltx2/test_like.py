@@ -29,7 +29,7 @@ def test_the_first_run_finds_the_bandwidth_that_has_the_ratio_of_the_card_here()
         sizes = {name: size.weight_bytes for name, size in managed.workload.components.items()}
         copied_bytes = sum(sizes[call.component] for call in managed.workload.calls)
         copy_s = copied_bytes / managed.link_bytes_per_s
-        assert copy_s / managed._compute_s == pytest.approx(ratio.copy_s_per_compute_s)
+        assert copy_s / managed._conductor.compute_s == pytest.approx(ratio.copy_s_per_compute_s)
         found = managed.link_bytes_per_s
         pipe.run(**REQUEST)  # under that bandwidth, which stays as it is
         assert managed.link_bytes_per_s == found

@@ -10,9 +10,25 @@ from IPython.core.completer import IPCompleter, provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from reslab.profiler import Profiler
+from reslab.residency import Plan, apply
+from reslab.stages import Pipeline
 
 #: What a user calls on a profiler; the rest of its public methods are called by pipelines.
 ON_A_PROFILER = {"note", "profile", "recording", "span", "start", "stop"}
+#: What a user reads and calls on a residency; its conductor has the rest.
+ON_A_RESIDENCY = {
+    "close",
+    "counters",
+    "device_bytes",
+    "execution_device",
+    "fetched_bytes",
+    "link_bytes_per_s",
+    "notes",
+    "peak_bytes",
+    "plan",
+    "table",
+    "workload",
+}
 
 
 def completed(text, **namespace):
@@ -81,3 +97,7 @@ def test_a_profiler_that_hides_its_callbacks_is_still_an_observer():
         prof.begin("run", "lab")
         prof.end()
     assert prof.profile.spans["name"].to_list() == ["lab"]
+
+
+def test_tab_on_a_residency_shows_what_a_user_calls():
+    assert completed("managed.", managed=apply(Pipeline(), Plan.of())) == [ON_A_RESIDENCY] * 2

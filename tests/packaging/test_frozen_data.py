@@ -43,7 +43,7 @@ LIVE = {
     "stages.Binding": "holds the pipeline that it binds a stage to",
     "residency.Machine": "doors to one machine: functions, and the torch module",
     "residency.Preset": "holds the function that places components",
-    "residency._setting.Setting": "how a residency in force is carried out: its link measures and waits",
+    "residency.EngineConfig": "how a residency in force is carried out: its link measures and waits",
     "residency.Traced": "what a rehearsal in the making collects; its segments grow",
     "ltx2.Checkpoint": "holds models, which are compared by identity and copied by their own rules",
     "ltx2.Blank": "as a checkpoint",

@@ -25,7 +25,7 @@ from reslab.residency import (
     schedule,
     swap,
 )
-from reslab.residency._engine._lanes import Link
+from reslab.residency._engine._lanes import LinkThrottle
 from reslab.residency._units import Ratio
 from reslab.stages import Pipeline, stage
 
@@ -100,7 +100,7 @@ def run(pipeline, **inputs):
 
 
 def picture(pipeline):
-    """What leaving has to put back: parameters by identity and value, buffers, hooks, attributes."""
+    """State that leaving restores: parameters by identity and value, buffers, hooks, attributes."""
     found = []
     for name, module in pipeline.components.items():
         for path, part in module.named_modules():
@@ -176,7 +176,7 @@ def test_the_device_copy_is_other_memory_and_is_aligned(pipeline):
     with apply(pipeline, Plan.of({"transformer": "layerwise"})) as managed:
         pipeline.components["transformer"].blocks[2].register_forward_pre_hook(look)
         run(pipeline)
-        host = {tensor.data_ptr() for unit in managed._mover.units for tensor in unit.source.tensors}
+        host = {tensor.data_ptr() for unit in managed._conductor.mover.units for tensor in unit.source.tensors}
     assert seen
     assert all(pointer % 64 == 0 and pointer not in host for pointer, _ in seen)
     assert {numel for _, numel in seen} == {256, 16}
@@ -192,7 +192,7 @@ class Peak:
         if kind == "stage":  # the moves of the border before it are still to come
             self.stage = name
         else:
-            self.bytes[self.stage] = max(self.bytes[self.stage], self.managed._mover.held_bytes())
+            self.bytes[self.stage] = max(self.bytes[self.stage], self.managed._conductor.mover.held_bytes())
 
     def end(self, error=None):
         pass
@@ -204,12 +204,12 @@ def test_no_more_is_on_the_device_than_the_plan_says(pipeline, plan):
         peak = Peak(managed)
         with pipeline.observe(peak):
             run(pipeline)
-        foreseen = device_bytes(plan, managed.workload)
-        assert max(peak.bytes.values()) <= managed.peak_bytes == max(foreseen.values())
-    assert all(peak.bytes[stage] <= foreseen[stage] for stage in foreseen)
+        scheduled = device_bytes(plan, managed.workload)
+        assert max(peak.bytes.values()) <= managed.peak_bytes == max(scheduled.values())
+    assert all(peak.bytes[stage] <= scheduled[stage] for stage in scheduled)
 
 
-def test_a_run_that_is_not_as_foreseen_is_right_and_says_so(pipeline, plan):
+def test_a_run_that_is_not_as_scheduled_is_right_and_says_so(pipeline, plan):
     want = [run(pipeline, steps=steps) for steps in (2, 3, 1)]
     with apply(pipeline, plan) as managed:
         assert [torch.equal(run(pipeline, steps=n), each) for n, each in zip((2, 3, 1), want, strict=True)] == [
@@ -217,7 +217,7 @@ def test_a_run_that_is_not_as_foreseen_is_right_and_says_so(pipeline, plan):
         ] * 3
         assert [note.rpartition(": ")[2] for note in managed.notes] == [
             "transformer.forward in denoise",
-            "denoise ended without a call that was foreseen",
+            "denoise ended without a call that was scheduled",
         ]
 
 
@@ -342,7 +342,7 @@ def test_what_is_entered_by_its_parts_is_on_the_device_when_they_compute(place):
     want, elsewhere = run(pipeline), []
 
     def look(module, _arguments):
-        on_device = {tensor.data_ptr() for unit in managed._mover.here() for tensor in unit._views}
+        on_device = {tensor.data_ptr() for unit in managed._conductor.mover.on_device() for tensor in unit._views}
         elsewhere.extend(each for each in module.parameters(recurse=False) if each.data_ptr() not in on_device)
 
     plan = Plan.of({"vae": place, "vae@part": "layerwise"})
@@ -367,8 +367,8 @@ def test_what_leaves_before_it_has_arrived_takes_nothing_with_it_that_came_in_th
 def test_a_copy_that_was_lost_is_made_again(pipeline):
     want = run(pipeline)
     with apply(pipeline, Plan.of(), link="200 KB/s") as managed:
-        managed._director.begin_run()
-        managed._mover.lane.drain()  # as an interrupt between two evictions leaves it
+        managed._conductor.director.begin_run()
+        managed._conductor.mover.lane.drain()  # as an interrupt between two evictions leaves it
         assert torch.equal(run(pipeline), want)
 
 
@@ -467,7 +467,7 @@ def test_a_component_put_in_the_place_of_another_is_managed_and_the_other_given_
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("arguments", "sentence"),
     [
         ({"vae.granularity": "leaf"}, "granularity='leaf' describes other tools"),
         ({"vae": "swap", "vae.copy_back": True}, "copy_back=true describes other tools"),
@@ -475,17 +475,17 @@ def test_a_component_put_in_the_place_of_another_is_managed_and_the_other_given_
         ({"vae": layerwise(resident=9)}, "vae has 2 blocks"),
     ],
 )
-def test_plans_that_cannot_be_carried_out_are_refused(pipeline, told, sentence):
+def test_plans_that_cannot_be_carried_out_are_refused(pipeline, arguments, sentence):
     before = picture(pipeline)
     with pytest.raises(PlanError, match=sentence):
-        apply(pipeline, Plan.of(told)).__enter__()
+        apply(pipeline, Plan.of(arguments)).__enter__()
     assert picture(pipeline) == before
     with apply(pipeline, Plan.of()):  # and no conductor was left behind
         run(pipeline)
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("arguments", "sentence"),
     [
         ({"numerics.pass_batching": "batched"}, "pass_batching='batched' describes another pipeline.* one by one"),
         ({"numerics.weight_dtype": "float8"}, "weight_dtype='float8' .* weights are moved as they are"),
@@ -494,17 +494,17 @@ def test_plans_that_cannot_be_carried_out_are_refused(pipeline, told, sentence):
         ({"numerics.vae_tiling": "on"}, "vae_tiling='on', but no component can compute in tiles"),
     ],
 )
-def test_choices_that_nobody_would_carry_out_are_refused(pipeline, told, sentence):
+def test_choices_that_cannot_be_carried_out_are_refused(pipeline, arguments, sentence):
     before = picture(pipeline)
     with pytest.raises(PlanError, match=sentence):
-        apply(pipeline, Plan.of(told)).__enter__()
+        apply(pipeline, Plan.of(arguments)).__enter__()
     assert picture(pipeline) == before
 
 
 def test_choices_that_are_how_the_pipeline_is_are_let_in(pipeline):
-    told = {"lora": "merged", "numerics": {"pass_batching": "separate", "vae_tiling": "pipeline"}}
+    arguments = {"lora": "merged", "numerics": {"pass_batching": "separate", "vae_tiling": "pipeline"}}
     want = run(pipeline)
-    with apply(pipeline, Plan.of(told)):  # without a LoRA there is nothing to merge
+    with apply(pipeline, Plan.of(arguments)):  # without a LoRA there is nothing to merge
         assert torch.equal(run(pipeline), want)
 
 
@@ -542,12 +542,12 @@ def test_compiled_graphed_quantised_and_weightless_modules_are_refused(pipeline)
 POOLS = ("device_bytes", "host_bytes")
 
 
-def refused_below(pipeline, plan, pool, need, **told):
+def refused_below(pipeline, plan, pool, need, **arguments):
     """What a plan needs of one memory is enough to enter and run, a byte less is refused with nothing moved."""
     want, before = run(pipeline), picture(pipeline)
-    with apply(pipeline, plan, budget=Budget(**{pool: need}), **told):
+    with apply(pipeline, plan, budget=Budget(**{pool: need}), **arguments):
         assert torch.equal(run(pipeline), want)
-    managed = apply(pipeline, plan, budget=Budget(**{pool: need - 1}), **told)
+    managed = apply(pipeline, plan, budget=Budget(**{pool: need - 1}), **arguments)
     with pytest.raises(PlanError, match=r"does not fit, so nothing was moved.* needs [0-9.]+ KiB"):
         managed.__enter__()
     assert (managed.device_bytes, picture(pipeline)) == (0, before)
@@ -566,7 +566,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, poo
 
 
 @pytest.mark.parametrize(
-    ("told", "pool", "need"),
+    ("arguments", "pool", "need"),
     [
         # resident: three blocks, five, two, and two layers around each
         ({}, "device_bytes", (5 + 7 + 4) * 1088),
@@ -579,8 +579,8 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, poo
     ],
     ids=["resident", "one swaps", "one streams", "host", "disk"],
 )
-def test_before_a_first_run_what_each_component_needs_is_known_already(pipeline, told, pool, need):
-    refused_below(pipeline, Plan.of(told), pool, need)
+def test_before_a_first_run_what_each_component_needs_is_known_already(pipeline, arguments, pool, need):
+    refused_below(pipeline, Plan.of(arguments), pool, need)
 
 
 def test_a_second_residency_is_refused(pipeline):
@@ -597,8 +597,8 @@ def test_weights_stream_from_the_files_they_came_from(pipeline, tmp_path):
     files = {"transformer": tmp_path / "model.safetensors"}
     with apply(pipeline, Plan.of({"transformer": "disk"}), files=files) as managed:
         assert all(torch.equal(run(pipeline), want) for _ in range(2))
-        assert managed._sources.disk._folder is None
-        assert managed._sources.disk.window.bytes.nbytes == 2 * 1088
+        assert managed._conductor.sources.disk._folder is None
+        assert managed._conductor.sources.disk.window.bytes.nbytes == 2 * 1088
         assert dict(managed.table().select("component", "host_bytes").iter_rows())["transformer"] == 0
     with torch.no_grad():
         model.first.weight[0, 0] += 1
@@ -611,7 +611,7 @@ def test_weights_stream_from_the_files_they_came_from(pipeline, tmp_path):
 def test_the_temporary_folder_is_removed(pipeline):
     with apply(pipeline, Plan.of({"vae": "disk"})) as managed:
         run(pipeline)
-        folder = managed._sources.disk._folder.name
+        folder = managed._conductor.sources.disk._folder.name
     with pytest.raises(FileNotFoundError):
         os.listdir(folder)
 
@@ -623,7 +623,7 @@ def test_a_link_holds_copies_to_their_time_together():
         slept.append(seconds)
         now[0] += seconds
 
-    link = Link("1 KB/s", clock=lambda: now[0], sleep=sleep)
+    link = LinkThrottle("1 KB/s", clock=lambda: now[0], sleep=sleep)
     link.hold(500, 100.0)
     link.hold(250, 100.0)  # waited for the lane
     now[0] = 200.0
@@ -632,7 +632,7 @@ def test_a_link_holds_copies_to_their_time_together():
 
 
 def test_a_ratio_becomes_a_bandwidth_by_the_time_that_computing_took():
-    link = Link(Ratio(copy_s_per_compute_s=2.0))
+    link = LinkThrottle(Ratio(copy_s_per_compute_s=2.0))
     assert link.bytes_per_s is None
     link.learn(copied_bytes=1000, compute_s=0.5)
     link.learn(copied_bytes=1, compute_s=9.0)
@@ -682,10 +682,10 @@ def test_a_profiler_sees_every_transfer_with_its_stage_and_bytes(pipeline):
 @st.composite
 def any_plan(draw):
     counts = dict(zip(NAMES, (3, 5, 2), strict=True))
-    told = {}
+    arguments = {}
     for name, count in counts.items():
         for scope in draw(st.lists(st.sampled_from([None, "denoise", "refine", "decode"]), unique=True, max_size=2)):
-            told[name if scope is None else f"{name}@{scope}"] = draw(
+            arguments[name if scope is None else f"{name}@{scope}"] = draw(
                 st.one_of(
                     st.sampled_from(["resident", "swap", "disk"]),
                     st.builds(
@@ -700,7 +700,7 @@ def any_plan(draw):
                     ),
                 )
             )
-    return Plan.of(told)
+    return Plan.of(arguments)
 
 
 PIPELINE = make()

@@ -140,9 +140,9 @@ def test_files_that_do_not_fit_are_refused_on_entering(tmp_path, weights, senten
 
 def test_a_key_in_two_files_is_refused(files, tmp_path):
     save_file({"last.bias": torch.zeros(WIDTH)}, tmp_path / "c.safetensors")
-    told = {"model": [*files, tmp_path / "c.safetensors"]}
+    given = {"model": [*files, tmp_path / "c.safetensors"]}
     with pytest.raises(ResidencyError, match=r"'last\.bias' of 'model' is in b\.safetensors and in c\.safetensors"):
-        apply(piped(without_values()), Plan.of({"model": "disk"}), files=told).__enter__()
+        apply(piped(without_values()), Plan.of({"model": "disk"}), files=given).__enter__()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x10\x00\x00\x00\x00\x00\x00\x00{}", b"not a file of weights at all"])

@@ -31,7 +31,7 @@ from reslab.residency import (
 )
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._checks import check_fits
-from reslab.residency._engine._config import Setting
+from reslab.residency._engine._config import EngineConfig
 from reslab.residency._predict._memory import memory
 from reslab.stages import Pipeline, stage
 
@@ -157,7 +157,7 @@ def test_the_allocators_slack_is_one_too(plan, slack, beside):
 
 
 def on_host(managed):
-    return managed.table()["host_bytes"].sum() + managed._sources.disk.window.bytes.nbytes
+    return managed.table()["host_bytes"].sum() + managed._conductor.sources.disk.window.bytes.nbytes
 
 
 def check_host(plan):
@@ -282,7 +282,7 @@ def pinning(monkeypatch, limit):
         pinned[memory.data_ptr()] = memory.nbytes
         return lambda: pinned.pop(memory.data_ptr())
 
-    monkeypatch.setattr(Setting, "pins", True)
+    monkeypatch.setattr(EngineConfig, "pins", True)
     monkeypatch.setattr(_accelerator, "pinner", lambda device: pin)
     return pinned
 
@@ -299,7 +299,7 @@ def test_where_pinning_is_refused_the_rest_is_pageable_and_a_note_says_so(monkey
         assert managed.table()["pinned_bytes"].sum() == sum(pinned.values())
         (note,) = managed.notes
         assert "refused to pin" in note
-        assert "(CUDA error: out of memory), so the rest of what moves is copied from pageable memory" in note
+        assert "(CUDA error: out of memory), so the other weights are copied from pageable memory" in note
     assert pinned == {}
 
 
@@ -313,7 +313,10 @@ def test_a_budget_of_pinned_memory_is_shared_out_as_bounds_plans_it(monkeypatch,
         by_name = dict(managed.table().select("component", "pinned_bytes").iter_rows())
         assert by_name["transformer"] == min(budget, 6 * BLOCK)  # its blocks move most often
         (note,) = managed.notes
-        assert "what moves most often first; the rest is copied from pageable memory, which is slower" in note
+        assert (
+            "the weights that move most often first; the others are copied from pageable memory, which is slower"
+            in note
+        )
     assert pinned == {}
 
 
@@ -379,7 +382,7 @@ def test_what_was_resident_without_values_waits_in_pinned_memory_after_a_leaner_
     assert pinned == {}
 
 
-#: What a rule may change, since nobody set it.
+#: What a rule may change, since the user did not set it.
 STEPS = [place for place in PLACES if place not in (disk(resident=1), disk(prefetch=2))]
 
 

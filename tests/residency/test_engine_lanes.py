@@ -1,4 +1,4 @@
-"""A lane that is a thread: what is issued, given up, waited for and ended; tensors of a few bytes."""
+"""A lane that is a thread: what is issued, abandoned, waited for and ended; tensors of a few bytes."""
 
 import gc
 import threading
@@ -26,7 +26,7 @@ class Held:
         target.copy_(source)
         self.made.append(target)
 
-    def begin(self, *_told, **_more):
+    def begin(self, *_arguments, **_more):
         pass
 
     end = begin
@@ -41,7 +41,7 @@ def lanes():
     return [each for each in threading.enumerate() if each.name == "reslab-copy"]
 
 
-def test_a_copy_that_was_given_up_is_not_made_and_one_under_way_is_waited_for():
+def test_an_abandoned_copy_is_not_made_and_one_under_way_is_waited_for():
     held = Held()
     lane = ThreadLane(copy=held.copy, clock=time.perf_counter)
     (first, under_way), (second, waiting) = (issue(lane, held) for _ in range(2))
@@ -53,7 +53,7 @@ def test_a_copy_that_was_given_up_is_not_made_and_one_under_way_is_waited_for():
     under_way.abandon()
     lane.close()
     assert (under_way.done(), under_way.is_lost(), first.tolist(), second.tolist()) == (True, False, [1] * 4, [0] * 4)
-    with pytest.raises(RuntimeError, match="given up"):
+    with pytest.raises(RuntimeError, match="abandoned"):
         waiting.wait()
 
 

@@ -51,7 +51,7 @@ def unchanged(before, after):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "given",
     [
         dict.fromkeys(PARTS, swap()),
         dict.fromkeys(PARTS, swap(until="each stage")),
@@ -61,8 +61,8 @@ def unchanged(before, after):
     ],
     ids=["swap", "swap each", "layerwise", "disk", "by stage"],
 )
-def test_every_placement_makes_the_same_video(pipe, want, told):
-    plan, before = Plan.of(told), weights(pipe)
+def test_every_placement_makes_the_same_video(pipe, want, given):
+    plan, before = Plan.of(given), weights(pipe)
     with apply(pipe, plan) as managed:
         for _ in range(2):
             assert same(pipe.run(**REQUEST), want)
@@ -73,15 +73,15 @@ def test_every_placement_makes_the_same_video(pipe, want, told):
 
 
 def test_whatever_module_computes_has_its_weights_on_the_device(pipe, want):
-    """Blocks of the audio VAE are mere containers: nobody calls them, only what they hold."""
+    """Blocks of the audio VAE are mere containers: no code calls them, only what they hold."""
     elsewhere = set()
 
     def look(module, _arguments):
         units = [unit_of[id(weight)] for weight in module._parameters.values() if weight is not None]
-        elsewhere.update(unit.name for unit in units if not unit.is_here)
+        elsewhere.update(unit.name for unit in units if not unit.is_on_device)
 
     with apply(pipe, Plan.of(dict.fromkeys(PARTS, layerwise(prefetch=0)))) as managed:
-        unit_of = {key: unit for unit in managed._mover.units for key in unit.by_parameter}
+        unit_of = {key: unit for unit in managed._conductor.mover.units for key in unit.by_parameter}
         parts = [part for name in PARTS for part in [*pipe.components[name].modules()][1:]]
         handles = [part.register_forward_pre_hook(look) for part in parts]
         assert same(pipe.run(**REQUEST), want)
@@ -192,7 +192,7 @@ class Site:
     def border(self, pipe, monkeypatch):
         for method in ("enter", "leave"):
             real = getattr(Director, method)
-            monkeypatch.setattr(Director, method, lambda *told, real=real: (self.check(), real(*told), self.check()))
+            monkeypatch.setattr(Director, method, lambda *given, real=real: (self.check(), real(*given), self.check()))
 
     def block(self, pipe, monkeypatch):
         self.handles = []

@@ -1,4 +1,4 @@
-"""Merged copies: other weights in the same parameters, built out of place; the base is bit by bit what it was."""
+"""MergedCopy copies: other weights in the same parameters, built out of place; the base is bit by bit what it was."""
 
 import copy
 import gc
@@ -24,7 +24,7 @@ from reslab.residency import (
     swap,
 )
 from reslab.residency._engine import _layout
-from reslab.residency._model._lora import Adapted
+from reslab.residency._model._lora import ComponentLora
 from reslab.stages import Pipeline, stage
 
 WIDTH = 16  # one weight and its bias are 1088 bytes; merging concerns the 1024 of the weight
@@ -50,8 +50,8 @@ class Model(torch.nn.Module):
 
 def add_lora(model, name="style", seed=1, **config):
     torch.manual_seed(seed)
-    told = {"r": 4, "lora_alpha": 8, "target_modules": ["first", "blocks.0", "blocks.1", "blocks.2"]}
-    peft.inject_adapter_in_model(peft.LoraConfig(**told | config), model, adapter_name=name)
+    arguments = {"r": 4, "lora_alpha": 8, "target_modules": ["first", "blocks.0", "blocks.1", "blocks.2"]}
+    peft.inject_adapter_in_model(peft.LoraConfig(**arguments | config), model, adapter_name=name)
     for path, weight in model.named_parameters():
         if f"lora_B.{name}" in path:
             torch.nn.init.normal_(weight, std=0.05)
@@ -59,7 +59,7 @@ def add_lora(model, name="style", seed=1, **config):
 
 
 def switch(model, on):
-    for layer in Adapted(model).layers:
+    for layer in ComponentLora(model).layers:
         layer.enable_adapters(on)
 
 
@@ -94,7 +94,7 @@ def weights(pipeline):
     """Every parameter by identity and value, and every mark on a layer."""
     model = pipeline.components[MODEL]
     own = {path: (id(each), each.detach().clone(), dict(vars(each))) for path, each in model.named_parameters()}
-    return own, [(layer.disable_adapters, layer.merged, dict(layer.scaling)) for layer in Adapted(model).layers]
+    return own, [(layer.disable_adapters, layer.merged, dict(layer.scaling)) for layer in ComponentLora(model).layers]
 
 
 def unchanged(before, after, *, marks=True):
@@ -113,7 +113,7 @@ def reference(pipeline):
     merged = copy.deepcopy(base)
     switch(base, False)
     switch(merged, True)
-    for layer in Adapted(merged).layers:
+    for layer in ComponentLora(merged).layers:
         layer.merge(safe_merge=True)
     with torch.no_grad():
         return merged(merged(base(base(X))))
@@ -171,7 +171,7 @@ def test_what_the_lora_does_not_reach_is_kept_once_and_what_it_adds_is_not_moved
 
 
 def test_no_more_than_one_merged_weight_is_alive_beside_the_copy(pipeline, monkeypatch):
-    alive, most, merged = [], [], Adapted.merged
+    alive, most, merged = [], [], ComponentLora.merged
 
     def counted(self, key, given):
         most.append(sum(each() is not None for each in alive))
@@ -179,7 +179,7 @@ def test_no_more_than_one_merged_weight_is_alive_beside_the_copy(pipeline, monke
         alive.append(weakref.ref(tensor))
         return tensor
 
-    monkeypatch.setattr(Adapted, "merged", counted)
+    monkeypatch.setattr(ComponentLora, "merged", counted)
     with apply(pipeline, merged_plan("swap", "swap")):
         run(pipeline)
     assert len(most) == 4
@@ -187,12 +187,12 @@ def test_no_more_than_one_merged_weight_is_alive_beside_the_copy(pipeline, monke
 
 
 def test_merging_happens_once_for_all_runs_and_anew_for_another_strength(pipeline, monkeypatch):
-    calls, merged = [], Adapted.merged
-    monkeypatch.setattr(Adapted, "merged", lambda self, key, given: calls.append(key) or merged(self, key, given))
+    calls, merged = [], ComponentLora.merged
+    monkeypatch.setattr(ComponentLora, "merged", lambda self, key, given: calls.append(key) or merged(self, key, given))
     with apply(pipeline, merged_plan("layerwise", "layerwise")) as managed:
         run(pipeline), run(pipeline)
         assert len(calls) == 4
-        for layer in Adapted(pipeline.components[MODEL]).layers:
+        for layer in ComponentLora(pipeline.components[MODEL]).layers:
             layer.set_scale("style", 0.25)
         found = run(pipeline)
         assert len(calls) == 8
@@ -205,13 +205,13 @@ def test_a_strength_that_an_earlier_stage_sets_to_zero_does_not_reach_the_copy(p
     model, want = pipeline.components[MODEL], reference(pipeline)
     with apply(pipeline, merged_plan("swap", "layerwise")) as managed:
         run(pipeline)
-        units = managed._components[SECOND].units
+        units = managed._conductor.components[SECOND].units
         for unit in units.values():
-            unit.put_back()  # as if a block had never been used
-        for layer in Adapted(model).layers:
+            unit.restore()  # as if a block had never been used
+        for layer in ComponentLora(model).layers:
             layer.scaling["style"] = 0.0
-            managed._mover.fetch([units[0]], stage=None)
-        for layer in Adapted(model).layers:
+            managed._conductor.mover.fetch([units[0]], stage=None)
+        for layer in ComponentLora(model).layers:
             layer.scaling["style"] = 2.0
         assert torch.equal(run(pipeline), want)
 
@@ -228,7 +228,7 @@ def test_variants_of_lora_are_merged_as_peft_does(config):
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_two_loras_are_merged_one_after_the_other(pipeline):
     model = add_lora(pipeline.components[MODEL], name="tone", seed=2)
-    for layer in Adapted(model).layers:
+    for layer in ComponentLora(model).layers:
         layer.set_adapter(["style", "tone"])
     want = reference(pipeline)
     with apply(pipeline, merged_plan("swap", "swap")):
@@ -283,8 +283,8 @@ def test_memory_that_another_mode_left_is_given_back(pipeline, monkeypatch):
     made = []
 
     class Recorded(mmap.mmap):
-        def __new__(cls, *told, **named):
-            memory = super().__new__(cls, *told, **named)
+        def __new__(cls, *arguments, **named):
+            memory = super().__new__(cls, *arguments, **named)
             made.append(weakref.ref(memory))
             return memory
 
@@ -337,13 +337,13 @@ def test_parts_used_without_a_call_are_refused_while_the_lora_is_on(pipeline):
 
 def test_a_fused_lora_is_left_as_it_is(pipeline):
     model = pipeline.components[MODEL]
-    for layer in Adapted(model).layers:
+    for layer in ComponentLora(model).layers:
         layer.merge()
     fused = Pipeline({MODEL: model}, result="y").add(stage(lambda model, x: {"y": model(x)}), name="only")
     want = run(fused)
     with apply(fused, merged_plan("swap", "swap")):
         assert torch.equal(run(fused), want)
-    assert all(layer.merged_adapters == ["style"] for layer in Adapted(model).layers)
+    assert all(layer.merged_adapters == ["style"] for layer in ComponentLora(model).layers)
 
 
 def test_a_classic_pipeline_with_a_loaded_adapter_runs_merged():
@@ -363,7 +363,7 @@ def test_a_classic_pipeline_with_a_loaded_adapter_runs_merged():
     pipe.set_progress_bar_config(disable=True)
     request = {"num_inference_steps": 2, "output_type": "np"}
     merged = copy.deepcopy(unet)
-    for layer in Adapted(merged).layers:
+    for layer in ComponentLora(merged).layers:
         layer.merge(safe_merge=True)
     other = diffusers.DDIMPipeline(merged, pipe.scheduler)
     other.set_progress_bar_config(disable=True)
@@ -379,8 +379,8 @@ class Fault:
     """Raises when it has been asked that many times: by blocks, and where a weight is merged."""
 
     def __init__(self, pipeline, patch, count, error):
-        self.left, self.error, merged = count, error, Adapted.merged
-        patch.setattr(Adapted, "merged", lambda lora, *told: self() or merged(lora, *told))
+        self.left, self.error, merged = count, error, ComponentLora.merged
+        patch.setattr(ComponentLora, "merged", lambda lora, *arguments: self() or merged(lora, *arguments))
         self.handles = [block.register_forward_pre_hook(self) for block in pipeline.components[MODEL].blocks]
 
     def __call__(self, *_arguments):
@@ -394,14 +394,14 @@ class Fault:
 
 
 def run_twice_if_needed(pipeline, managed):
-    """Run, and where a fault came in between see that all is let go of, and run again."""
+    """Run, and where a fault came in between see that all is released, and run again."""
     try:
         return run(pipeline)
     except (RuntimeError, KeyboardInterrupt) as error:
         assert "injected" in f"{error}{error.__cause__}"  # noqa: PT017
         moving = [name for name in (MODEL, SECOND) if managed.plan.placement(name) != resident()]
-        assert all(managed._mover.held_bytes(name) == 0 for name in moving)
-        assert not any(unit.front and unit.front.unit is not unit.front.base for unit in managed._mover.units)
+        assert all(managed._conductor.mover.held_bytes(name) == 0 for name in moving)
+        assert not any(unit.front and unit.front.unit is not unit.front.base for unit in managed._conductor.mover.units)
         return run(pipeline)
 
 
@@ -430,7 +430,7 @@ def test_after_any_sequence_of_modes_and_interruptions_the_base_is_bit_identical
 
 
 def test_the_difference_is_that_of_rounding(pipeline):
-    for layer in Adapted(pipeline.components[MODEL]).layers:
+    for layer in ComponentLora(pipeline.components[MODEL]).layers:
         layer.to(torch.bfloat16)
     pipeline.components[MODEL].to(torch.bfloat16)
     before = weights(pipeline)

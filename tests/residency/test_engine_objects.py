@@ -114,7 +114,7 @@ def test_models_and_their_parts_refuse_what_would_go_wrong_and_run_on(pipe, want
         pipe.run(**REQUEST)
         check()
         assert same(run(pipe), (want.frames, want.audio))
-    del modules["text_encoder.model"]  # transformers leaves hooks in it that nobody can pickle
+    del modules["text_encoder.model"]  # transformers leaves hooks in it that cannot be pickled
     for module in modules.values():
         for _, attempt in ATTEMPTS:
             attempt(module)

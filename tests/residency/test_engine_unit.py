@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from reslab.residency import Budget, ComponentSize, Plan, ResidencyError, Workload
 from reslab.residency._engine import _unit
-from reslab.residency._engine._config import Setting, Sources
-from reslab.residency._engine._lanes import Link
+from reslab.residency._engine._config import EngineConfig, Sources
+from reslab.residency._engine._lanes import LinkThrottle
 from reslab.residency._engine._layout import HostBuffer, boundary, lay_out
-from reslab.residency._engine._merge import MergedUnit
-from reslab.residency._engine._only_copy import OnlyCopy, give_up
-from reslab.residency._engine._unit import TABLE, Event, Shared, Slot, Unit, Where
+from reslab.residency._engine._merged_copy import MergedUnit
+from reslab.residency._engine._only_copy import OnlyCopy, release_part
+from reslab.residency._engine._unit import TABLE, Event, SharedSource, Slot, Unit, Where
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ class World:
         torch.manual_seed(0)
         self.blocks = [torch.nn.Linear(8, 4) for _ in range(2)]
         layouts = [lay_out(block.parameters(), boundary=boundary(CPU)) for block in self.blocks]
-        self.units = [Unit("model", number, layout, Shared(), CPU) for number, layout in enumerate(layouts)]
+        self.units = [Unit("model", number, layout, SharedSource(), CPU) for number, layout in enumerate(layouts)]
         self.merged = MergedUnit("model+lora", self.units[0], None, None, CPU)
         self.want = {unit: [value.clone() for value in unit.values] for unit in self.units}
         self.want[self.merged] = [torch.full_like(value, 3.0) for value in self.want[self.units[0]]]
@@ -55,7 +55,9 @@ class World:
         self.slots = {
             name: Slot(0, torch.empty(layouts[0].nbytes, dtype=torch.uint8)) for name in ("model", "model+lora")
         }
-        self.sources = Merging(Setting(device=CPU, link=Link(None), budget=Budget()), Plan.of(), note=print)
+        self.sources = Merging(
+            EngineConfig(device=CPU, link=LinkThrottle(None), budget=Budget()), Plan.of(), note=print
+        )
         names = {id(parameter): (str(place),) for place, parameter in enumerate(self.parameters())}
         self.sources.names = dict.fromkeys(self.slots, names)
         self.plan("resident")
@@ -66,23 +68,23 @@ class World:
     def plan(self, place):
         size = ComponentSize(outside_bytes=0, block_bytes=(144, 144))
         work = Workload(components=dict.fromkeys(self.slots, size), stages=("s",), calls=())
-        self.sources.lay(Plan.of(dict.fromkeys(self.slots, place)), work, self.units)
+        self.sources.use_plan(Plan.of(dict.fromkeys(self.slots, place)), work, self.units)
 
     def come(self, unit, event, in_slot):
         """Let an event come to a unit, as the mover does."""
-        told = {
+        arguments = {
             Event.ADOPT: lambda: [each.adopt(self.sources) for each in unit.needs],
-            Event.SHARE: lambda: unit.share(Shared()),
+            Event.SHARE: lambda: unit.share(SharedSource()),
             Event.RENEW: lambda: unit.renew(self.sources),
             Event.BEGIN_FETCH: lambda: unit.begin_fetch(**self.memory(unit, in_slot)),
             Event.ARRIVE: lambda: (self.copy(unit), unit.arrive(self.sources)),
             Event.LEAVE: lambda: unit.leave(self.sources),
-            Event.PUT_BACK: lambda: unit.put_back(),
+            Event.RESTORE: lambda: unit.restore(),
             Event.SHOW: lambda: unit.show(),
             Event.KEEP_WRITES: lambda: self.write(unit),
             Event.HEAL: lambda: unit.heal(),
         }
-        told[event]()
+        arguments[event]()
 
     def memory(self, unit, in_slot):
         if unit.where is not Where.AWAY:
@@ -98,7 +100,7 @@ class World:
             for target, part in unit.source.parts(unit.buffer):
                 staged = part.staged()
                 target[: staged.nbytes].copy_(staged)
-                give_up(part)
+                release_part(part)
 
     def write(self, unit):
         """Double the weights that the parameters hold, and have that kept."""
@@ -119,7 +121,7 @@ class World:
 
     def check_front(self, unit):
         for piece, want in zip(unit.layout.pieces, self.want[unit], strict=True):
-            if unit.is_here or not unit.is_managed:
+            if unit.is_on_device or not unit.is_managed:
                 assert torch.equal(piece.parameter, want)
             else:
                 assert piece.parameter.numel() == 0

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
-from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed, _mover, _unit
+from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed_components, _mover, _unit
 from reslab.stages import Pipeline, Stage
 
 WIDTH = 16
@@ -74,10 +74,10 @@ class Step(Stage):
             components=self.components, reads={self._reads: REQUIRED, "generator": REQUIRED}, writes=self.writes
         )
 
-    def run(self, **told):
+    def run(self, **arguments):
         self.may_fail("before")
-        model, x = told[self.components[0]], told[self._reads]
-        x = model(model(x) + torch.randn(WIDTH, generator=told["generator"]))
+        model, x = arguments[self.components[0]], arguments[self._reads]
+        x = model(model(x) + torch.randn(WIDTH, generator=arguments["generator"]))
         self.may_fail("after")
         return {self.writes[0]: x}
 
@@ -142,11 +142,10 @@ BEFORE = picture()
 
 def resident_bytes(managed, plan):
     """What the plan keeps on the device outside of runs."""
-    held = [unit for unit in managed._mover.here() if unit.slot is None]
-    assert not managed._mover.slots
-    allowed = {
-        unit for unit in managed._mover.units if unit.number in managed._director.script.keeps(unit.component, None)
-    }
+    mover, script = managed._conductor.mover, managed._conductor.director.cursor
+    held = [unit for unit in mover.on_device() if unit.slot is None]
+    assert not mover.slots
+    allowed = {unit for unit in mover.units if unit.number in script.keeps(unit.component, None)}
     assert set(held) <= allowed
     return managed.device_bytes
 
@@ -273,7 +272,9 @@ def test_entering_that_is_interrupted_leaves_nothing_behind():
     plan = Plan.of({"one": "layerwise", "two": "disk"})
     for count in itertools.count(1, 71):
         managed = apply(PIPELINE, plan)
-        sys.settrace(interrupted_at_line(count, (_managed, _component, _guards), signal.raise_signal, signal.SIGINT))
+        sys.settrace(
+            interrupted_at_line(count, (_managed_components, _component, _guards), signal.raise_signal, signal.SIGINT)
+        )
         try:
             managed.__enter__()
         except KeyboardInterrupt:
@@ -293,7 +294,7 @@ def test_an_interrupt_while_a_swap_is_fetched_ahead_leaves_nothing_of_it():
 
     def interrupt(stage, when):
         if (stage, when) == ("A", "after"):
-            where.extend(str(unit.where) for unit in managed._mover.here("two"))
+            where.extend(str(unit.where) for unit in managed._conductor.mover.on_device("two"))
             raise KeyboardInterrupt
 
     with apply(PIPELINE, Plan.of({"two": swap(prefetch_stages=1)}), link="200 KB/s") as managed:
@@ -381,7 +382,7 @@ def test_a_signal_waits_for_the_end_of_a_mask():
 def test_out_of_memory_says_stage_asked_free_and_who_held_it():
     plan = Plan.of({"one": "resident", "two": "swap"})
     with apply(PIPELINE, plan, budget=Budget(device_bytes=2 * 4 * 1088)) as managed:
-        managed._mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes a byte meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # another user takes a byte
         with pytest.raises(OutOfMemory) as raised:
             run()
         assert managed.device_bytes == 4 * 1088
@@ -419,7 +420,7 @@ def test_memory_that_runs_out_at_any_allocation_is_explained_and_let_go(plan, mo
 def test_step_down_begins_with_what_is_resident_too():
     plan = Plan.of().decide({"one": "resident", "two": "resident"}, why="to begin with")
     with apply(PIPELINE, plan, on_oom="step-down") as managed:
-        managed._mover.limit_bytes = 2 * 4 * 1088 - 1  # somebody takes memory meanwhile
+        managed._conductor.mover.limit_bytes = 2 * 4 * 1088 - 1  # another user takes memory
         assert torch.equal(run(), WANT)
         assert "the stage 'A' ran out of memory" in managed.notes[0]
 
@@ -464,8 +465,8 @@ def test_step_down_retries_once_and_stops_where_nothing_is_left():
     ):
         run()
     assert len(managed.notes) == 1
-    told, nothing = Plan.of({"one": "resident", "two": "resident"}), pytest.raises(OutOfMemory, match="No leaner plan")
-    with apply(PIPELINE, told, on_oom="step-down"), nothing:
+    plan, nothing = Plan.of({"one": "resident", "two": "resident"}), pytest.raises(OutOfMemory, match="No leaner plan")
+    with apply(PIPELINE, plan, on_oom="step-down"), nothing:
         run()
     assert picture() == BEFORE
 

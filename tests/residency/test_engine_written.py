@@ -1,4 +1,4 @@
-"""What is written into weights while they are managed is kept or told, and gradients are right or an error."""
+"""What is written into weights while they are managed is kept or reported, and gradients are right or an error."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_what_a_stage_writes_into_weights_on_the_device_is_kept(place):
 
 
 @pytest.mark.parametrize("place", ["swap", "layerwise", "disk"])
-def test_what_is_written_while_weights_are_away_is_told_once(place):
+def test_what_is_written_while_weights_are_away_is_reported_once(place):
     pipeline, want = make(), run(make())
     with apply(pipeline, Plan.of({"model": PLACES[place]})):
         run(pipeline)
@@ -114,7 +114,7 @@ def test_what_is_written_while_weights_are_away_is_told_once(place):
         assert torch.equal(run(pipeline), want)
 
 
-def test_what_is_written_while_weights_are_away_is_told_when_nothing_runs_any_more(caplog):
+def test_what_is_written_while_weights_are_away_is_reported_when_nothing_runs_any_more(caplog):
     pipeline = make()
     with apply(pipeline, Plan.of({"model": "swap"})) as managed:
         run(pipeline)

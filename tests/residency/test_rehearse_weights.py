@@ -9,6 +9,7 @@ from diffusers.hooks import apply_layerwise_casting
 from torch.profiler import ProfilerActivity, profile
 
 from reslab.residency import RehearsalError, rehearse, workload
+from reslab.residency._model._storage import component_bytes, stored_bytes
 from reslab.stages import Pipeline, stage
 
 torch.set_num_threads(1)
@@ -320,3 +321,28 @@ def test_bitsandbytes_is_refused_by_name_with_the_bytes_that_are_stored(kind, mo
     named = rf"'transformer'.*blocks\.0\.a\.weight \(bitsandbytes's .*\) and 15 more.*stored are {nbytes} bytes"
     with pytest.raises(RehearsalError, match=named):
         rehearse(pipeline(of_bitsandbytes(kind, **more)), x=X)
+
+
+class Halves(torch.Tensor):
+    """A weight that names its two parts, and cannot be rebuilt from them."""
+
+    def __new__(cls, low, high):
+        return torch.Tensor._make_wrapper_subclass(cls, (1000,), dtype=torch.float32)
+
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+    def __tensor_flatten__(self):
+        return ["low", "high"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        assert function is torch.ops.aten.detach.default
+        return cls(args[0].low, args[0].high)
+
+
+def test_a_weight_that_names_its_parts_counts_as_them_though_it_cannot_be_rebuilt():
+    weight = torch.nn.Parameter(Halves(torch.zeros(3, dtype=torch.int8), torch.zeros(5)), requires_grad=False)
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight = weight
+    assert component_bytes(layer) == stored_bytes(weight, layer) == 3 + 4 * 5

@@ -60,11 +60,11 @@ from reslab.stages.support import lazy_names
 if TYPE_CHECKING:
     from reslab.residency._calibrate._link import measure_link
     from reslab.residency._engine._apply import apply
-    from reslab.residency._engine._checkpoint import KeyedFile
     from reslab.residency._engine._checks import Budget
     from reslab.residency._engine._host_need import host_need
     from reslab.residency._engine._lora_difference import lora_difference
     from reslab.residency._engine._residency import Residency
+    from reslab.residency._engine._weight_files import KeyedFile
     from reslab.residency._errors import OutOfMemory, ResidencyError, WeightsAbsent
     from reslab.residency._rehearse._blank import blank, blanks
     from reslab.residency._rehearse._rehearse import rehearse
@@ -76,7 +76,7 @@ __version__ = "0.1.0"
 #: What traces pipelines needs torch, so it is imported when it is first asked for.
 _NEEDS_TORCH = {
     "Budget": "_engine._checks",
-    "KeyedFile": "_engine._checkpoint",
+    "KeyedFile": "_engine._weight_files",
     "OutOfMemory": "_errors",
     "Residency": "_engine._residency",
     "ResidencyError": "_errors",

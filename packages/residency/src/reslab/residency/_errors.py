@@ -1,4 +1,4 @@
-"""What the engine raises."""
+"""Errors of the engine: refusals, absent weights, and exhausted memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 
 class ResidencyError(ValueError):
-    """Something cannot be done to weights that a residency manages; it says what to do instead."""
+    """A residency cannot do something to the weights that it manages; the message says what to do instead."""
 
 
 class WeightsAbsent(ResidencyError):
-    """A module was called whose weights are not on the device; names component, block and stage."""
+    """A module was called while its weights are not on the device; the message names component, block and stage."""
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """The device's memory did not suffice; says for which stage, how much was asked, what was free, and who held it."""
+    """The device ran out of memory; the message names the stage, the bytes asked for and free, and their holders."""

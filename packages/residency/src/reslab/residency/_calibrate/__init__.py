@@ -1,1 +1,1 @@
-"""What only timing can tell of this machine, measured with the copies that the engine makes."""
+"""Measurements of this machine, made with the engine's own copies."""

@@ -1,9 +1,9 @@
-"""Timing the link, with the engine's own copies: what a plan's weights will move through.
+"""The link between host and device, timed with the engine's own copies.
 
     measure_link("cuda:0")          # pinned and pageable to the device, and back: 3.8 GiB copied, a second on a GPU
 
-The buffers are so large that what issuing a copy costs does not show. The best of some repeats counts, since nothing
-makes a link faster than it is. On a CPU it is a copy within host memory, which is what moving weights is there.
+The buffers are so large that the cost of issuing a copy does not show. The best of several repeats counts, since
+other work can only slow a copy down. On a CPU the copy stays within host memory, as moving weights does there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from reslab.residency._device._spec import LinkSpeed
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._layout import HostBuffer, Layout, copy_on_host
+from reslab.residency._engine._layout import BufferLayout, HostBuffer, copy_on_host
 
 #: Bytes of one copy; a block of LTX-2.3 has three times as many.
 NBYTES = 2**28
@@ -30,14 +30,16 @@ def measure_link(
 ) -> LinkSpeed:
     """Time copies to a device and back.
 
+    The host needs twice `nbytes` during the call, the device once.
+
     >>> measure_link("cpu", nbytes=1_000, repeats=1, clock=iter(range(100)).__next__)
     LinkSpeed('cpu': to it 1e-06 GB/s pinned and 1e-06 GB/s pageable, back 1e-06 GB/s)
 
     Args:
-        device: What torch calls it; by default the accelerator in use, else the CPU.
-        nbytes: Bytes of one copy; the host needs twice as many for a moment, the device as many.
-        repeats: How often each kind of copy is timed, after one that is not.
-        clock: Returns seconds.
+        device: The device, or torch's name for it; by default the accelerator in use, else the CPU.
+        nbytes: Bytes of one copy.
+        repeats: Number of timed copies of each kind; one more comes first and is not timed.
+        clock: Function that returns seconds.
 
     Raises:
         ValueError: For a size or a number of repeats below 1.
@@ -67,9 +69,9 @@ def measure_link(
 
 
 def _filled(nbytes: int, pin: Callable[[torch.Tensor], Callable[[], None]] | None) -> HostBuffer:
-    """Return host memory of which every page is there."""
+    """Return host memory with every page touched, so that no copy pays for page faults."""
     whole = None if pin is None else lambda memory: (memory.nbytes, pin(memory))
-    memory = HostBuffer(Layout((), nbytes, nbytes), pin=whole)
+    memory = HostBuffer(BufferLayout((), nbytes, nbytes), pin=whole)
     memory.staged().fill_(1)
     return memory
 

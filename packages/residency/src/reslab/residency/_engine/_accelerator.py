@@ -1,7 +1,7 @@
-"""What only an accelerator can run, all of it: streams, pinned memory, and what is free of the device's memory.
+"""All code that only an accelerator runs: streams, pinned memory, and the device's free memory.
 
-Nothing here runs on a CPU. It goes through torch's device-generic interface, but for pinning memory that exists, which
-torch offers for CUDA alone; other accelerators copy from pageable memory.
+The code uses torch's device-generic interface, except to pin existing memory, which torch offers for CUDA alone; other
+accelerators copy from pageable memory.
 
     lane = StreamLane(torch.device("cuda", 0))
     unpin = pin(host_bytes)
@@ -19,7 +19,7 @@ from reslab.stages import Kind
 
 
 def current() -> torch.device:
-    """Return the accelerator that is in use, or the CPU where there is none."""
+    """Return the accelerator in use, or the CPU where there is none."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     kind = torch.accelerator.current_accelerator()
@@ -28,7 +28,7 @@ def current() -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Return what is free of the device's memory, torch's own cache included; None where torch cannot tell."""
+    """Return the free bytes of the device's memory, torch's cache included; None where torch does not report them."""
     module: Any = torch.get_device_module(device)
     if not hasattr(module, "mem_get_info"):
         return None
@@ -37,12 +37,12 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def pinner(device: torch.device) -> Callable[[torch.Tensor], Callable[[], None]] | None:
-    """Return what pins host memory for a device, or None where memory that exists cannot be pinned."""
+    """Return the function that pins host memory for a device; None where existing memory cannot be pinned."""
     return pin if device.type == "cuda" else None
 
 
 def pin(memory: torch.Tensor) -> Callable[[], None]:
-    """Pin memory, uint8 (nbytes,), and return what undoes it.
+    """Pin memory, uint8 (nbytes,), and return the function that unpins it.
 
     Raises:
         RuntimeError: If the system refuses, as it does beyond its limit.
@@ -53,14 +53,14 @@ def pin(memory: torch.Tensor) -> Callable[[], None]:
     torch.cuda.check_error(int(runtime.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)))
 
     def unpin() -> None:
-        torch.cuda.synchronize()  # a copy from it may be under way, which only the stream that computes waits for
+        torch.cuda.synchronize()  # a copy from it may be under way, and only the computing stream waits for that
         torch.cuda.check_error(int(runtime.cudaHostUnregister(memory.data_ptr())))
 
     return unpin
 
 
 def blocking_copy(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """Return what copies bytes to a device on a stream of its own and returns when that is done."""
+    """Return a function that copies bytes to a device on a stream of its own, and returns when that is done."""
     stream = torch.Stream(device)
 
     def copy(target: torch.Tensor, source: torch.Tensor) -> None:
@@ -72,7 +72,7 @@ def blocking_copy(device: torch.device) -> Callable[[torch.Tensor, torch.Tensor]
 
 
 class _StreamTicket:
-    """A copy in a stream: the stream that computes waits for it, the host does not."""
+    """A copy in a stream: the computing stream waits for it, the host does not."""
 
     def __init__(self, device: torch.device, made: torch.Event) -> None:
         self._device, self._made = device, made
@@ -94,14 +94,14 @@ class _StreamTicket:
 
 
 class StreamLane:
-    """A lane that is a stream. A copy begins after all that was computed when it was issued: its target was in use."""
+    """A lane that is a stream; a copy begins after all compute issued before it, which may still use the target."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.Stream(device)
 
     def issue(self, copy: Copy) -> Ticket:
-        """Put a copy into the stream, told on it, so that a profiler's events are of this lane."""
+        """Put a copy into the stream, with the observers' events, so that a profiler times this lane."""
         self._stream.wait_stream(torch.accelerator.current_stream(self._device))
         with self._stream:
             copy.tell.begin(Kind.TRANSFER, copy.name, nbytes=copy.nbytes)
@@ -120,11 +120,11 @@ class StreamLane:
         self.drain()
 
 
-class Buffers:
-    """Has the buffers of modules on the device: they are small, and never absent.
+class ModuleBuffers:
+    """Moves the buffers of modules to the device: they are small, and never absent.
 
     Args:
-        device: Where things compute; on a CPU there is nothing to do.
+        device: The device that computes; on a CPU there is nothing to do.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -132,14 +132,14 @@ class Buffers:
         self._moved: list[tuple[torch.Tensor, torch.device]] = []
 
     def bring(self, module: torch.nn.Module) -> None:
-        """Move the buffers of a module to the device, where they are not there yet."""
+        """Move the buffers of a module to the device."""
         for buffer in module.buffers():
             if buffer.device.type != self._device.type:
                 self._moved.append((buffer, buffer.device))
                 buffer.data = buffer.data.to(self._device)
 
-    def put_back(self) -> None:
-        """Move them back to where they were, with the values that they have."""
+    def restore(self) -> None:
+        """Move the buffers back to where they were, with their present values."""
         while self._moved:
             buffer, device = self._moved[-1]
             buffer.data = buffer.data.to(device)

@@ -9,18 +9,24 @@ import torch
 
 from reslab.residency._device._machine import host_memory, this_machine
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._checkpoint import Paths
 from reslab.residency._engine._checks import Budget, check_kinds, own_files, read_device
-from reslab.residency._engine._config import Setting
-from reslab.residency._engine._lanes import Link
+from reslab.residency._engine._config import EngineConfig
+from reslab.residency._engine._lanes import LinkThrottle
 from reslab.residency._engine._residency import Residency
+from reslab.residency._engine._weight_files import Paths
 from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._units import Ratio
 from reslab.stages import Pipeline
+from reslab.stages.support import Described
 
-ON_OOM = ("stop", "step-down")
+
+class OnOom(Described):
+    """Responses to a device that runs out of memory in a stage."""
+
+    STOP = "stop", "Raise an error that says what ran out, and where."
+    STEP_DOWN = "step-down", "Log that, take the next leaner plan, and run the stage once more."
 
 
 def apply(
@@ -30,20 +36,22 @@ def apply(
     device: torch.device | str | None = None,
     link: str | int | Ratio | None = None,
     budget: Budget | None = None,
-    on_oom: str = "stop",
+    on_oom: OnOom | str = OnOom.STOP,
     known: Workload | None = None,
     blocks: Mapping[str, str | Sequence[str]] | None = None,
     files: Mapping[str, Paths] | None = None,
 ) -> Residency:
     """Return a residency, which carries out a plan within its `with` block.
 
-    Weights really move, on a CPU too: there the device's memory is other memory. What comes and goes waits in host
-    memory or on disk; what stays on the device has no second copy, and comes back from it. The results are, bit for
-    bit, those of the pipeline without a plan, unless the plan chooses other bits. With `lora="merged"` calls with a
-    LoRA on compute with a merged copy of the component, named with "+lora", and have the same bits wherever that is
-    placed (see `lora_difference`); `numerics.vae_tiling="on"` is carried out; what only another pipeline would do is
-    refused (`_choices`). What you write into weights that are on the device is kept, but for changes through
-    `weight.data`, which cannot be seen; a backward pass through blocks that stream is an error.
+    Weights really move, on a CPU too: there the device's memory is a separate part of host memory. Weights that move
+    wait in host memory or on disk; weights that stay on the device have no second copy, and are copied back on leaving.
+
+    The results are those of the pipeline without a plan, bit for bit, unless the plan chooses other bits. With
+    `lora="merged"`, calls with an active LoRA compute with a merged copy of the component, named with "+lora"; their
+    bits do not depend on its placement (see `lora_difference`). The engine carries out `numerics.vae_tiling="on"`, and
+    refuses the numerics that only another pipeline can have. A residency keeps what the user writes into weights on the
+    device, except through `weight.data`, where the write cannot be seen. A backward pass through blocks that stream is
+    an error.
 
     >>> from reslab.residency import Plan
     >>> from reslab.stages import Pipeline, stage
@@ -57,53 +65,54 @@ def apply(
     ({'compute': 4352}, True)
 
     Args:
-        pipeline: Any pipeline of stages; its components that are modules are managed, whole or by their blocks.
-        plan: Where their weights live; what it does not place is resident.
-        device: Where to compute; by default the accelerator in use, else the CPU.
-        link: Holds each copy to a bandwidth such as "1 GB/s", or to a card's ratio of copying to computing (`like`).
-        budget: What may be used; by default what is free of an accelerator's memory, and what the system lets a process
-            pin. A plan that needs more of the device or the host is refused on entering, as far as the calls are known:
-            those of a first run only `known` tells. What may not be pinned waits in pageable memory.
-        on_oom: "stop" says what ran out, and where; "step-down" says so, takes the next leaner plan, and runs the
-            stage once more.
-        known: The calls of the run, such as `workload(rehearsal)`; by default the first run finds them out.
+        pipeline: Any pipeline of stages; the residency manages its components that are modules, whole or by blocks.
+        plan: Where their weights live; a component that it does not place is resident.
+        device: The device that computes; by default the accelerator in use, else the CPU.
+        link: A bandwidth such as "1 GB/s", or a card's ratio of copying to computing (`like`), that each copy is held
+            to; None for no limit.
+        budget: Bytes that the plan may use; by default the accelerator's free memory, and as much pinned memory as the
+            system allows a process. Entering refuses a plan that needs more of device or host, as far as the calls are
+            known, before a first run by `known` alone. Weights beyond the pinned bytes wait in pageable memory.
+        on_oom: Response to a stage that runs out of memory. "stop" raises an error that says what ran out, and where;
+            "step-down" logs that, takes the next leaner plan, and runs the stage once more.
+        known: The calls of the run, such as `workload(rehearsal)`; by default the first run records them.
         blocks: Paths or the class of a component's blocks, by component; by default they are found.
-        files: Safetensors files by component, with its state dictionary's names. A component whose weights are on meta,
-            without values, gets them from there: streamed where the plan has it on disk, else read into host memory,
-            block by block; on leaving it is without values again. Files of components that the pipeline does not have
-            are left alone. Of a component with values the files are what it
-            streams from, if the plan has it on disk; what has none is written to a temporary folder.
+        files: Safetensors files by component, with the keys of its state dictionary. A component on meta, without
+            values, gets its values from there: streamed if the plan places it on disk, else read into host memory block
+            by block; on leaving it is without values again. A component with values streams from its files if the plan
+            places it on disk; without files it is first written to a temporary folder. Files of components that the
+            pipeline does not have are ignored.
 
     Returns:
-        A context manager. Entering refuses (PlanError, ResidencyError) what cannot be carried out, and moves nothing.
+        A context manager. Entering moves nothing, and refuses (PlanError, ResidencyError) a plan that cannot be carried
+        out.
 
     Raises:
-        ResidencyError: For an `on_oom` or a device that does not exist, or an argument of another kind.
+        ResidencyError: For an unknown `on_oom` or device, or an argument of another type.
         ValueError: For a link that is no bandwidth.
     """
-    if on_oom not in ON_OOM:
-        raise ResidencyError(f"on_oom is one of {', '.join(map(repr, ON_OOM))}, got {on_oom!r}")
+    response = OnOom.of(on_oom, "on_oom", error=ResidencyError)
     check_kinds(pipeline, plan, budget or Budget())
     place = _accelerator.current() if device is None else read_device(device)
-    if budget is None:
+    if budget is None:  # without a limit on a CPU, whose device memory is host memory
         budget = Budget(device_bytes=None if place.type == "cpu" else _accelerator.free_bytes(place))
     if budget.pinned_bytes is None and _accelerator.pinner(place) is not None:
         budget = replace(budget, pinned_bytes=host_memory(this_machine(), held_bytes=_held(pipeline)).pinnable_bytes)
-    setting = Setting(
+    config = EngineConfig(
         device=place,
-        link=Link(link),
+        link=LinkThrottle(link),
         budget=budget,
-        steps_down=on_oom == "step-down",
+        steps_down=response is OnOom.STEP_DOWN,
         calls=known.calls if known is not None else (),
         activations=known.activations if known is not None else {},
         blocks=blocks or {},
         files=own_files(pipeline.components, files or {}),
     )
-    return Residency(pipeline, plan, setting)
+    return Residency(pipeline, plan, config)
 
 
 def _held(pipeline: Pipeline) -> int:
-    """Return the bytes of host memory that the pipeline's weights are in now: copies take their place."""
+    """Return the bytes of host memory that the pipeline's weights take now; the engine's copies will replace them."""
     modules = [each for each in pipeline.components.values() if isinstance(each, torch.nn.Module)]
     weights = {id(each): each for module in modules for each in module.parameters() if each.device.type == "cpu"}
     return sum(each.nbytes for each in weights.values())

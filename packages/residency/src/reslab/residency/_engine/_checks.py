@@ -1,22 +1,17 @@
-"""What `apply` was told, checked before anything moves: of its kind, of this machine, and of this pipeline.
+"""Checks of `apply`'s arguments and of the plan, made before anything moves.
 
-check_kinds(pipeline, plan, budget)              # at once
-read_device("cuda")
-check_names(components, blocks, files)            # on entering
-check_weights(components, plan)                  # before every run
+Each raises one sentence that says what to do: at once, on entering, or before a run, as soon as it can be known.
 
-What is checked before anything moves: that the plan can be carried out in this memory.
+    check_kinds(pipeline, plan, budget)              # at once: the type of each argument
+    read_device("cuda")                              # at once: a device of this machine
+    check_names(components, blocks, files)           # on entering: components and files that exist
+    check_weights(components, plan)                  # before every run: placed components have weights
+    check_choices(plan, modules)                     # before every run: numerics that the engine carries out
+    check_executable(plan, workload)                 # before every run: no setting that only describes other tools
+    check_fits(plan, workload, budget)               # before every run: the plan fits the memory
 
-check_executable(plan, workload)                 # what describes other tools only
-check_fits(plan, workload, Budget(device_bytes=free))
-
-Choices of a plan that change bits: carried out, or refused with a sentence; never passed over in silence.
-
-Tiling is a switch that the VAEs of diffusers have, so "on" is carried out: it is on while the residency is in force. A
-LoRA is merged by `_merged`. All else is how a pipeline was composed and loaded, which nothing here can change.
-
-    check_choices(plan, modules)
-    tiling = Tiling(); tiling.switch(vae, plan); tiling.put_back()
+Of the numerics, the engine merges LoRAs (`_merged_copy`), and switches on the tiling of diffusers' VAEs while the
+residency is in force (`TilingSwitch`). The others follow from how a pipeline was composed and loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from typing import Any
 
 import torch
 
-from reslab.residency._engine._checkpoint import Paths, paths
+from reslab.residency._engine._weight_files import Paths, paths
 from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._numerics import Attention, PassBatching, VaeTiling, WeightDtype
 from reslab.residency._plan._placement import Granularity, PlanError
@@ -43,25 +38,25 @@ from reslab.stages.support import nearest
 
 
 def check_kinds(pipeline: object, plan: object, budget: object) -> None:
-    """Refuse what is easily taken for the right thing.
+    """Refuse arguments of another type, such as a dictionary in place of a plan.
 
     Raises:
-        ResidencyError: Naming the argument, what it is to be, and how to make that.
+        ResidencyError: Naming the argument, its type, and how to make a value of it.
     """
-    for name, told, kind, advice in (
+    for name, given, kind, advice in (
         ("pipeline", pipeline, Pipeline, "make one of a pipeline of diffusers with Pipeline.from_diffusers(pipe)"),
         ("plan", plan, Plan, 'write Plan.of({"transformer": "layerwise"})'),
         ("budget", budget, Budget, "write Budget(device_bytes=12 * 2**30)"),
     ):
-        if not isinstance(told, kind):
-            raise ResidencyError(f"{name} is a {kind.__name__}, got {type(told).__name__}; {advice}")
+        if not isinstance(given, kind):
+            raise ResidencyError(f"{name} is a {kind.__name__}, got {type(given).__name__}; {advice}")
 
 
 def read_device(device: Any) -> torch.device:
-    """Return the device of a name, if it is there.
+    """Return the device of a name.
 
     Raises:
-        ResidencyError: Naming those that are there; of several devices, that one computes.
+        ResidencyError: For a device that this machine does not have, or for several devices.
     """
     if isinstance(device, (Mapping, Sequence, Set)) and not isinstance(device, str):
         raise ResidencyError(
@@ -85,33 +80,33 @@ def _devices() -> list[str]:
 
 
 def own_files(components: Mapping[str, Any], files: Mapping[str, Paths]) -> dict[str, Paths]:
-    """Leave out the files of other components: a checkpoint names those of all it has.
+    """Return the files of the pipeline's components; a checkpoint may give those of other components too.
 
-    A name that is nearly that of a component without files is kept, for `check_names` to ask about.
+    A name near to that of a component without files stays, so that `check_names` asks about it.
     """
     without = [name for name in components if name not in files]
-    return {name: told for name, told in files.items() if name in components or is_near(name, without)}
+    return {name: given for name, given in files.items() if name in components or is_near(name, without)}
 
 
 def check_names(components: Mapping[str, Any], blocks: Mapping[str, Any], files: Mapping[str, Paths]) -> None:
-    """Refuse names of components that a pipeline does not have, and absent files.
+    """Refuse names of components that a pipeline does not have, and paths without a file.
 
     Raises:
-        ResidencyError: Naming what is there.
+        ResidencyError: Naming the components that the pipeline has, or the path.
     """
-    for what, told in (("blocks", blocks), ("files", files)):
-        if unknown := next((name for name in told if name not in components), None):
+    for what, given in (("blocks", blocks), ("files", files)):
+        if unknown := next((name for name in given if name not in components), None):
             raise ResidencyError(f"{what} names {unknown!r}, which is not there; {nearest(unknown, components)}")
-    for path in (path for told in files.values() for path in paths(told)):
+    for path in (path for given in files.values() for path in paths(given)):
         if not Path(path).is_file():
             raise ResidencyError(f"there is no file {os.fspath(path)!r}; name the safetensors files that are there")
 
 
 def check_weights(components: Mapping[str, Any], plan: Plan) -> None:
-    """Refuse to place what has no weights.
+    """Refuse a plan that places a component without weights.
 
     Raises:
-        PlanError: If the plan does.
+        PlanError: Naming the component.
     """
     for name, _stage in plan.placements:
         if name in components and next(weights(components[name]), None) is None:
@@ -119,22 +114,22 @@ def check_weights(components: Mapping[str, Any], plan: Plan) -> None:
 
 
 def weights(component: object) -> Iterator[torch.nn.Parameter]:
-    """Return the weights of a component; of what is no module, none."""
+    """Return the weights of a component; none for a component that is no module."""
     return component.parameters() if isinstance(component, torch.nn.Module) else iter(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How many bytes a plan may use; None where there is no limit, or nobody knows it.
+    """Bytes that a plan may use; None for no limit, or an unknown one.
 
     Args:
-        device_bytes: Of the device, weights, activations and slack together.
-        host_bytes: Of the host, for what comes and goes, pinned memory included.
-        pinned_bytes: Of the host, pinned; what moves beyond that waits in pageable memory.
-        slack_bytes: What torch's allocator takes of the device beyond what is alive; by default as in `bounds`.
+        device_bytes: Device memory for weights, activations and slack together.
+        host_bytes: Host memory for weights that are moved, pinned memory included.
+        pinned_bytes: Host memory that may be pinned; weights beyond that wait in pageable memory.
+        slack_bytes: Device memory that torch's allocator reserves beyond live tensors; by default as in `bounds`.
 
     Raises:
-        ValueError: For what is no number of bytes.
+        ValueError: For a value that is no number of bytes.
     """
 
     device_bytes: int | None = None
@@ -144,25 +139,24 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            if (told := getattr(self, name)) is not None and (not isinstance(told, int) or told < 0):
-                raise ValueError(f"{name} is a whole number of bytes, such as 12 * 2**30, got {told!r}")
+            if (given := getattr(self, name)) is not None and (not isinstance(given, int) or given < 0):
+                raise ValueError(f"{name} is a whole number of bytes, such as 12 * 2**30, got {given!r}")
 
 
 def check_fits(plan: Plan, workload: Workload, budget: Budget, *, kind: str) -> None:
-    """Refuse a plan that needs more memory than there is, naming what is short, where, and by how much.
+    """Refuse a plan that needs more memory than the budget, by the account that `bounds` reads.
 
-    It is the account of `bounds`. Where the calls are known, it is exact. Before a first run it is, of the device, what
-    stays, and each component beside it by itself: a plan that has no room for that cannot work, whatever the run will
-    call. Of the host every component counts as called.
+    The account is exact where the calls are known. Before a first run it counts the device bytes of resident weights
+    with each component alone, which every run needs, and the host bytes of all components, as if each were called.
 
     Args:
         plan: The plan.
-        workload: Sizes, and the calls as far as they are known.
-        budget: What there is.
-        kind: What torch calls the device, such as "cuda".
+        workload: Sizes of the components, and the calls as far as they are known.
+        budget: The bytes that the plan may use.
+        kind: torch's name for the type of device, such as "cuda".
 
     Raises:
-        PlanError: If it does not fit.
+        PlanError: Naming the memory that is short, the stage, and the bytes needed and free.
     """
     needs = list(_needs(plan, workload, budget, kind))
     if short := [
@@ -188,23 +182,23 @@ def _needs(plan: Plan, workload: Workload, budget: Budget, kind: str) -> Iterato
 def _device_needs(plan: Plan, workload: Workload, account: Footprint) -> Iterator[tuple[str, int]]:
     for stage, need in account.device_bytes.items():
         yield f"the stage {stage!r}", need
-    if not workload.calls:
+    if not workload.calls:  # before a first run any component may be called, though not at the same time
         for name in workload.components:
             yield f"{name!r}", _alone(plan, workload, name)
 
 
 def _alone(plan: Plan, workload: Workload, name: str) -> int:
-    """Return what is on the device at least when a component runs, wherever that is: of a run that nobody knows yet."""
+    """Return the least device memory that a component needs in any stage; used before the first run."""
     blocks = tuple(range(len(workload.components[name].block_bytes)))
     calls = [Call(stage=stage, component=name, blocks=blocks) for stage in workload.stages]
     return min(footprint(plan, replace(workload, calls=(call,))).device_bytes[call.stage] for call in calls)
 
 
 def check_executable(plan: Plan, workload: Workload) -> None:
-    """Refuse what only describes other tools, and what the pipeline does not have.
+    """Refuse settings that only describe other tools, and components that the pipeline does not have.
 
     Raises:
-        PlanError: Naming the setting and what to write instead.
+        PlanError: Naming the setting, and what to write instead.
     """
     if not workload.stages:
         raise PlanError("the pipeline has no stages, so there is nothing to move weights for; add them first")
@@ -222,11 +216,11 @@ def check_executable(plan: Plan, workload: Workload) -> None:
             )
 
 
-#: What cannot be carried out: the setting and its value, why not, and what to do.
+#: Reason and remedy for each setting and value that the engine cannot carry out.
 _REFUSED: Mapping[tuple[str, Any], str] = {
     ("pass_batching", PassBatching.BATCHED): "the pipeline's denoiser runs guidance passes one by one",
     ("vae_tiling", VaeTiling.OFF): "a pipeline that tiles by size switches it on itself; compose it without tiling",
-    ("weight_dtype", WeightDtype.FLOAT8): "weights are moved as they are; load them in the type that you want",
+    ("weight_dtype", WeightDtype.FLOAT8): "weights are moved as they are; load them in that type",
     ("attention", Attention.FLASH): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
     ("attention", Attention.EFFICIENT): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
     ("attention", Attention.MATH): "the kernel is the pipeline's choice; set it there, with set_attention_backend",
@@ -234,14 +228,14 @@ _REFUSED: Mapping[tuple[str, Any], str] = {
 
 
 def check_choices(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:
-    """Refuse what a plan chooses and nobody would do.
+    """Refuse numerics of a plan that neither engine nor pipeline would carry out.
 
     Args:
         plan: The plan.
         modules: The pipeline's components.
 
     Raises:
-        PlanError: Naming the choice, why it is not carried out, and what to do.
+        PlanError: Naming the setting, the reason, and the remedy.
     """
     for (name, value), why in _REFUSED.items():
         if getattr(plan.numerics, name) is value:
@@ -255,20 +249,20 @@ def check_choices(plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:
         )
 
 
-class Tiling:
-    """Has components compute in tiles where the plan says so."""
+class TilingSwitch:
+    """Switches on the tiling of components that can compute in tiles, where the plan asks for it."""
 
     def __init__(self) -> None:
         self._switched: list[Any] = []
 
     def switch(self, module: Any, plan: Plan) -> None:
-        """Switch tiling on, if the plan says so and it is not."""
+        """Switch tiling on, if the plan asks for it and it is off."""
         if plan.numerics.vae_tiling is VaeTiling.ON and _tiles(module) and not module.use_tiling:
             self._switched.append(module)
             module.use_tiling = True
 
-    def put_back(self) -> None:
-        """Let components be as they were."""
+    def restore(self) -> None:
+        """Switch tiling off again where it was off."""
         while self._switched:
             self._switched[-1].use_tiling = False
             self._switched.pop()

@@ -1,17 +1,14 @@
-"""A managed component: its units, the hooks that watch over them, and what of it has changed since it was last seen.
+"""A managed component: its units, the hooks on its modules, and stand-ins for its weights without values.
 
-Its parameters may change while it is managed: a LoRA adds some, and takes them away again. `refresh` notices, gives
-the units concerned back, and makes them anew; the others stay where they are.
+The parameters of a component may change while it is managed: a LoRA adds some, and takes them away again. `refresh`
+notices that, restores the units concerned, and makes them anew; the other units stay where they are.
 
-Weights without values: what stands in their place while a residency brings the values from files.
+    component.refresh(mover.restore, shared={})      # True if units were made anew
+    component.units[7], component.units[OUTSIDE]
 
-A parameter on meta cannot be given memory. So another parameter stands in its place in the module, absent until its
-value is fetched, and leaving puts the one on meta back. A buffer is never absent: it is read from the files at once.
-
-    stand_ins = StandIns(device)
-    stand_ins.install(module, checkpoint)
-    stand_ins.unknown                       # the parameters on meta, by the identity of those that stand in for them
-    stand_ins.put_back()
+A parameter on meta cannot be given memory. So `StandIns` puts another parameter in its place in the module, absent
+until its value is fetched from a file; leaving puts the parameter on meta back. A buffer is never absent: its value is
+read from the files at once.
 """
 
 from __future__ import annotations
@@ -22,19 +19,19 @@ from typing import Any
 import torch
 
 from reslab.residency._engine import _guards
-from reslab.residency._engine._checkpoint import Checkpoint, names
 from reslab.residency._engine._layout import boundary, lay_out, memory_key
-from reslab.residency._engine._unit import Shared, Unit
-from reslab.residency._model._anatomy import entries, find_blocks
-from reslab.residency._model._lora import Adapted
+from reslab.residency._engine._unit import SharedSource, Unit
+from reslab.residency._engine._weight_files import WeightFiles, names
+from reslab.residency._model._anatomy import entry_modules, find_blocks
+from reslab.residency._model._lora import ComponentLora
 from reslab.residency._plan._workload import ComponentSize
 from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages import Subscription
 
-#: Stands for the component itself.
+#: Number by which a watcher knows the component itself.
 WHOLE = -2
 
-#: Called before a block runs, (OUTSIDE) a module that owns weights outside the blocks, or (WHOLE) the component.
+#: Called before a block runs, a module that owns weights outside the blocks (OUTSIDE), or the component (WHOLE).
 Watcher = Callable[["Component", int], None]
 
 
@@ -42,17 +39,18 @@ class Component:
     """One module of a pipeline, in units.
 
     Args:
-        name: In the pipeline; the first, where it has several.
+        name: Its name in the pipeline; the first of several.
         module: The module itself.
-        device: Where it computes.
-        watcher: Asked before a unit is used.
+        device: The device that computes.
+        watcher: Called before a unit is used.
         blocks: Names of its blocks, see `find_blocks`; None finds them.
-        merges: Whether a LoRA is merged into a copy: then what it adds is not managed, and what it reaches comes first.
-        checkpoint: What its files hold, for what of it has no values; None for no files.
+        merges: Whether a LoRA is merged into a copy: then the weights that the LoRA adds are not managed, and those
+            that it changes come first in each unit.
+        files: Its files, for weights without values; None for no files.
     """
 
-    #: Whether it stays as it is, unseen: see `Kept`.
-    is_kept = False
+    #: Whether it stays as it is, without hooks: see `UnmovedComponent`.
+    is_unmoved = False
 
     def __init__(
         self,
@@ -63,15 +61,15 @@ class Component:
         watcher: Watcher,
         blocks: str | Sequence[str] | None = None,
         merges: bool = False,
-        checkpoint: Checkpoint | None = None,
+        files: WeightFiles | None = None,
     ) -> None:
         self.name, self.module, self._device, self.watcher, self._merges = name, module, device, watcher, merges
-        #: The component whose parameters these are, and as what its calls are seen now: itself, or a merged copy.
+        #: `base` owns the parameters; `face` receives the calls: the component itself, or its merged copy.
         self.base: Component = self
         self.face: Component = self
-        #: Counts how often units were made anew.
+        #: Number of times that units were made anew.
         self.version = 0
-        self.lora = Adapted(None)
+        self.lora = ComponentLora(None)
         found = find_blocks(module, blocks)
         self._paths, self.blocks = list(found), list(found.values())
         self.units: dict[int, Unit] = {}
@@ -79,7 +77,7 @@ class Component:
         self._own: dict[int, tuple[int, ...]] = {}
         self._unit_of: dict[int, Unit] = {}
         self._watches: list[Subscription] = []
-        self._checkpoint, self._stand_ins = checkpoint, StandIns(device)
+        self._files, self._stand_ins = files, StandIns(device)
 
     @property
     def size(self) -> ComponentSize:
@@ -90,41 +88,41 @@ class Component:
         )
 
     def slot_bytes(self, blocks: Iterable[int]) -> int:
-        """Return the bytes of a slot through which some of its blocks stream: of the largest, as it lies in memory.
+        """Return the bytes of a slot for some of its blocks: those of the largest, gaps between weights included.
 
-        The account in `_footprint` says the same of the weights alone, without the gaps between them.
+        The account in `_schedule/_footprint` counts the weights alone, without the gaps.
         """
         return max((self.units[number].layout.nbytes for number in blocks), default=0)
 
     @property
     def names(self) -> Mapping[int, tuple[str, ...]]:
-        """Return the names of its parameters, all that each has, by their identity."""
+        """Return all names of each of its parameters, by identity."""
         return names(self.module)
 
     @property
     def _writes(self) -> int:
         return sum(unit.writes for unit in self.units.values())
 
-    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
-        """See which parameters it has now, and tell whether units were made anew.
+    def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
+        """Take its present parameters, and tell whether units were made anew.
 
         Args:
-            put_back: Gives units back before they are forgotten.
-            shared: Sources by what memory the weights are; for modules that share it.
+            restore: Restores units before they are dropped.
+            shared: Sources by the memory of their weights, for modules that share memory.
         """
-        if self._checkpoint is not None:
-            self._stand_ins.install(self.module, self._checkpoint)
+        if self._files is not None:
+            self._stand_ins.install(self.module, self._files)
         parameters = tuple(map(id, self.module.parameters()))
         if self._known == (parameters, self._writes):
             return False
         inside = dict(self.module.named_modules(remove_duplicate=False))
         self.blocks = [inside[path] for path in self._paths if path in inside]  # some may have been replaced
-        self.lora = Adapted(self.module if self._merges else None)
+        self.lora = ComponentLora(self.module if self._merges else None)
         everything = self._owned()
         owned = {number: self._managed(parameters) for number, parameters in everything.items()}
         own = {number: tuple(map(id, parameters)) for number, parameters in owned.items()}
         changed = [number for number in own if own[number] != self._own.get(number)]
-        put_back([self.units[number] for number in changed if number in self.units])
+        restore([self.units[number] for number in changed if number in self.units])
         for number in changed:
             self.units[number] = self._unit(number, owned[number], shared)
         for number, unit in self.units.items():
@@ -134,20 +132,20 @@ class Component:
         self._watch()
         return True
 
-    def step_back(self) -> None:
-        """Be in nobody's place; only a merged copy ever is."""
+    def deactivate(self) -> None:
+        """Do nothing; only `MergedCopy` replaces another component."""
 
     def close(self) -> None:
-        """Remove every hook and attribute, and leave without values what came without."""
+        """Remove every hook, attribute and stand-in."""
         self._unwatch()
-        self._stand_ins.put_back()
+        self._stand_ins.restore()
 
     def _unwatch(self) -> None:
         while self._watches:
             self._watches.pop().close()
 
     def _owned(self) -> dict[int, list[torch.nn.Parameter]]:
-        """Return the parameters of each unit; those of two blocks, or of a block and what is outside, lie outside."""
+        """Return the parameters of each unit; one of two blocks, or of a block and a module outside, lies outside."""
         inside = [list(block.parameters()) for block in self.blocks]
         blocks_of: dict[int, set[int]] = {}
         for number, parameters in enumerate(inside):
@@ -168,18 +166,20 @@ class Component:
         return sorted(kept, key=lambda each: id(each) not in self.lora.reached)
 
     def _outer_modules(self) -> list[torch.nn.Module]:
-        inner = {id(module) for block in self.blocks for entry in entries(block) for module in entry.modules()}
+        inner = {id(module) for block in self.blocks for entry in entry_modules(block) for module in entry.modules()}
         return [module for module in self.module.modules() if id(module) not in inner]
 
-    def _unit(self, number: int, parameters: Sequence[torch.nn.Parameter], shared: dict[object, Shared]) -> Unit:
+    def _unit(self, number: int, parameters: Sequence[torch.nn.Parameter], shared: dict[object, SharedSource]) -> Unit:
         key = tuple(map(memory_key, parameters))
         layout = lay_out(parameters, boundary=boundary(self._device), unknown=self._stand_ins.unknown)
-        return Unit(self.name, number, layout, shared.setdefault(key, Shared()) if key else Shared(), self._device)
+        return Unit(
+            self.name, number, layout, shared.setdefault(key, SharedSource()) if key else SharedSource(), self._device
+        )
 
     def _watch(self) -> None:
         self._unwatch()
         for number, block in enumerate(self.blocks):
-            for entry in entries(block):
+            for entry in entry_modules(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]
                 self._watches.append(_guards.watch_calls(entry, self._before(number)))
                 self._watches.extend(_guards.watch_calls(module, self._inside(number)) for module in inner)
@@ -188,7 +188,7 @@ class Component:
             if module is not self.module and _owns(module):
                 self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE)))
         for module in filter(_owns, self.module.modules()):
-            self._watches.append(_guards.give_whole(module, self._find))
+            self._watches.append(_guards.save_whole(module, self._find))
             self._watches.append(_guards.refuse_loading(module, self._find))
         for path, module in self.module.named_modules():
             if next(module.parameters(), None) is not None:
@@ -201,10 +201,10 @@ class Component:
         return lambda: self.watcher(self.face, number)
 
     def _inside(self, number: int) -> Callable[[], None]:
-        """Return what watches a part of a block, for who uses the part without the block."""
+        """Return the hook of a part of a block, for callers that use the part without the block."""
 
         def watch() -> None:
-            if not self.face.units[number].is_here:
+            if not self.face.units[number].is_on_device:
                 self.watcher(self.face, number)
 
         return watch
@@ -218,36 +218,40 @@ def _owns(module: torch.nn.Module) -> bool:
 
 
 def _is_inside(blocks: set[int]) -> bool:
-    """Tell whether a parameter belongs to one block and to nothing else."""
+    """Tell whether a parameter belongs to one block and to no module outside."""
     return len(blocks) == 1 and OUTSIDE not in blocks
 
 
 class StandIns:
-    """Stands in for the parameters and buffers of one component that have no values.
+    """Stand-ins for the parameters and buffers of one component that have no values.
+
+        stand_ins = StandIns(device)
+        stand_ins.install(module, files)
+        stand_ins.restore()
 
     Args:
-        device: Where it computes.
+        device: The device that computes.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
         self._stands: dict[int, torch.Tensor] = {}
-        #: The parameters on meta, by the identity of those that stand in for them.
+        #: The parameters on meta, by the identity of their stand-ins.
         self.unknown: dict[int, torch.nn.Parameter] = {}
 
-    def install(self, module: torch.nn.Module, checkpoint: Checkpoint) -> None:
-        """Stand in for what is on meta; what stands in already is left."""
+    def install(self, module: torch.nn.Module, files: WeightFiles) -> None:
+        """Put a stand-in in the place of every tensor on meta."""
         own = names(module)
         for part in module.modules():
             for tensors in (part._parameters, part._buffers):
                 for name, tensor in tensors.items():
                     if tensor is not None and tensor.is_meta:
                         self._replaced.append((tensors, name, tensor))
-                        tensors[name] = self._stand(tensor, own[id(tensor)], checkpoint)
+                        tensors[name] = self._stand(tensor, own[id(tensor)], files)
 
-    def put_back(self) -> None:
-        """Put the tensors on meta back, where something else has not taken their place."""
+    def restore(self) -> None:
+        """Put the tensors on meta back, except where another tensor has replaced the stand-in."""
         while self._replaced:
             tensors, name, tensor = self._replaced[-1]
             if tensors.get(name) is self._stands.get(id(tensor)):
@@ -256,21 +260,23 @@ class StandIns:
         self._stands.clear()
         self.unknown.clear()
 
-    def _stand(self, tensor: torch.Tensor, own: tuple[str, ...], checkpoint: Checkpoint) -> Any:
-        """Return what stands in for a tensor, the same wherever that is."""
+    def _stand(self, tensor: torch.Tensor, own: tuple[str, ...], files: WeightFiles) -> Any:
+        """Return the stand-in of a tensor, the same in every place of the tensor."""
         if id(tensor) not in self._stands:
             if isinstance(tensor, torch.nn.Parameter):
                 stand: torch.Tensor = self._parameter(tensor)
             else:
-                key = checkpoint.key(own)
+                key = files.key(own)
                 assert key is not None, own
-                stand = checkpoint.mapped(key).clone()
+                stand = files.mapped(key).clone()
             self._stands[id(tensor)] = stand
         return self._stands[id(tensor)]
 
     def _parameter(self, tensor: torch.nn.Parameter) -> torch.nn.Parameter:
         with torch.inference_mode(False):
-            stand = torch.nn.Parameter(_guards.empty(tensor.dtype, self._device), requires_grad=tensor.requires_grad)
+            stand = torch.nn.Parameter(
+                _guards.absent_tensor(tensor.dtype, self._device), requires_grad=tensor.requires_grad
+            )
         vars(stand).update(vars(tensor))
         self.unknown[id(stand)] = tensor
         return stand

@@ -1,14 +1,15 @@
-"""The director: what a run does next, and what is to be moved for it.
+"""The director: it moves weights for the calls and blocks of a run, by the schedule or on demand.
 
-It follows the script; where the run does something else, it says so once a stage, fetches on demand, and takes up the
-script again at the next border. Either way it has on the device what is about to compute, and no more than the plan
-allows. The calls of a run are noted, and are the script of the next.
+It follows the schedule while the run does what is scheduled. Where a stage deviates, the director logs that once,
+fetches on demand until the stage ends, and resumes the schedule at the next border. A first run has no schedule, so all
+of it is on demand; its calls are recorded and become the schedule of the next. Either way the device holds the weights
+that are about to compute, and no more than the plan allows; on demand, nothing is prefetched.
 
-On demand: what a call or a block needs is fetched when it comes, where nothing was foreseen.
-
-The first run, whose calls nobody knows yet, goes this way, and so does the rest of a stage that did something else
-than the schedule says. The places are the plan's, and no more is on the device than it allows; only nothing is
-fetched ahead.
+    director.begin_run()
+    director.enter("denoise")
+    director.begin_call(transformer, "forward"); director.use(transformer, 0); director.end_call()
+    director.leave("denoise")
+    director.end_run()
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from reslab.residency._engine._component import WHOLE, Component
 from reslab.residency._engine._mover import Mover
-from reslab.residency._engine._script import Moves, Script, pieces
+from reslab.residency._engine._schedule_cursor import Moves, ScheduleCursor, units_of
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._errors import ResidencyError, WeightsAbsent
 from reslab.residency._plan._placement import Placement
@@ -31,12 +32,12 @@ from reslab.residency._schedule._slots import free_slot
 logger = logging.getLogger(__name__)
 
 
-#: Stands for the method of a call where a stage uses parts of a component without calling it.
+#: Method of a recorded call where a stage uses parts of a component without calling it.
 DIRECT = "parts"
 
 
-class Begun(NamedTuple):
-    """A call under way, and the blocks that it has run."""
+class RunningCall(NamedTuple):
+    """A call of the run, and the blocks that it has run so far."""
 
     stage: str
     component: Component
@@ -45,25 +46,25 @@ class Begun(NamedTuple):
 
 
 class Director:
-    """Moves what a run needs.
+    """Moves the weights that a run needs.
 
     Args:
-        mover: Moves it.
-        components: By name; filled by its caller.
+        mover: Makes the moves.
+        components: The components by name; `ManagedComponents` fills the mapping.
     """
 
     def __init__(self, mover: Mover, components: Mapping[str, Component]) -> None:
         self._mover, self._components = mover, components
-        self._demand = Demand(mover)
-        self._calls: list[Begun] = []
-        self._under_way: list[Begun] = []
-        self.script: Script | None = None
+        self._demand = OnDemand(mover)
+        self._calls: list[RunningCall] = []
+        self._under_way: list[RunningCall] = []
+        self.cursor: ScheduleCursor | None = None
         self.stage: str | None = None
-        self._is_told = False
-        self._direct: Begun | None = None
-        #: While a stock pipeline's call is under way: begins the section that a component suggests.
+        self._is_noted = False
+        self._direct: RunningCall | None = None
+        #: While a stock pipeline's call is under way: begins the section that a component belongs to.
         self.touch: Callable[[str], None] | None = None
-        #: What was not as foreseen, as sentences.
+        #: Deviations from plan and schedule, as sentences.
         self.notes: list[str] = []
 
     @property
@@ -75,43 +76,43 @@ class Director:
         )
 
     def begin_run(self) -> None:
-        """Have on the device what is resident before the first stage, and nothing else."""
+        """Fetch the units scheduled before the first stage, and evict all others."""
         self._calls.clear()
         self._direct = None
         self._mover.fetched_bytes.clear()
-        self._mover.evict_lost()
+        self._mover.evict_lost()  # they would be taken for units on their way
         self.keep_only(None)
-        self._execute(self._the_script.set_up())
+        self._execute(self._the_cursor.set_up())
 
     def enter(self, stage: str) -> None:
         """Make the moves at the border before a stage."""
-        self.stage, self._is_told = stage, False
+        self.stage, self._is_noted = stage, False
         self._under_way.clear()
-        self._demand.forget()
-        self._execute(self._the_script.border(stage))
+        self._demand.reset()
+        self._execute(self._the_cursor.border(stage))
         for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
-            needed = sorted(self._the_script.needs(component.name, stage))
+            needed = sorted(self._the_cursor.needs(component.name, stage))
             self._mover.fetch([component.units[number] for number in needed], stage=stage)
 
     def leave(self, stage: str) -> None:
         """Make the moves at the end of a stage."""
-        moves = self._the_script.rest(stage)
+        moves = self._the_cursor.rest(stage)
         if moves is not None:
             self._execute(moves)
         else:
-            self._note_off(f"{stage} ended without a call that was foreseen")
-        self._empty_slots()
+            self._note_deviation(f"{stage} ended without a call that was scheduled")
+        self._empty_slots()  # the account counts slots in their own stage alone
         self.keep_only(stage)
 
     def end_run(self) -> None:
-        """Let go of what does not stay for the next run."""
+        """Evict the units that do not stay for the next run."""
         self.keep_only(None)
 
-    def let_go(self, calls: int) -> None:
-        """Let go of everything that does not stay, whatever has happened, and forget calls from that number on."""
+    def release(self, calls: int) -> None:
+        """Evict every unit that does not stay between runs, and drop the recorded calls from that number on."""
         self._mover.heal()
-        for component in self._components.values():
-            component.step_back()
+        for component in self._components.values():  # an error inside a merged call may have left it active
+            component.deactivate()
         self._mover.evict([unit for unit in self._mover.units if unit.where is Where.ARRIVING])
         self._empty_slots()
         self.keep_only(None)
@@ -119,32 +120,32 @@ class Director:
         self._under_way.clear()
 
     def keep_only(self, stage: str | None) -> None:
-        """Evict what is not kept in a stage; None: outside of runs."""
+        """Evict the units that are not kept in a stage, or between runs (None)."""
         for component in self._components.values():
-            keeps = self._the_script.keeps(component.name, stage)
+            keeps = self._the_cursor.keeps(component.name, stage)
             self._mover.evict([unit for number, unit in component.units.items() if number not in keeps])
         self._mover.show_bases()
 
     def begin_call(self, component: Component, method: str) -> bool:
-        """Have on the device what a call needs; False for a call inside another one of the same component."""
+        """Fetch the weights that a call needs; return False for a call inside another of the same component."""
         if self.stage is None or any(each.component is component for each in self._under_way):
             return False
-        begun = Begun(self.stage, component, method, [])
+        begun = RunningCall(self.stage, component, method, [])
         self._calls.append(begun)
-        self._follow(self._the_script.call(component.name, method), f"{component.name}.{method} in {self.stage}")
-        if not all(unit.is_here for unit in kept(component, self._placement(component))):
+        self._follow(self._the_cursor.call(component.name, method), f"{component.name}.{method} in {self.stage}")
+        if not all(unit.is_on_device for unit in kept_units(component, self._placement(component))):
             self._demand.call(component, self._placement(component), self.stage)
         self._mover.show(component.units.values())
         self._under_way.append(begun)
         return True
 
     def end_call(self) -> None:
-        """Note that the innermost call has ended."""
+        """Record that the innermost call has ended."""
         if self._under_way:
             self._under_way.pop()
 
     def use(self, component: Component, number: int) -> None:
-        """Have on the device what is about to compute: a block, or (OUTSIDE) a module outside the blocks.
+        """Fetch the unit that is about to compute: a block, or (OUTSIDE) the weights outside the blocks.
 
         Raises:
             WeightsAbsent: Outside of a run, where weights are away.
@@ -157,7 +158,7 @@ class Director:
                 return  # its forward, which comes next, begins a section
             self.touch(component.name)
         if self.stage is None:
-            if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_here):
+            if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_on_device):
                 raise WeightsAbsent(
                     f"the weights of {unit.name!r} are not on the device: no stage is under way; call it inside "
                     "pipeline.run(…), or leave the residency's `with` block first"
@@ -168,12 +169,12 @@ class Director:
         begun = self._call_of(component)
         if number != OUTSIDE and begun.blocks[-1:] != [number]:  # a block may be entered by several of its modules
             begun.blocks.append(number)
-            self._follow(self._the_script.block(number), f"{unit.name} in {self.stage}")
-        if not unit.is_here:
+            self._follow(self._the_cursor.block(number), f"{unit.name} in {self.stage}")
+        if not unit.is_on_device:
             self._fetch_now(component, number)
 
-    def _call_of(self, component: Component) -> Begun:
-        """Return the call that a module runs in: one under way, or where a stage uses parts directly, one made up."""
+    def _call_of(self, component: Component) -> RunningCall:
+        """Return the call that a module runs in: one under way, or a new one where a stage uses parts directly."""
         for begun in reversed(self._under_way):
             if begun.component is component:
                 return begun
@@ -192,14 +193,14 @@ class Director:
 
     def _follow(self, moves: Moves | None, what: str) -> None:
         if moves is None:
-            self._note_off(what)
+            self._note_deviation(what)
         else:
             self._execute(moves)
 
     def _execute(self, moves: Moves) -> None:
         for move in moves:
             component = self._components[move.component]
-            units = [component.units[number] for number in pieces(move, len(component.blocks))]
+            units = [component.units[number] for number in units_of(move, len(component.blocks))]
             if move.act is Act.FETCH:
                 slot_bytes = 0 if move.slot is None else self._slot_bytes(component, move)
                 self._mover.fetch(units, stage=move.stage, slot=move.slot, slot_bytes=slot_bytes)
@@ -212,14 +213,14 @@ class Director:
         assert move.stage is not None
         if move.slot in self._mover.slots.get(component.name, ()):
             return 0
-        return component.slot_bytes(self._the_script.streamed(component.name, move.stage))
+        return component.slot_bytes(self._the_cursor.streamed(component.name, move.stage))
 
-    def _note_off(self, what: str) -> None:
-        """Say once a stage that it did something else than was foreseen; of a run that was not foreseen, nothing."""
-        if self._is_told or not self._the_script.workload.calls:
+    def _note_deviation(self, what: str) -> None:
+        """Log a deviation from the schedule once per stage; a first run has no schedule, so nothing is logged."""
+        if self._is_noted or not self._the_cursor.workload.calls:
             return
-        self._is_told = True
-        self.notes.append(f"not as foreseen, so weights were fetched on demand until the stage ended: {what}")
+        self._is_noted = True
+        self.notes.append(f"not as scheduled, so weights were fetched on demand until the stage ended: {what}")
         logger.warning(self.notes[-1])
 
     def _empty_slots(self) -> None:
@@ -227,16 +228,16 @@ class Director:
             self._mover.empty_slots(component)
 
     def _placement(self, component: Component) -> Placement:
-        return self._the_script.plan.placement(component.name, self.stage)
+        return self._the_cursor.plan.placement(component.name, self.stage)
 
     @property
-    def _the_script(self) -> Script:
-        assert self.script is not None
-        return self.script
+    def _the_cursor(self) -> ScheduleCursor:
+        assert self.cursor is not None
+        return self.cursor
 
 
 def _refuse_lora(component: Component) -> None:
-    """Refuse parts that are used without a call while a LoRA is on that is to be merged: they would add it on the fly.
+    """Refuse parts used without a call while a LoRA to be merged is on: they would add it on the fly.
 
     Raises:
         ResidencyError: If it is on.
@@ -248,46 +249,46 @@ def _refuse_lora(component: Component) -> None:
         )
 
 
-class Demand:
-    """Fetches what is needed now."""
+class OnDemand:
+    """Fetches the weights of a call or a block when it comes, without a schedule."""
 
     def __init__(self, mover: Mover) -> None:
         self._mover = mover
-        self._recent: dict[str, list[Unit]] = {}  # streamed blocks of a component, the one used last at the end
+        self._recent: dict[str, list[Unit]] = {}  # streamed blocks of a component, the last used at the end
 
     def call(self, component: Component, placement: Placement, stage: str) -> None:
-        """Have on the device what a component keeps there while it runs."""
-        units = kept(component, placement)
+        """Fetch the units that a component keeps on the device while it runs."""
+        units = kept_units(component, placement)
         self._mover.fetch(units, stage=stage)
         self._mover.wait(units)
 
     def block(self, component: Component, number: int, placement: Placement, stage: str) -> None:
-        """Have a block on the device, in a slot if it streams."""
+        """Fetch a block, into a slot if it streams."""
         unit, stays = component.units[number], kept_part(placement, len(component.blocks))
         if number in stays:
             self._mover.fetch([unit], stage=stage)
         else:
             recent = self._recent.setdefault(component.name, [])
             recent[:] = [each for each in recent if each is not unit]
-            if unit not in self._mover.here(component.name):
+            if unit not in self._mover.on_device(component.name):
                 slot = self._free_slot(component, placement)
-                # of all blocks that do not stay: which of them the stage will run, as a script knows it, is not known
+                # the largest block that does not stay: without a schedule, the blocks that the stage runs are unknown
                 slot_bytes = component.slot_bytes(component.units.keys() - stays)
                 self._mover.fetch([unit], stage=stage, slot=slot, slot_bytes=slot_bytes)
             recent.append(unit)
         self._mover.wait([unit])
 
-    def forget(self) -> None:
-        """Begin anew, as a stage does."""
+    def reset(self) -> None:
+        """Forget the order of use; a stage begins."""
         self._recent.clear()
 
     def _free_slot(self, component: Component, placement: Placement) -> int:
-        """Return a slot that holds nothing, taking it from the block used longest ago where there is none.
+        """Return a free slot; where there is none, evict the least recently used block.
 
-        The rule is that of the schedule, `free_slot`; what is in the slots, the ledger says, since a stage may have
-        followed the schedule until now. Only which blocks come next is not known, so none is spared for that.
+        The rule is that of the schedule, `free_slot`, but without the blocks that come next, which are unknown. The
+        contents of the slots come from the mover's ledger, since the stage may have followed the schedule until now.
         """
-        streamed = [unit for unit in self._mover.here(component.name) if unit.slot is not None]
+        streamed = [unit for unit in self._mover.on_device(component.name) if unit.slot is not None]
         recent = self._recent[component.name]
         streamed.sort(key=lambda unit: recent.index(unit) if unit in recent else -1)
         held = {unit.number: unit.slot.number for unit in streamed if unit.slot is not None}
@@ -297,6 +298,6 @@ class Demand:
         return slot
 
 
-def kept(component: Component, placement: Placement) -> list[Unit]:
+def kept_units(component: Component, placement: Placement) -> list[Unit]:
     """Return the units that a component keeps on the device while it runs."""
     return [component.units[number] for number in sorted(kept_part(placement, len(component.blocks)))]

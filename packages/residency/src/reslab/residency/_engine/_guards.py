@@ -1,23 +1,17 @@
-"""Weights that are not there: what stands in their place, and who watches over it.
+"""Guards of managed weights: hooks before each use of them, refusals of calls that would break them, notice of writes.
 
-An absent weight is an empty tensor of its type on its device: nearly every use of it raises by itself. Before each
-module that owns one stands a hook that sees to it first, and raises `WeightsAbsent` where nothing can be done. What
-reads weights without computing goes through the manager: `state_dict`, and with it every `save_pretrained`, gets the
-whole weights; copying, pickling, converting and fusing are refused with a sentence.
+An absent weight is an empty tensor of its type on its device, so nearly every use of it raises by itself. A hook runs
+before each module that owns one, so that the engine can fetch it first. `state_dict`, and with it every
+`save_pretrained`, gets whole weights; loading, copying, pickling, converting and fusing raise `ResidencyError`.
 
-    guard = Guard("transformer", unit_of=…, needed=…)
-    guard.install(transformer)
-    guard.remove()                  # every hook and attribute as it was
+A unit that leaves the device copies nothing back, so writes into its weights have to be noticed. Autograd counts the
+changes of each parameter, and a tensor put in a weight's place lies in other memory. An in-place change of
+`weight.data` escapes both. The same counters tell autograd that the memory behind a weight holds other values.
 
-Weights that somebody writes while they are managed, and gradients through weights that have left.
-
-Leaving re-points, it copies nothing back; so what was written has to be noticed. Autograd counts the changes of each
-parameter, and a tensor put in a weight's place lies in other memory. What goes past both, an in-place change of
-`weight.data`, nobody can see. The same counters tell autograd that the memory behind a weight has been used again.
-
+    guard = watch_calls(block, before)         # guard.close() removes the hook
     before = marks(layout)
-    written(layout, before)          # places of the parameters that are not as they were then
-    outdate(layout)                  # from now on a backward pass through what they held is an error
+    written_places(layout, before)             # places of the parameters that were written since
+    mark_outdated(layout)                      # a backward pass through their former values is an error now
 """
 
 from __future__ import annotations
@@ -27,35 +21,35 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
-from reslab.residency._engine._layout import Layout, Piece
+from reslab.residency._engine._layout import BufferLayout, Piece
 from reslab.residency._errors import ResidencyError
 from reslab.stages import Subscription
 
-#: Methods of a component, where it has them, that write into weights or move them.
+#: Methods that write into weights or move them, of components that have them.
 WRITING = ("_apply", "fuse_lora", "unfuse_lora", "fuse_qkv_projections", "dequantize", "share_memory")
-#: What copying and pickling ask of a parameter.
+#: Methods of a parameter that copying and pickling call.
 _COPYING = ("__deepcopy__", "__reduce_ex__")
 _WORDS = {"__deepcopy__": "copying", "__reduce_ex__": "pickling", "_apply": "moving or converting"}
 
 
-class Unit(Protocol):
-    """What moves in one piece, as far as guards need it."""
+class GuardedUnit(Protocol):
+    """A unit of weights, as far as guards need it."""
 
     @property
     def is_managed(self) -> bool:
-        """Tell whether its parameters hold something else than they held before."""
+        """Tell whether its parameters hold other tensors than before the residency."""
 
     def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
-        """Return the whole of a weight that is absent, None where it is not."""
+        """Return the whole of a weight that is absent; None for one that is not."""
 
 
-def empty(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return what an absent weight is."""
+def absent_tensor(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the tensor that takes the place of an absent weight."""
     return torch.empty(0, dtype=dtype, device=device)
 
 
 def watch_calls(module: torch.nn.Module, before: Callable[[], None]) -> Subscription:
-    """Call `before` ahead of each forward of a module, but not of a copy of it that took the hook along."""
+    """Call `before` ahead of each forward of a module, but not of a copy of the module that inherited the hook."""
 
     def hook(called: torch.nn.Module, _arguments: Any) -> None:
         if called is module:
@@ -65,8 +59,8 @@ def watch_calls(module: torch.nn.Module, before: Callable[[], None]) -> Subscrip
     return Subscription(handle.remove)
 
 
-def give_whole(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], Unit | None]) -> Subscription:
-    """Let the state dictionary of a module, alone or as part of another, hold whole weights."""
+def save_whole(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], GuardedUnit | None]) -> Subscription:
+    """Put whole weights into the state dictionary of a module, alone or as part of another."""
 
     def hook(called: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
         if called is not module:
@@ -81,28 +75,27 @@ def give_whole(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], 
     return Subscription(handle.remove)
 
 
-def refuse_loading(module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], Unit | None]) -> Subscription:
-    """Refuse a state dictionary that would overwrite managed weights; what it adds, such as a LoRA, is let in."""
+def refuse_loading(
+    module: torch.nn.Module, unit_of: Callable[[torch.nn.Parameter], GuardedUnit | None]
+) -> Subscription:
+    """Refuse a state dictionary that would overwrite managed weights; one that adds weights, such as a LoRA, loads."""
 
     def hook(called: torch.nn.Module, state: dict[str, Any], prefix: str, *_arguments: Any) -> None:
         for name, parameter in called._parameters.items() if called is module else ():
             unit = unit_of(parameter) if parameter is not None and prefix + name in state else None
             if unit is not None and unit.is_managed:
-                raise ResidencyError(_told(f"loading {prefix + name!r}"))
+                raise ResidencyError(_managed_text(f"loading {prefix + name!r}"))
 
     handle = module.register_load_state_dict_pre_hook(hook)
     return Subscription(handle.remove)
 
 
 def refuse_writing(module: torch.nn.Module, name: str) -> Subscription:
-    """Refuse what would write into managed weights, move or copy them, on a component or a part of it.
-
-    A part of its own accord has to refuse too: converting a block whose weights are absent would convert nothing, and
-    the weights that arrive would be as they were.
-    """
+    """Refuse calls that would write into managed weights, move or copy them, on a component or a part of it."""
+    # a part must refuse too: converting a block whose weights are absent would convert nothing
     shadowed = [method for method in WRITING if callable(getattr(module, method, None))] + [*_COPYING]
     before = {method: module.__dict__[method] for method in shadowed if method in module.__dict__}
-    for method in shadowed:
+    for method in shadowed:  # on the instance, since its class may have other, unmanaged instances
         module.__dict__[method] = _refusal(f"{_WORDS.get(method, method)} {name!r}")
     module.__dict__["_apply"] = _unless_nothing_changes(module, module.__dict__["_apply"])
 
@@ -120,17 +113,18 @@ def is_managed(module: torch.nn.Module) -> bool:
 
 
 def _unless_nothing_changes(module: torch.nn.Module, refuse: Callable[..., NoReturn]) -> Callable[..., torch.nn.Module]:
-    """Let a conversion pass that leaves every weight as it is, such as the `to(dtype=None)` before a LoRA is saved."""
+    """Allow a conversion that changes no weight, such as the `to(dtype=None)` before a LoRA is saved."""
 
     def apply(convert: Callable[[torch.Tensor], torch.Tensor], *_arguments: Any, **_named: Any) -> torch.nn.Module:
-        probes = [empty(*kind) for kind in {(each.dtype, each.device) for each in module.parameters()}]
+        # empty tensors of every type and device show what the conversion does, whatever the module holds now
+        probes = [absent_tensor(*kind) for kind in {(each.dtype, each.device) for each in module.parameters()}]
         return module if all(convert(probe) is probe for probe in probes) else refuse()
 
     return apply
 
 
 def refuse_copying(parameter: torch.nn.Parameter, name: str) -> None:
-    """Refuse to copy or pickle a managed weight, at whatever level of modules it is tried."""
+    """Refuse to copy or pickle a managed weight, also as part of any module that contains it."""
     for method in _COPYING:
         parameter.__dict__[method] = _refusal(f"{_WORDS[method]} {name!r}")
 
@@ -143,29 +137,29 @@ def allow_copying(parameter: torch.nn.Parameter) -> None:
 
 def _refusal(what: str) -> Callable[..., NoReturn]:
     def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
-        raise ResidencyError(_told(what))
+        raise ResidencyError(_managed_text(what))
 
     return refuse
 
 
-def _told(what: str) -> str:
+def _managed_text(what: str) -> str:
     return (
-        f"{what}: a residency manages these weights, and what is in the module now may be a slot or nothing; "
+        f"{what}: a residency manages these weights, and the module may hold a slot or nothing now; "
         "leave its `with` block first"
     )
 
 
-#: The count of a parameter's changes (None in inference mode, which does not count), and where its memory is.
-Mark = tuple[int | None, int]
+#: The count of a parameter's changes (None in inference mode, which does not count), and its address.
+WriteMark = tuple[int | None, int]
 
 
-def marks(layout: Layout) -> tuple[Mark, ...]:
-    """Return a mark for each parameter as it is now."""
+def marks(layout: BufferLayout) -> tuple[WriteMark, ...]:
+    """Return a mark of each parameter's present state."""
     return tuple(_mark(piece.parameter) for piece in layout.pieces)
 
 
-def written(layout: Layout, before: tuple[Mark, ...]) -> list[int]:
-    """Return the places of the parameters that were changed, or given other memory, since they were marked.
+def written_places(layout: BufferLayout, before: tuple[WriteMark, ...]) -> list[int]:
+    """Return the places of the parameters that were written, or given other memory, since they were marked.
 
     >>> from reslab.residency._engine._layout import lay_out
     >>> layout = lay_out([torch.nn.Parameter(torch.ones(2)) for _ in range(3)], boundary=64)
@@ -173,7 +167,7 @@ def written(layout: Layout, before: tuple[Mark, ...]) -> list[int]:
     >>> with torch.no_grad():
     ...     _ = layout.pieces[1].parameter.mul_(2)
     >>> layout.pieces[2].parameter.data = torch.zeros(2)
-    >>> written(layout, before)
+    >>> written_places(layout, before)
     [1, 2]
     """
     pairs = zip(layout.pieces, before, strict=True)
@@ -181,26 +175,27 @@ def written(layout: Layout, before: tuple[Mark, ...]) -> list[int]:
 
 
 def fits(piece: Piece) -> bool:
-    """Tell whether what a parameter holds now can lie in its place."""
+    """Tell whether the tensor in a parameter has the shape and type of its piece."""
     held = piece.parameter.data
     return (held.shape, held.dtype) == (piece.size, piece.dtype)
 
 
-def outdate(layout: Layout) -> None:
-    """Have autograd know that the memory behind the parameters holds something else from now on."""
+def mark_outdated(layout: BufferLayout) -> None:
+    """Tell autograd that the memory behind the parameters holds other values from now on."""
     torch.autograd.graph.increment_version(
         [piece.parameter for piece in layout.pieces if not piece.parameter.is_inference()]
     )
 
 
-def explain(error: BaseException) -> None:
-    """Say beside autograd's error about outdated memory what it comes from here, and what to do."""
+def explain_outdated(error: BaseException) -> None:
+    """Add the cause, and the remedy, to autograd's error about outdated memory."""
     if isinstance(error, RuntimeError) and "modified by an inplace operation" in str(error):
         error.add_note(
-            "weights that stream through slots are gone when a backward pass comes to them: place components that "
+            "weights that stream through slots are absent when a backward pass reaches them: place components that "
             "gradients go through as 'resident' or 'swap'"
         )
 
 
-def _mark(parameter: torch.nn.Parameter) -> Mark:
+def _mark(parameter: torch.nn.Parameter) -> WriteMark:
+    # the address too: `parameter.data = …` keeps the version
     return None if parameter.is_inference() else parameter._version, parameter.data_ptr()

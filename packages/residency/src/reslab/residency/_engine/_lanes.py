@@ -1,18 +1,18 @@
-"""Copy lanes: where copies to the device are made, one after the other, beside the compute.
+"""Copy lanes: they make copies to the device, one after the other, beside the compute.
 
-On a CPU a lane is a thread, on an accelerator a stream (`_accelerator`). A copy is issued and answered at once by a
-ticket; what needs the copy waits for the ticket. Each copy is told to the observers, where it happens and when.
+On a CPU a lane is a thread, on an accelerator a stream (`_accelerator`). `issue` returns a ticket at once; code that
+needs the copy waits for the ticket. The lane tells observers of each copy when it begins and ends.
 
     lane = ThreadLane()
     ticket = lane.issue(Copy(name="vae@decode", nbytes=4096, parts=((target, source),), tell=pipeline.tell))
     ticket.wait()
 
-A slower link, so that a trade-off can be felt on any machine: each copy takes as long as that link would.
+`LinkThrottle` makes each copy take as long as over a slower link, so that a trade-off shows on any machine:
 
     apply(pipeline, plan, link="1 GB/s")                  # a bandwidth
     apply(pipeline, plan, link=like(card, rehearsal))     # a card's ratio of copying to computing
 
-`like` takes the ratio from a rehearsal of what the card would run; the time that computing takes here comes from the
+`like` takes the ratio from a rehearsal of the request on the card. The time of computing on this machine comes from the
 first run, which copies unthrottled.
 """
 
@@ -31,45 +31,49 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from reslab.residency._engine._interrupts import masked
-from reslab.residency._engine._layout import Part, copy_on_host
+from reslab.residency._engine._layout import CopyPart, copy_on_host
 from reslab.residency._units import LEAST_BARE_RATE, Ratio, parse_rate
 from reslab.stages import Kind, Observer
 
-_LOOK_AGAIN_S = 0.1  # a notice that an interrupt has swallowed is made up for after that
-_END_WITHIN_S = 10.0  # a thread that copies longer than that is left to end by itself
+_LOOK_AGAIN_S = 0.1  # polling time, for a notice that an interrupt has swallowed
+_END_WITHIN_S = 10.0  # time to wait for a thread's end; a longer copy ends by itself
 
 
 class Copy(NamedTuple):
-    """One copy to the device; several units in one piece where a component moves whole.
+    """One copy to the device, of one unit or of several units of a component.
 
-    `name` is as `reslab.stages.Observer` has it for transfers, `nbytes` the weights' bytes. `copied` is called with
-    each part as soon as nothing reads it any more, by lanes that know when that is.
+    Attributes:
+        name: The transfer's name, as in `reslab.stages.Observer`.
+        nbytes: Bytes of the weights.
+        parts: Pairs of a target on the device and the part to copy there.
+        tell: The observer to tell.
+        copied: Called with each part once it has been copied, by lanes that know when that is.
     """
 
     name: str
     nbytes: int
-    parts: tuple[tuple[torch.Tensor, Part], ...]
+    parts: tuple[tuple[torch.Tensor, CopyPart], ...]
     tell: Observer
-    copied: Callable[[Part], None] = lambda part: None
+    copied: Callable[[CopyPart], None] = lambda part: None
 
 
 class Ticket(Protocol):
-    """A copy that was issued."""
+    """An issued copy."""
 
     def done(self) -> bool:
         """Tell whether the copy has been made."""
 
     def wait(self) -> None:
-        """Go on when it has been made; raises what the copy raised."""
+        """Wait until the copy has been made; raises the copy's error."""
 
     def is_lost(self) -> bool:
-        """Tell whether the copy was given up, or failed."""
+        """Tell whether the copy was abandoned, or failed."""
 
     def abandon(self) -> None:
-        """Have nothing write into the targets from now on, whether the copy was made or not."""
+        """Return when nothing will write into the targets any more, whether the copy was made or not."""
 
     def settle(self) -> None:
-        """Have nothing write into the targets from now on, the copy made unless it fails."""
+        """Return when nothing will write into the targets any more, with the copy made unless it failed."""
 
 
 class CopyLane(Protocol):
@@ -79,24 +83,24 @@ class CopyLane(Protocol):
         """Issue a copy."""
 
     def drain(self) -> None:
-        """Drop what has not begun, and go on when nothing is under way."""
+        """Drop copies that have not begun, and wait for the one under way."""
 
     def close(self) -> None:
-        """Drain the lane and give back what it holds."""
+        """Drain the lane and release its thread or stream."""
 
 
 class Throttle(Protocol):
     """Makes a lane as slow as a link."""
 
     def hold(self, nbytes: int, issued_s: float) -> None:
-        """Return when a copy of that size, issued at that time of `time.perf_counter`, would have been made."""
+        """Return at the time when the link would have made a copy of that size, issued at that `time.perf_counter`."""
 
 
 class _Job:
-    """A copy handed to the thread, and what became of it.
+    """A copy handed to the thread, and its outcome.
 
-    Interrupts may come at any line of the thread that waits, so what both threads share are queues of C, whose calls
-    happen or do not: a `Condition`, as futures have it, can be left locked.
+    An interrupt may come at any line of the thread that waits. So the threads share queues written in C, whose calls
+    happen as a whole or not at all; a `Condition`, as futures have it, could stay locked.
     """
 
     def __init__(self, copy: Copy, issued_s: float) -> None:
@@ -104,7 +108,7 @@ class _Job:
         self._copy: Copy | None = copy
         self._issued_s = issued_s
         self._error: BaseException | None = None
-        self._claim: SimpleQueue[None] = SimpleQueue()  # who takes what is in it decides: the copy is made, or given up
+        self._claim: SimpleQueue[None] = SimpleQueue()  # the thread that takes its item makes or abandons the copy
         self._claim.put(None)
         self._news: SimpleQueue[None] = SimpleQueue()
 
@@ -116,7 +120,7 @@ class _Job:
         if self._error is not None:
             raise self._error
         if self.lost:
-            raise RuntimeError("this copy was given up before it was made")
+            raise RuntimeError("this copy was abandoned before it was made")
 
     def is_lost(self) -> bool:
         return self.lost or self._error is not None
@@ -133,7 +137,7 @@ class _Job:
                 self._news.get(timeout=_LOOK_AGAIN_S)
 
     def run(self, make: Callable[[Copy, float], None]) -> None:
-        """Make the copy in the lane's thread, unless it was given up."""
+        """Make the copy in the lane's thread, unless it was abandoned."""
         if self._claimed():
             assert self._copy is not None
             try:
@@ -142,7 +146,7 @@ class _Job:
                 self._error = error
         else:
             self.lost = True
-        self._copy = None  # whose targets live as long as somebody has it
+        self._copy = None  # it keeps its targets alive
         self.finished = True
         self._news.put(None)
 
@@ -155,12 +159,12 @@ class _Job:
 
 
 class ThreadLane:
-    """A lane that is a thread.
+    """A lane that copies in a thread.
 
     Args:
         copy: Copies bytes (target, source) and returns when that is done.
-        throttle: Makes the lane as slow as a link; None leaves it as fast as it is.
-        clock: Returns seconds, of the throttle's clock.
+        throttle: Makes the lane as slow as a link; None for full speed.
+        clock: Returns seconds of the throttle's clock.
     """
 
     def __init__(
@@ -188,7 +192,7 @@ class ThreadLane:
         return job
 
     def drain(self) -> None:
-        """Drop what waits, and wait for the copy that is under way."""
+        """Drop waiting copies, and wait for the one under way."""
         for job in self._issued:
             job.abandon()
         self._issued.clear()
@@ -201,7 +205,7 @@ class ThreadLane:
             self._stop = None
 
     def _started(self) -> weakref.finalize[Any, Any]:
-        """Start a thread, and return what ends it: at the latest with the lane, or with Python."""
+        """Start a thread, and return the finalizer that ends it with the lane, or with Python."""
         jobs, ended = self._jobs, SimpleQueue[None]()
         make = partial(_make, self._copy, self._throttle)
         threading.Thread(target=_work, args=(jobs, ended, make), name="reslab-copy", daemon=True).start()
@@ -225,10 +229,10 @@ def _make(
 
 
 def _work(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None], make: Callable[[Copy, float], None]) -> None:
-    """Make copies until there is None."""
+    """Make copies until None comes."""
     while (job := jobs.get()) is not None:
         job.run(make)
-        del job  # while this waits for the next
+        del job  # it would live on while the thread waits for the next
     ended.put(None)
 
 
@@ -239,16 +243,16 @@ def _end(jobs: SimpleQueue[_Job | None], ended: SimpleQueue[None]) -> None:
         ended.get(timeout=_END_WITHIN_S)
 
 
-class Link:
-    """Holds a lane to a bandwidth: copies that follow each other take exactly their bytes' time together.
+class LinkThrottle:
+    """Holds a lane to a bandwidth: consecutive copies together take exactly the time of their bytes.
 
     Args:
-        link: A bandwidth, or a ratio whose bandwidth `learn` will find; None for no limit.
+        link: A bandwidth, or a ratio from which `learn` computes one; None for no limit.
         clock: Returns seconds.
         sleep: Sleeps that many seconds.
 
     Raises:
-        ValueError: For what is no bandwidth, 0, or a bare number below 1 MB/s.
+        ValueError: For a value that is no bandwidth, for 0, or for a bare number below 1 MB/s.
     """
 
     def __init__(
@@ -268,16 +272,16 @@ class Link:
 
     @property
     def is_limited(self) -> bool:
-        """Tell whether copies are held to anything, now or later."""
+        """Tell whether copies are held to a bandwidth, now or after the first run."""
         return self.ratio is not None or self.bytes_per_s is not None
 
     def learn(self, *, copied_bytes: int, compute_s: float) -> None:
-        """Take the bandwidth from how long computing took here, if the link is a ratio and this is the first time."""
+        """Compute the bandwidth from a run's bytes and time of computing, if the link is a ratio and has none yet."""
         if self.ratio is not None and self.bytes_per_s is None and compute_s > 0:
             self.bytes_per_s = self.ratio.rate(copied_bytes=copied_bytes, compute_s=compute_s)
 
     def hold(self, nbytes: int, issued_s: float) -> None:
-        """Sleep until a copy of that size, issued at that time, would have come over the link."""
+        """Sleep until the link would have made a copy of that size, issued at that time."""
         if self.bytes_per_s is None:
             return
         self._free_s = max(self._free_s, issued_s) + nbytes / self.bytes_per_s

@@ -1,14 +1,14 @@
-"""Memory for weights: how the parameters of a unit lie in one aligned buffer, on the host and on the device.
+"""Buffers for weights: the layout of a unit's parameters in one aligned buffer, on the host and on the device.
 
-A unit is what moves in one piece: a repeated block, or all that lies outside the blocks. Its parameters lie one behind
-the other in one buffer, each at an address that divides by the boundary, so that a move is one copy and results do not
-depend on where a weight lies. A host buffer is mapped memory of its own: of exactly its size (torch rounds a pinned
-request up to a power of two), and given back to the system with the last tensor in it. Every tensor in it has a
-storage of its own, so saving one never writes the others.
+A unit moves in one piece: a repeated block, or all parameters outside the blocks. Its parameters lie one behind the
+other in one buffer, each at a multiple of the boundary, so that a move is one copy and results do not depend on the
+address of a weight. A host buffer is an anonymous memory map of exactly its size (torch rounds a pinned request up to a
+power of two); the system gets it back with the last tensor in it. Every tensor in it has a storage of its own, so that
+saving one never writes the others.
 
     layout = lay_out(block.parameters(), boundary=64)
     host = HostBuffer(layout)
-    host.fill()                                         # from where the parameters are now
+    host.fill()                                         # with the parameters' values
     views(torch.empty(layout.nbytes, dtype=torch.uint8), layout)
 """
 
@@ -20,23 +20,31 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-#: Alignment that kernels of the CPU, and of accelerators, were made for, in bytes.
+#: Alignment that kernels of the CPU, and of accelerators, expect, in bytes.
 CPU_BOUNDARY, ACCELERATOR_BOUNDARY = 64, 256
 
-#: Memory of this process alone, which may be backed by huge pages; Windows knows nothing else.
+#: Memory of this process alone may be backed by huge pages; on Windows every anonymous map is private.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 _NONE: Mapping[int, torch.nn.Parameter] = {}
 
-#: Pins host memory from its beginning, and returns how many bytes of it and what undoes that.
+#: Pins host memory from its beginning; returns the number of pinned bytes, and the function that unpins them.
 Pin = Callable[[torch.Tensor], tuple[int, Callable[[], None] | None]]
 
 
 class Piece(NamedTuple):
-    """Where one parameter lies in the buffer of its unit: `elements` from `offset` on, gaps of its strides included.
+    """The place of one parameter in the buffer of its unit.
 
-    `host_offset` is another one where an earlier parameter is the same memory: that is where it lies on the host.
-    `is_unknown` says that the parameter stands for one on meta, whose value is in a file.
+    Attributes:
+        parameter: The parameter.
+        offset: Byte at which it begins.
+        host_offset: The same on the host, where a parameter that shares memory with an earlier one lies in that one's
+            place.
+        elements: Number of elements, gaps of its strides included.
+        size: Its shape.
+        stride: Its strides, in elements.
+        dtype: Its type.
+        is_unknown: Whether the parameter stands for one on meta, whose value is in a file.
     """
 
     parameter: torch.nn.Parameter
@@ -50,36 +58,42 @@ class Piece(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes that it takes."""
+        """Return the bytes that the parameter takes."""
         return self.elements * self.dtype.itemsize
 
     @property
     def is_contiguous(self) -> bool:
-        """Tell whether it lies in memory as it does in a file."""
+        """Tell whether its elements have the same order in memory as in a file."""
         return torch.empty_strided(self.size, self.stride, device="meta").is_contiguous()
 
     def within(self, buffer: torch.Tensor) -> torch.Tensor:
-        """Return its bytes, uint8 (nbytes,), in the buffer of its unit."""
+        """Return the parameter's bytes, uint8 (nbytes,), in the buffer of its unit."""
         return buffer[self.offset : self.offset + self.nbytes]
 
 
-class Layout(NamedTuple):
-    """How parameters lie in one buffer of `nbytes`, of which `weight_bytes` are weights and the others lie between."""
+class BufferLayout(NamedTuple):
+    """The places of a unit's parameters in one buffer.
+
+    Attributes:
+        pieces: The place of each parameter.
+        nbytes: Bytes of the buffer.
+        weight_bytes: Bytes of the weights, without the gaps between them.
+    """
 
     pieces: tuple[Piece, ...]
     nbytes: int
     weight_bytes: int
 
 
-class Part(Protocol):
-    """What is copied in one piece."""
+class CopyPart(Protocol):
+    """Host side of one copy."""
 
     def staged(self) -> torch.Tensor:
-        """Return its bytes, uint8 (nbytes,), in host memory; valid until the next call."""
+        """Return the bytes to copy, uint8 (nbytes,), in host memory; valid until the next call."""
 
 
 class Source(Protocol):
-    """Where a unit's weights are while they are not on the device."""
+    """The place of a unit's weights while they are not on the device."""
 
     @property
     def host_bytes(self) -> int:
@@ -87,17 +101,17 @@ class Source(Protocol):
 
     @property
     def pinned_bytes(self) -> int:
-        """Return what of them is pinned."""
+        """Return how many of them are pinned."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Return a tensor for each piece, to be read only."""
+        """Return a tensor for each piece; they must not be written."""
 
-    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return what is copied where, for the unit to lie in a target, uint8 (at least nbytes,)."""
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, CopyPart], ...]:
+        """Return the copies that bring the unit into a target, uint8 (at least nbytes,), as pairs (target, part)."""
 
     def close(self) -> None:
-        """Let go of what is not memory: a pin, a file."""
+        """Release everything but memory: a pin, a file."""
 
 
 def boundary(device: torch.device) -> int:
@@ -107,20 +121,20 @@ def boundary(device: torch.device) -> int:
 
 def lay_out(
     parameters: Iterable[torch.nn.Parameter], *, boundary: int, unknown: Mapping[int, torch.nn.Parameter] = _NONE
-) -> Layout:
-    """Return how parameters lie in one buffer, each in a place of its own.
+) -> BufferLayout:
+    """Return a layout of parameters in one buffer, each in a place of its own.
 
-    Those that are the same memory move as if they were not, as weights that were drawn once for several layers are to
-    be: so the bytes moved are those of the model. On the host they stay the same memory.
+    Parameters that share memory still get separate offsets, so a model with random weights that were drawn once for
+    several layers moves as many bytes as a real one. On the host they stay the same memory.
 
     >>> layer = torch.nn.Linear(3, 5)
     >>> [(piece.offset, piece.nbytes) for piece in lay_out(layer.parameters(), boundary=64).pieces]
     [(0, 60), (64, 20)]
 
     Args:
-        parameters: In the order in which they lie.
-        boundary: Where each begins, in bytes.
-        unknown: The parameters on meta that others of these stand for, by the identity of those.
+        parameters: The parameters, in the order of their places.
+        boundary: Alignment of each, in bytes.
+        unknown: Parameters on meta, by the identity of the ones in `parameters` that stand in for them.
     """
     pieces: list[Piece] = []
     places: dict[object, int] = {}
@@ -133,23 +147,23 @@ def lay_out(
         pieces.append(piece := Piece(parameter, offset, first, elements, *kind, like is not parameter))
         if piece.nbytes:
             end, weight_bytes = offset + piece.nbytes, weight_bytes + piece.nbytes
-    return Layout(tuple(pieces), end, weight_bytes)
+    return BufferLayout(tuple(pieces), end, weight_bytes)
 
 
 def memory_key(parameter: torch.nn.Parameter) -> object:
-    """Return what is equal for two parameters that are the same memory; only valid while both are alive."""
+    """Return a key that is equal for two parameters of the same memory; valid only while both are alive."""
     count = span(parameter)
     return (parameter.data_ptr(), count, parameter.dtype) if count else id(parameter)
 
 
 def span(tensor: torch.Tensor) -> int:
-    """Return how many elements of its storage a strided tensor reaches over."""
+    """Return the number of storage elements from a strided tensor's first element to its last."""
     if tensor.numel() == 0:
         return 0
     return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def views(buffer: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:
+def views(buffer: torch.Tensor, layout: BufferLayout) -> tuple[torch.Tensor, ...]:
     """Return the tensors of a layout inside a buffer, uint8 (at least layout.nbytes,)."""
     return tuple(
         buffer[piece.offset : piece.offset + piece.nbytes].view(piece.dtype).as_strided(piece.size, piece.stride)
@@ -159,16 +173,16 @@ def views(buffer: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:
 
 def copy_on_host(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy bytes, uint8 (nbytes,), within host memory, into a target that is at least as large."""
-    target[: source.nbytes].copy_(source)  # a fifth faster than memmove into fresh memory, and as free of the lock
+    target[: source.nbytes].copy_(source)  # a fifth faster than memmove into fresh memory; both release the GIL
 
 
-class Bytes(NamedTuple):
-    """A part that is some bytes of host memory."""
+class BufferSlice(NamedTuple):
+    """A part of a copy that is a slice of host memory."""
 
     memory: torch.Tensor
 
     def staged(self) -> torch.Tensor:
-        """Return them."""
+        """Return the slice."""
         return self.memory
 
 
@@ -176,12 +190,11 @@ class HostBuffer:
     """The weights of one unit in host memory.
 
     Args:
-        layout: How they lie in it.
-        pin: Pins memory from its beginning, as much of it as it may, and returns how many bytes that is and what
-            undoes it; None leaves all pageable.
+        layout: Their places in it.
+        pin: Pins as much of the memory as is allowed, see `Pin`; None leaves all of it pageable.
     """
 
-    def __init__(self, layout: Layout, *, pin: Pin | None = None) -> None:
+    def __init__(self, layout: BufferLayout, *, pin: Pin | None = None) -> None:
         self._layout = layout
         memory = mmap.mmap(-1, max(layout.nbytes, 1), **_PRIVATE)  # whole pages, so exact and aligned
         self._bytes = torch.frombuffer(memory, dtype=torch.uint8)[: layout.nbytes]
@@ -190,36 +203,36 @@ class HostBuffer:
         self.pinned_bytes, self._unpin = pin(self._bytes) if pin is not None else (0, None)
 
     def pin(self, pin: Pin) -> None:
-        """Pin it anew, as much of it as it may now."""
+        """Pin the memory again, as much of it as is allowed now."""
         self.close()
         self.pinned_bytes, self._unpin = pin(self._bytes)
 
     def fill(self) -> None:
-        """Copy the weights from where the parameters are now."""
+        """Copy the parameters' values into the buffer."""
         self.fill_from(piece.parameter.data for piece in self._layout.pieces)
 
     def fill_from(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Copy the weights from other tensors, one for each piece, to the places that they move from."""
+        """Copy the values of other tensors, one for each piece, into the buffer."""
         for piece, tensor in zip(self._layout.pieces, tensors, strict=True):
             self.put(piece, tensor)
 
     def put(self, piece: Piece, tensor: torch.Tensor) -> None:
-        """Copy one weight, which lies as its piece says, to the place that it moves from."""
+        """Copy one weight, with the size and strides of its piece, into the buffer."""
         piece.within(self._bytes).view(piece.dtype).copy_(tensor.as_strided((piece.elements,), (1,)))
 
-    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return that it is copied in one piece, or in two where only the first of them is pinned."""
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, CopyPart], ...]:
+        """Return one copy of the whole buffer, or two where only its beginning is pinned."""
         if self.pinned_bytes in (0, self._layout.nbytes):
             return ((target, self),)
         halves = slice(self.pinned_bytes), slice(self.pinned_bytes, self._layout.nbytes)
-        return tuple((target[half], Bytes(self._bytes[half])) for half in halves)
+        return tuple((target[half], BufferSlice(self._bytes[half])) for half in halves)
 
     def staged(self) -> torch.Tensor:
-        """Return its bytes."""
+        """Return the bytes of the buffer."""
         return self._bytes
 
     def close(self) -> None:
-        """Unpin it; the tensors in it live on."""
+        """Unpin the memory; the tensors in it stay valid."""
         if self._unpin is not None:
             self._unpin()
             self._unpin, self.pinned_bytes = None, 0

@@ -1,9 +1,10 @@
-"""How far a run with the LoRA merged is from one with the LoRA added on the fly: in the weights, and in what comes out.
+"""The difference between a run with the LoRA merged and one with the LoRA added on the fly: in weights and results.
 
     lora_difference(pipe, dict(prompt="a heron over a weir", seed=7))
 
-A merged weight is rounded to its type once, so of a small update much can be lost beside a large weight; on the fly the
-update keeps its own precision. Neither is the truth: both are compared, and the weights also with an exact sum.
+A merged weight is rounded to its type once, so a large weight can lose much of a small update; on the fly the update
+keeps its own precision. Neither result is exact: the runs are compared with each other, and the weights with a sum in
+float64.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from reslab.residency._engine._apply import apply
 from reslab.residency._errors import ResidencyError
-from reslab.residency._model._lora import Adapted, merge
+from reslab.residency._model._lora import ComponentLora, merge
 from reslab.residency._plan._numerics import MERGED, Lora
 from reslab.residency._plan._placement import layerwise
 from reslab.residency._plan._plan import Plan
@@ -39,18 +40,18 @@ def lora_difference(pipeline: Pipeline, request: Mapping[str, Any]) -> pl.DataFr
     """Run a request with the LoRA added on the fly and with it merged, and return how far apart they are.
 
     Args:
-        pipeline: Whose LoRA is on in some of its stages.
-        request: What is asked for, with a seed: without one the noise differs too.
+        pipeline: A pipeline with a LoRA that is on in some of its stages.
+        request: The request, with a seed: without one the noise differs too.
 
     Returns:
-        A row each for the merged weights of a component and its LoRA's update, both against the sum in float64, then
-        for each array of the run that differs, merged against on the fly; what is equal is left out. `rms` is of the
-        value itself, `max_abs` the largest difference, `relative` the difference's root mean square over `rms`.
+        A row each for the merged weights of a component and its LoRA's update, both against the sum in float64; then a
+        row for each array of the run that differs, merged against on the fly. `rms` is the root mean square of the
+        value itself, `max_abs` the largest difference, `relative` the root mean square of the difference over `rms`.
 
     Raises:
         ResidencyError: If no LoRA was on in the run.
     """
-    seen = _Strengths(pipeline)
+    seen = _LoraObserver(pipeline)
     with pipeline.observe(seen):
         on_the_fly = _run(pipeline, request, Lora.DYNAMIC, ())
     if not seen.adapted:
@@ -60,26 +61,26 @@ def lora_difference(pipeline: Pipeline, request: Mapping[str, Any]) -> pl.DataFr
     return pl.DataFrame([*rows, *_values(on_the_fly, merged)], schema=dict(DIFFERENCE), orient="row")
 
 
-class _Strengths:
-    """Observes which LoRAs are on, and how strongly, when components are called; the last call with one counts."""
+class _LoraObserver:
+    """Records the adapters that are on, with their strengths, at each call of a component; the last call counts."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         modules = {name: each for name, each in pipeline.components.items() if isinstance(each, torch.nn.Module)}
-        self._all = {name: Adapted(module) for name, module in modules.items()}
-        self.adapted: dict[str, Adapted] = {}
+        self._all = {name: ComponentLora(module) for name, module in modules.items()}
+        self.adapted: dict[str, ComponentLora] = {}
 
     def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
         component = name.partition(".")[0]
         if kind == Kind.COMPONENT and self._all[component].is_on:
             self.adapted[component] = self._all[component]
-            self.adapted[component].take()
+            self.adapted[component].capture()
 
     def end(self, error: BaseException | None = None) -> None:
         pass
 
 
 def _run(pipeline: Pipeline, request: Mapping[str, Any], lora: Lora, copies: Any) -> dict[str, Any]:
-    """Return all values of a run that holds as little on the device as can be."""
+    """Return all values of a run that holds as little on the device as possible."""
     names = [name for name, each in pipeline.components.items() if isinstance(each, torch.nn.Module)]
     places = dict.fromkeys([*names, *(name + MERGED for name in copies)], layerwise())
     result, pipeline.result = pipeline.result, None
@@ -91,12 +92,12 @@ def _run(pipeline: Pipeline, request: Mapping[str, Any], lora: Lora, copies: Any
 
 
 def _as_it_is(value: Any) -> Any:
-    """Return a value of the request for one run: a generator goes on from where it is, each time."""
+    """Return a value of the request for one run; a generator is copied, so that each run begins with its state."""
     return value.clone_state() if isinstance(value, torch.Generator) else value
 
 
-def _weights(name: str, adapted: Adapted) -> Iterator[tuple[Any, ...]]:
-    """Return what rounding does to the merged weights of a component, relative to them and to the update."""
+def _weights(name: str, adapted: ComponentLora) -> Iterator[tuple[Any, ...]]:
+    """Yield the rounding error of a component's merged weights, relative to the weights and to the update."""
     count, largest, squares = 0, 0.0, np.zeros(3)
     for key, (layer, weight) in adapted.reached.items():
         exact = copy.deepcopy(layer).double()
@@ -121,7 +122,7 @@ def _values(on_the_fly: Mapping[str, Any], merged: Mapping[str, Any]) -> Iterato
 
 
 def _arrays(values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[np.ndarray, str]]]:
-    """Yield the arrays among values and in their fields, as float64, with the type that they had."""
+    """Yield the arrays among values and in their fields, as float64, with their former type."""
     for name, value in values.items():
         if isinstance(value, (torch.Tensor, np.ndarray)):
             own = value.double().cpu().numpy() if isinstance(value, torch.Tensor) else value.astype(np.float64)

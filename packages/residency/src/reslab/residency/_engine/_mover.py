@@ -1,11 +1,11 @@
-"""The mover: it fetches, waits for and evicts units, and its ledger says what is where.
+"""The mover: it fetches units, waits for them and evicts them, and keeps the ledger of slots and bytes on the device.
 
-Every public method leaves a ledger that is true, or one unit marked as turning, which `heal` points once more. An
-interrupt is held back while a unit turns; one that comes by another way than a signal is healed by the next touch.
+    mover.fetch([unit], stage="denoise")        # issues the copy and returns
+    mover.wait([unit])                          # now the unit can compute
+    mover.evict([unit])                         # re-points the parameters; copies only writes
 
-    mover.fetch([unit], stage="denoise")        # issued; goes on at once
-    mover.wait([unit])                          # now it can compute
-    mover.evict([unit])                         # by re-pointing; nothing is copied but what somebody has written
+Every public method leaves a true ledger, or one unit marked as turning. Interrupts by signal wait while a unit turns.
+Another exception inside leaves the mark, and `heal`, which every entry of the engine calls first, completes the turn.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 from reslab.residency._engine._interrupts import masked
 from reslab.residency._engine._lanes import Copy, CopyLane, Ticket
 from reslab.residency._engine._layout import boundary
-from reslab.residency._engine._only_copy import OnlyCopy, give_up
-from reslab.residency._engine._unit import Slot, Sources, Unit, Where
+from reslab.residency._engine._only_copy import OnlyCopy, release_part
+from reslab.residency._engine._unit import Slot, SourceProvider, Unit, Where
 from reslab.residency._units import size_text
 from reslab.stages import Kind, Observer
 
@@ -29,11 +29,11 @@ class Mover:
     """Moves units between host and device.
 
     Args:
-        device: Where things compute.
-        lane: Makes the copies.
-        tell: Answers with where events go.
-        sources: Says where weights wait.
-        limit_bytes: The most that may be on the device; None leaves that to the device.
+        device: The device that computes.
+        lane: The lane that makes the copies.
+        tell: Returns the observer of events.
+        sources: Provides the sources of units.
+        limit_bytes: Most bytes of weights allowed on the device; None for no limit.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Mover:
         device: torch.device,
         lane: CopyLane,
         tell: Callable[[], Observer],
-        sources: Sources,
+        sources: SourceProvider,
         limit_bytes: int | None = None,
     ) -> None:
         self.device, self.lane, self.limit_bytes = device, lane, limit_bytes
@@ -51,19 +51,19 @@ class Mover:
         self.slots: dict[str, dict[int, Slot]] = {}  # by component and number
         self.fetched_bytes: dict[str | None, int] = {}  # by stage, since the run began; None: before the first
         self.waited_s = 0.0
-        self.peak_bytes = 0  # the most that `held_bytes` has been, since the run began
-        #: Units into whose weights somebody has written what could not be kept.
+        self.peak_bytes = 0  # highest `held_bytes` since the run began
+        #: Names of units with a write that was lost.
         self.lost_writes: list[str] = []
         self._turning: Unit | None = None
 
     def fetch(self, units: Sequence[Unit], *, stage: str | None, slot: int | None = None, slot_bytes: int = 0) -> None:
-        """Issue the copy of units to the device, in one piece; those that are there, or on their way, are left out.
+        """Issue one copy of units to the device; units that are there, or on their way, are left out.
 
         Args:
-            units: Of one component.
-            stage: The stage that they are for; None before the first.
-            slot: The slot to copy a single unit into; None gives each memory of its own.
-            slot_bytes: Bytes of a slot, where it is not there yet.
+            units: Units of one component.
+            stage: The stage that needs them; None before the first.
+            slot: The slot to copy a single unit into; None gives each unit memory of its own.
+            slot_bytes: Bytes to allocate for a slot that does not exist yet.
 
         Raises:
             torch.OutOfMemoryError: If the device has no memory for them.
@@ -72,10 +72,10 @@ class Mover:
         if not wanted:
             return
         for needed in (each for unit in wanted for each in unit.needs):
-            with masked():
+            with masked():  # one unit at a time: adopting copies its weights, and an interrupt should not wait for all
                 self._turn(needed, lambda unit: unit.adopt(self._sources))
         with masked():
-            self.keep_writes(wanted)
+            self.keep_writes(wanted)  # before the copy reads the source
             for unit in wanted:
                 unit.renew(self._sources)
             own = self._slot(wanted, slot, slot_bytes) if slot is not None else None
@@ -85,29 +85,33 @@ class Mover:
             pairs = zip(wanted, targets, strict=True)
             parts = tuple(part for unit, target in pairs if not unit.is_in_place for part in unit.source.parts(target))
             copy = Copy(
-                name=f"{name}@{stage}" if stage else name, nbytes=nbytes, parts=parts, tell=self._tell(), copied=give_up
+                name=f"{name}@{stage}" if stage else name,
+                nbytes=nbytes,
+                parts=parts,
+                tell=self._tell(),
+                copied=release_part,
             )
             ticket = self.lane.issue(copy)
             for unit, target in zip(wanted, targets, strict=True):
                 self._turn(unit, partial(Unit.begin_fetch, target=target, ticket=ticket, slot=own))
             if own is None:
-                self._see_peak()
+                self._record_peak()
             self.fetched_bytes[stage] = self.fetched_bytes.get(stage, 0) + nbytes
 
     def wait(self, units: Iterable[Unit]) -> None:
-        """Go on when units have arrived, and let their parameters be what has arrived."""
+        """Wait until units have arrived, and point their parameters at the weights on the device."""
         for unit in units:
             if unit.where is not Where.ARRIVING:
                 continue
             assert unit.ticket is not None
-            if not unit.ticket.done():
+            if not unit.ticket.done():  # only a wait that takes time is an event
                 self._stall(unit)
             unit.ticket.wait()
             with masked():
                 self._turn(unit, lambda unit: unit.arrive(self._sources))
 
     def evict(self, units: Iterable[Unit]) -> None:
-        """Let go of units on the device; a copy under way is given up. What is in a slot leaves it to the next."""
+        """Evict units from the device; a copy under way is abandoned."""
         leaving = [unit for unit in units if unit.where in (Where.ARRIVING, Where.DEVICE)]
         for unit in leaving:
             if unit.ticket is not None:
@@ -117,45 +121,45 @@ class Mover:
                 self._turn(unit, lambda unit: unit.leave(self._sources))
 
     def evict_lost(self) -> None:
-        """Let go of units whose copy a former run gave up, or whose copy failed with nobody waiting for it."""
+        """Evict units whose copy a former run abandoned, or whose copy failed before anything waited for it."""
         self.evict(unit for unit in self.units if unit.ticket is not None and unit.ticket.is_lost())
 
     def empty_slots(self, component: str) -> None:
-        """Let go of what streamed through the slots of a component, and of the slots."""
+        """Evict the units in the slots of a component, and release the slots."""
         self.evict(unit for unit in self.units if unit.component == component and unit.slot is not None)
         self.slots.pop(component, None)
 
     def stop(self) -> None:
-        """Stop all copies, and release the slots and what is in them."""
+        """Stop all copies, evict the units in slots, and release the slots."""
         self.heal()
         self.evict(unit for unit in self.units if unit.where is Where.ARRIVING or unit.slot is not None)
         self.slots.clear()
         self.lane.drain()
 
-    def put_back(self, units: Iterable[Unit]) -> None:
-        """Let parameters hold their weights where those were before, one unit after the other."""
+    def restore(self, units: Iterable[Unit]) -> None:
+        """Restore units, one after the other: their parameters hold their weights as before the residency."""
         units = list(units)
         self.evict(unit for unit in units if unit.where is Where.ARRIVING)
         for unit in units:
             self.evict([unit])
             with masked():
                 self.keep_writes([unit])
-                self._turn(unit, lambda unit: unit.put_back())
+                self._turn(unit, lambda unit: unit.restore())
 
     def renew(self) -> None:
-        """Have what is on the device wait, from now on, where the plan in force says: what stays gives up its copy."""
+        """Give units on the device the source that the plan in force asks for; those that stay lose their host copy."""
         for unit in self.units:
-            if unit.is_here:
+            if unit.is_on_device:
                 with masked():
                     self.keep_writes([unit])
                     self._turn(unit, lambda unit: unit.renew(self._sources))
 
     def keep_writes(self, units: Iterable[Unit]) -> None:
-        """Keep what somebody has written into the weights of units, and note where that cannot be."""
+        """Copy writes into the weights of units to their sources, and record the units with lost writes."""
         self.lost_writes.extend(unit.name for unit in units if unit.keep_writes())
 
-    def told_lost(self) -> str | None:
-        """Return in a sentence which writes were lost since this was last asked, None if none was."""
+    def lost_writes_text(self) -> str | None:
+        """Return a sentence about writes that were lost since the last call; None if none was."""
         names, self.lost_writes = dict.fromkeys(self.lost_writes), []
         if not names:
             return None
@@ -165,23 +169,23 @@ class Mover:
         )
 
     def show(self, units: Iterable[Unit]) -> None:
-        """Let parameters be what these units have, by re-pointing, where others have the same parameters."""
+        """Bring units to the front of others with the same parameters, by re-pointing."""
         hidden = [unit for unit in units if not unit.is_front]
         with masked():
             for unit in hidden:
                 self._turn(unit, Unit.show)
 
     def show_bases(self) -> None:
-        """Let every parameter be its component's own again."""
+        """Bring the components' own units to the front of their merged copies."""
         self.show({id(unit.front): unit.front.base for unit in self.units if unit.front is not None}.values())
 
     def heal(self) -> None:
-        """Finish the turn of a unit that was interrupted."""
+        """Complete the interrupted turn of a unit."""
         if self._turning is not None:
             self._turning.heal()
             self._turning = None
 
-    def here(self, component: str | None = None) -> Iterator[Unit]:
+    def on_device(self, component: str | None = None) -> Iterator[Unit]:
         """Yield the units that have memory on the device, or those of one component."""
         return (
             unit
@@ -196,7 +200,7 @@ class Mover:
         return sum(slot.buffer.nbytes for slot in slots) + sum(unit.held_bytes for unit in units)
 
     def _stop_copy(self, ticket: Ticket, leaving: Sequence[Unit]) -> None:
-        """See that a copy to units that leave ends: given up, unless other units came in the same piece and stay."""
+        """End a copy to units that leave: abandon it, unless other units of the same copy stay."""
         others = (unit for unit in self.units if unit.ticket is ticket)
         if all(unit in leaving for unit in others):
             ticket.abandon()
@@ -209,7 +213,7 @@ class Mover:
         return [self._room(unit) for unit in units]
 
     def _room(self, unit: Unit) -> torch.Tensor:
-        """Return memory on the device of a unit's own; none, if its weights lie there already."""
+        """Return new memory on the device for a unit; an empty tensor if its weights lie there already."""
         if not isinstance(unit.source, OnlyCopy):
             return self._allocate(unit.layout.nbytes)
         if unit.is_in_place:
@@ -218,13 +222,13 @@ class Mover:
         return self._counted(nbytes, lambda: target(lambda: self._empty(nbytes)))
 
     def _slot(self, units: Sequence[Unit], number: int, slot_bytes: int) -> Slot:
-        """Return a slot for a single unit, allocated if it is not there, or too small."""
+        """Return a slot for a single unit; allocate it if it is missing or too small."""
         (unit,) = units
         pool = self.slots.setdefault(unit.component, {})
         if number not in pool or pool[number].buffer.nbytes < unit.layout.nbytes:
             pool.pop(number, None)
             pool[number] = Slot(number, self._allocate(max(slot_bytes, unit.layout.nbytes)))
-            self._see_peak()
+            self._record_peak()
         return pool[number]
 
     def _check_room(self, nbytes: int) -> None:
@@ -242,7 +246,7 @@ class Mover:
         assert buffer.data_ptr() % boundary(self.device) == 0
         return buffer
 
-    def _see_peak(self) -> None:
+    def _record_peak(self) -> None:
         self.peak_bytes = max(self.peak_bytes, self.held_bytes())
 
     def _empty(self, nbytes: int) -> torch.Tensor:

@@ -1,66 +1,74 @@
-"""Out of memory: which stage, how much was asked, what was free, who held it, and what a leaner plan has to do."""
+"""Out of memory: the stage, the bytes asked for and free, their holders, and the calls for a leaner plan to serve."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._engine._interrupts import asked
 from reslab.residency._engine._mover import Mover
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._units import size_text
 
-#: What runs out: torch on an accelerator, Python itself; a CPU allocation of torch that fails is a RuntimeError.
+#: Part of the message of a RuntimeError that torch raises where an allocation on a CPU fails.
 CPU_ALLOCATOR = "DefaultCPUAllocator"
+_REQUESTED = re.compile(r"[Tt]ried to allocate ([0-9.]+ ?[KMGT]?i?B)")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory did not suffice."""
+    """Tell whether an error says that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
 
 
-def explain(error: BaseException, stage: str, mover: Mover) -> str:
-    """Return in sentences what ran out, asked at the moment when it did."""
+def describe(error: BaseException, stage: str, mover: Mover) -> str:
+    """Return a sentence about who held the memory; call it at the moment of the error."""
     names = dict.fromkeys(unit.component for unit in mover.units)
     held = {name: mover.held_bytes(name) for name in names}
     holders = [f"{name} {size_text(size)}" for name, size in sorted(held.items(), key=lambda each: -each[1]) if size]
     free = _free(mover)
     return (
-        f"the stage {stage!r} ran out of memory on {mover.device}: {asked(error)} was asked for, "
+        f"the stage {stage!r} ran out of memory on {mover.device}: {requested_size(error)} was asked for, "
         f"{size_text(free) if free is not None else 'an unknown amount'} was free, and weights held "
         f"{size_text(sum(held.values()))} ({', '.join(holders) or 'none'})"
     )
 
 
 class Exhausted(Exception):
-    """Memory did not suffice in a stage; the message says all about it, the cause is the error itself."""
+    """A stage ran out of memory; the message describes it, and the cause is the error itself."""
 
     def __init__(self, problem: str, stage: str) -> None:
         super().__init__(problem)
         self.stage = stage
 
 
-def so_far(known: Workload, failed: Sequence[Call], stage: str) -> Workload:
-    """Return what a leaner plan has to carry out: what is foreseen, and what the failed stage called.
-
-    Of a first run nothing is foreseen, so all may be used again: each component counts as called at both ends.
-    """
+def known_so_far(known: Workload, failed: Sequence[Call], stage: str) -> Workload:
+    """Return the calls that a leaner plan must serve: the scheduled ones, and those of the failed stage."""
     calls = {name: list(own) for name, own in zip(known.stages, known.by_stage, strict=True)}
     calls[stage] += [call for call in failed if call not in calls[stage]]
-    if not known.calls:
+    if not known.calls:  # a first run has no schedule, so each component counts as called in the first and last stage
         for end in (known.stages[0], known.stages[-1]):
             calls[end] += [
                 Call(stage=end, component=name, blocks=tuple(range(len(size.block_bytes))))
                 for name, size in known.components.items()
             ]
     return replace(known, calls=tuple(call for own in calls.values() for call in own))
+
+
+def requested_size(error: BaseException) -> str:
+    """Return the size that an error of torch says was asked for.
+
+    >>> requested_size(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has …"))
+    '1.50 GiB'
+    """
+    found = _REQUESTED.search(str(error))
+    return found[1] if found else "an amount that torch does not name"
 
 
 def _free(mover: Mover) -> int | None:
@@ -70,9 +78,9 @@ def _free(mover: Mover) -> int | None:
 
 
 def advice(steps_down: bool, lean: Plan | None = None) -> str:
-    """Return what to do about it, where the next leaner plan is `lean`."""
+    """Return the user's remedy, where `lean` is the next leaner plan."""
     if lean is not None:
         return f"A stage is repeated once; begin with less, such as {lean!r}, or run again to take the next step."
     if steps_down:
-        return "No leaner plan is left that does what this one was told; use a smaller size, or free memory."
+        return "No leaner plan keeps the user's settings; use a smaller size, or free memory."
     return f"Place less as {Kind.RESIDENT!s}, or let on_oom='step-down' take the next leaner plan."

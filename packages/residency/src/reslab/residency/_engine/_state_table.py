@@ -1,4 +1,4 @@
-"""What is where: the state of a residency as a line, a table, a picture in a notebook, and counters for a profiler."""
+"""The state of a residency as a line, a table, a picture in a notebook, and counters for a profiler."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _sources(units: list[Unit], seen: set[int]) -> list[Source]:
 
 
 def _where(units: list[Unit], kind: Kind) -> str:
-    """Say where the units of a component are."""
+    """Return the place of a component's units, as a text."""
     here = sum(unit.where in (Where.DEVICE, Where.ARRIVING) for unit in units)
     if here == len(units):
         return "device"
@@ -69,7 +69,7 @@ def _where(units: list[Unit], kind: Kind) -> str:
 
 
 def counters(mover: Mover) -> Mapping[str, int]:
-    """Return bytes by pool, and of the device's by component."""
+    """Return the bytes of each pool, those on the device by component."""
     sources = _sources(mover.units, set())
     names = dict.fromkeys(unit.component for unit in mover.units)
     return {
@@ -86,7 +86,7 @@ def line(plan: Plan, device: torch.device, *, is_in_force: bool, components: int
 
 
 def html(head_line: str, frame: pl.DataFrame, notes: Sequence[str]) -> str:
-    """Return the line, the table with a bar for what is on the device, and the notes."""
+    """Return the line, the table with a bar for the bytes on the device, and the notes."""
     most = max(frame["device_bytes"].max() or 0, 1)
     rows = [
         (

@@ -1,15 +1,16 @@
-"""Units: what moves in one piece, and the one record of where it is.
+"""Units of weights that move in one piece, and the state machine of a unit.
 
-Every parameter of a component belongs to one unit: to its repeated block, or to what lies outside the blocks (as does
-a tied weight of two blocks). A unit is in one of the states of `Where`, and changes it by the events of `Event` alone,
-each a method: `TABLE` says which event may come in which state, and what follows. The parameters are made to agree at
-the end of each event, so one that was interrupted half-way is healed by making them agree once more.
+Every parameter of a component belongs to one unit: to that of its repeated block, or to that of all parameters outside
+the blocks (a weight tied between two blocks among them). A unit is in one of the states of `Where`, and changes it by
+the events of `Event` alone, each a method; `TABLE` lists the events allowed in each state, and the state that follows.
+At the end of each event the parameters are pointed at the tensors of the new state, so `heal` completes an interrupted
+event by pointing them once more.
 
     unit.adopt(sources)                          # UNTOUCHED to AWAY: its weights wait in a source
     unit.begin_fetch(target, ticket, slot)       # to ARRIVING
     unit.arrive(sources)                         # to DEVICE: now it can compute
     unit.leave(sources)                          # to AWAY
-    unit.put_back()                              # to UNTOUCHED
+    unit.restore()                              # to UNTOUCHED
 """
 
 from __future__ import annotations
@@ -22,39 +23,39 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from reslab.residency._engine import _guards
-from reslab.residency._engine._guards import Mark, fits, marks, outdate, written
+from reslab.residency._engine._guards import WriteMark, fits, mark_outdated, marks, written_places
 from reslab.residency._engine._lanes import Ticket
-from reslab.residency._engine._layout import HostBuffer, Layout, Piece, Source, memory_key, views
+from reslab.residency._engine._layout import BufferLayout, HostBuffer, Piece, Source, memory_key, views
 from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages.support import Described
 
-#: Parameters that a residency left in one piece of memory with others, which lives as long as any of them.
+#: Parameters that a residency left in one buffer with others, which lives as long as any of them.
 _together: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 class Where(Described):
-    """Where the weights of a unit are."""
+    """Places of a unit's weights."""
 
-    UNTOUCHED = "untouched", "Where they were before the residency: nothing has needed them yet."
+    UNTOUCHED = "untouched", "In the module, as before the residency: nothing has needed them yet."
     AWAY = "away", "In host memory or on disk; absent from the device."
     ARRIVING = "arriving", "Being copied to the device."
     DEVICE = "device", "On the device."
 
 
 class Event(Described):
-    """What happens to a unit."""
+    """Transitions of a unit."""
 
-    ADOPT = "adopt", "Its weights wait in a source from now on; nothing, where they do already."
-    SHARE = "share", "Its source is one that other units with the same weights have too."
-    RENEW = "renew", "Its source is the one that the plan in force wants."
-    BEGIN_FETCH = "begin fetch", "It has memory on the device, of its own or a slot, and a copy to there is under way."
-    ARRIVE = "arrive", "The copy has been made: its parameters are what is on the device."
-    LEAVE = "leave", "Its parameters are absent, and its memory on the device, or its slot, is free."
-    PUT_BACK = "put back", "Its parameters are as if nothing had managed them."
-    SHOW = "show", "Of the units with the same parameters, it is the one whose weights these are."
-    KEEP_WRITES = "keep writes", "What somebody wrote into its weights is in its source too."
-    HEAL = "heal", "An event that was interrupted leaves its parameters and its memory as where it is says."
+    ADOPT = "adopt", "Move its weights to a source; no change where they are in one."
+    SHARE = "share", "Take the source of other units with the same weights."
+    RENEW = "renew", "Take the source that the plan in force asks for."
+    BEGIN_FETCH = "begin fetch", "Take memory on the device, its own or a slot, while a copy to it is under way."
+    ARRIVE = "arrive", "Point its parameters at the weights on the device."
+    LEAVE = "leave", "Make its parameters absent, and release its memory or its slot."
+    RESTORE = "restore", "Give its parameters their weights as before the residency."
+    SHOW = "show", "Come to the front of the units with the same parameters, which then hold its weights."
+    KEEP_WRITES = "keep writes", "Copy writes into its weights to its source."
+    HEAL = "heal", "Complete an interrupted event: parameters and memory agree with its state."
 
 
 _U, _A, _R, _D = Where.UNTOUCHED, Where.AWAY, Where.ARRIVING, Where.DEVICE
@@ -67,12 +68,12 @@ _AFTER: Mapping[Event, tuple[Where | None, ...]] = {
     Event.BEGIN_FETCH: (None,     _R,   None,     None),
     Event.ARRIVE:      (None,     None, _D,       None),
     Event.LEAVE:       (None,     None, _A,       _A),
-    Event.PUT_BACK:    (_U,       _U,   None,     None),
+    Event.RESTORE:    (_U,       _U,   None,     None),
     Event.SHOW:        (_U,       _A,   _R,       _D),
     Event.KEEP_WRITES: (_U,       _A,   _R,       _D),
     Event.HEAL:        (_U,       _A,   _R,       _D),
 }  # fmt: skip
-#: Where a unit is after an event, by where it was before; what is not here cannot come, and is an error of the engine.
+#: State after an event, by the state before; an event without an entry is a defect of the engine.
 TABLE: Mapping[tuple[Where, Event], Where] = {
     (before, event): after
     for event, row in _AFTER.items()
@@ -81,35 +82,35 @@ TABLE: Mapping[tuple[Where, Event], Where] = {
 }
 
 
-class Shared:
-    """Makes the source of a unit's weights when it is first asked for, one for all units that are the same memory."""
+class SharedSource:
+    """The source of a unit's weights, one for all units of the same memory; None until the first of them is adopted."""
 
     def __init__(self) -> None:
         self.source: Source | None = None
         self.users = 0
-        #: Memory given to what lies beside the weights, by what memory that was.
+        #: New memory of parameters beside the weights, by the key of their former memory.
         self.apart: dict[object, torch.Tensor] = {}
 
 
-class Sources(Protocol):
-    """Says where the weights of a unit wait, by the plan in force."""
+class SourceProvider(Protocol):
+    """Provides the source of a unit's weights, by the plan in force."""
 
     def make(self, unit: Unit) -> Source:
-        """Return where they wait from now on, copied there."""
+        """Return a new source, with the unit's weights in it."""
 
     def renewed(self, unit: Unit) -> Source:
-        """Return where a unit that has a source waits from now on: there, if that is right."""
+        """Return the source that the plan in force asks for: the present one, if it agrees."""
 
-    def left(self, unit: Unit) -> Source:
-        """Return where a unit waits that leaves the device."""
+    def after_leaving(self, unit: Unit) -> Source:
+        """Return the source of a unit that leaves the device."""
 
 
 class Slot:
     """Memory on the device through which the blocks of a component stream; one of them owns it at a time.
 
     Args:
-        number: Which of the component's slots.
-        buffer: The memory.
+        number: Number among the component's slots.
+        buffer: Its memory.
     """
 
     def __init__(self, number: int, buffer: torch.Tensor) -> None:
@@ -118,10 +119,10 @@ class Slot:
 
 
 class Front:
-    """Says which of two units with the same parameters is in front: what the parameters hold is that unit's.
+    """The one of two units with the same parameters whose weights the parameters hold.
 
     Args:
-        base: The one whose weights they are.
+        base: The unit of the component itself; it is in front at first.
     """
 
     def __init__(self, base: Unit) -> None:
@@ -129,28 +130,28 @@ class Front:
 
 
 class Unit:
-    """What moves in one piece.
+    """Weights of a component that move in one piece.
 
     Args:
         component: The component's name.
         number: The block's number, or `OUTSIDE`.
-        layout: How its parameters lie in one buffer.
-        shared: Where the source is kept.
-        device: Where it computes.
-        where: Where its weights are.
+        layout: Layout of its parameters in one buffer.
+        shared: Its source, which other units may share.
+        device: The device that computes.
+        where: The place of its weights.
     """
 
-    #: Whether it is known what its weights are; a merged copy's are not until its LoRA has been on.
+    #: Whether its weights are known; those of a merged copy are not until its LoRA has been on.
     is_known = True
-    #: Whether what somebody writes into its weights is kept; a merged copy is made from others.
+    #: Whether writes into its weights are kept; a merged copy is made anew from other weights.
     keeps_writes = True
 
     def __init__(
         self,
         component: str,
         number: int,
-        layout: Layout,
-        shared: Shared,
+        layout: BufferLayout,
+        shared: SharedSource,
         device: torch.device,
         *,
         where: Where = Where.UNTOUCHED,
@@ -163,21 +164,21 @@ class Unit:
         self.shared = shared
         shared.users += 1
         self.front: Front | None = None
-        #: Parameters beside its own that are not managed: what a LoRA adds that is to be merged.
+        #: Parameters beside its own that are not managed: those that a LoRA to be merged adds.
         self.beside: tuple[torch.nn.Parameter, ...] = ()
         self._views: tuple[torch.Tensor, ...] = ()
         self._viewed: torch.Tensor | None = None
-        self._marks: tuple[Mark, ...] = ()
-        #: Weights that somebody has written and that were kept.
+        self._marks: tuple[WriteMark, ...] = ()
+        #: Number of writes into its weights that were kept.
         self.writes = 0
-        #: Values that were known before, copied when it is put back beside others that were not.
+        #: Copies of its values that were known before, once it is restored without its source.
         self._known: tuple[torch.Tensor, ...] = ()
         self._homes = tuple(piece.parameter.device for piece in layout.pieces)
         self.by_parameter = {id(piece.parameter): place for place, piece in enumerate(layout.pieces)}
 
     @property
     def name(self) -> str:
-        """Return its name in events and errors: "transformer/7", or "transformer" for what lies outside the blocks."""
+        """Return its name in events and errors: "transformer/7", or "transformer" for the unit outside the blocks."""
         return self.component if self.number == OUTSIDE else f"{self.component}/{self.number}"
 
     @property
@@ -187,7 +188,7 @@ class Unit:
 
     @property
     def source(self) -> Source:
-        """Return where its weights are while they are not on the device."""
+        """Return the source of its weights."""
         assert self.shared.source is not None
         return self.shared.source
 
@@ -198,51 +199,51 @@ class Unit:
 
     @property
     def held_bytes(self) -> int:
-        """Return the bytes that it takes on the device, in memory of its own."""
+        """Return the bytes that it takes on the device, its slot included."""
         if self.buffer is None:
             return 0
         return self.layout.weight_bytes if self.is_in_place else self.buffer.nbytes
 
     @property
-    def is_here(self) -> bool:
-        """Tell whether it can compute."""
+    def is_on_device(self) -> bool:
+        """Tell whether its weights are on the device, ready to compute."""
         return self.where is Where.DEVICE
 
     @property
     def is_front(self) -> bool:
-        """Tell whether its parameters hold what it has; always so where no other unit has the same parameters."""
+        """Tell whether its parameters hold its weights; always so where no other unit has the same parameters."""
         return self.front is None or self.front.unit is self
 
     @property
     def needs(self) -> tuple[Unit, ...]:
-        """Return the units that have to be adopted for this one, in order."""
+        """Return the units to adopt for this one, in order."""
         return (self,)
 
     @property
     def has_unknown(self) -> bool:
-        """Tell whether some of its weights had no values before: their values are in files."""
+        """Tell whether some of its weights had no values before the residency: files hold them."""
         return any(piece.is_unknown for piece in self.layout.pieces)
 
     @property
     def values(self) -> tuple[torch.Tensor, ...]:
-        """Return what its parameters hold now."""
+        """Return the tensors that its parameters hold now."""
         return tuple(piece.parameter.data for piece in self.layout.pieces)
 
     @property
     def is_managed(self) -> bool:
-        """Tell whether its parameters hold something else than they held before."""
+        """Tell whether its parameters hold other tensors than before the residency."""
         return self.where is not Where.UNTOUCHED
 
     def stand_before(self, base: Unit) -> None:
-        """Have the parameters in common with a unit, whose weights they hold until this one is shown."""
+        """Share the parameters of a base unit; they hold the base's weights until this unit is shown."""
         self.front = base.front = Front(base)
 
     def note_beside(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Note which parameters lie beside its own that are not managed."""
+        """Record the parameters beside its own that are not managed."""
         self.beside = tuple(parameters)
 
     def whole(self, parameter: torch.nn.Parameter) -> torch.Tensor | None:
-        """Return the whole of a weight that is absent, None where it is not."""
+        """Return the whole of a weight that is absent; None for one that is not."""
         piece = self.layout.pieces[place := self.by_parameter[id(parameter)]]
         if self.is_front and self.where is Where.UNTOUCHED:
             return _on_meta(piece) if piece.is_unknown else None
@@ -250,8 +251,8 @@ class Unit:
             return None
         return self.source.tensors[place]
 
-    def adopt(self, sources: Sources) -> None:
-        """Let the weights lie in a source, and be absent; the memory that they were in is given up."""
+    def adopt(self, sources: SourceProvider) -> None:
+        """Move the weights to a source, release their former memory, and make the parameters absent."""
         after = self._after(Event.ADOPT)
         if self.where is not Where.UNTOUCHED:
             return
@@ -261,13 +262,14 @@ class Unit:
         self._point()
         self._set_apart()
 
-    def share(self, shared: Shared) -> None:
-        """Wait where other units do whose weights are the same: from now on it is known what they are."""
+    def share(self, shared: SharedSource) -> None:
+        """Take the source of other units with the same weights; from now on the weights are known."""
         self.where = self._after(Event.SHARE)
         self.shared, self.is_known = shared, True
 
     def _set_apart(self) -> None:
-        """Give what lies beside memory of its own, where it would keep alive what the weights were just copied from."""
+        """Give the parameters beside the weights memory of their own."""
+        # in a buffer that a former residency left, they would keep the memory alive that the weights were copied from
         with torch.inference_mode(False), torch.no_grad():
             for parameter in self.beside:
                 if parameter in _together:
@@ -278,13 +280,13 @@ class Unit:
                     del _together[parameter]
 
     def _after(self, event: Event) -> Where:
-        """Return where the unit is after an event, which may come now."""
+        """Return the state after an event; the event must be allowed now."""
         after = TABLE.get((self.where, event))
         assert after is not None, f"{event!s} cannot come to {self!r}"
         return after
 
     def _point(self) -> None:
-        """Make the parameters agree with where the unit is, or the one in front of it."""
+        """Point the parameters at the tensors of the unit's state, or of the state of the unit in front of it."""
         if self.front is not None and self.front.unit is not self:
             self.front.unit._point()
             return
@@ -304,14 +306,12 @@ class Unit:
         self._marks = marks(self.layout)
 
     def keep_writes(self) -> bool:
-        """Keep what somebody has written into its weights, and tell whether anything could not be.
-
-        What was written into a weight that was away is not there: it changed an empty tensor.
-        """
+        """Copy writes into its weights to its source, and tell whether any write was lost."""
         self.where = self._after(Event.KEEP_WRITES)
         if self.where is Where.UNTOUCHED or not self.is_front:
             return False
-        places = written(self.layout, self._marks)
+        places = written_places(self.layout, self._marks)
+        # a write into a weight that was away is lost: it changed an empty tensor
         kept = [place for place in places if self.keeps_writes and fits(self.layout.pieces[place])]
         if kept:
             is_written = isinstance(self.source, (HostBuffer, OnlyCopy))
@@ -322,26 +322,26 @@ class Unit:
         self._marks, self.writes = marks(self.layout), self.writes + len(kept)
         return len(kept) < len(places)
 
-    def renew(self, sources: Sources) -> None:
-        """Wait where the plan in force says, from now on."""
+    def renew(self, sources: SourceProvider) -> None:
+        """Take the source that the plan in force asks for."""
         self.where = self._after(Event.RENEW)
         self._renew(sources)
 
-    def _renew(self, sources: Sources) -> None:
+    def _renew(self, sources: SourceProvider) -> None:
         before, self.shared.source = self.source, sources.renewed(self)
         if self.source is before:
             return
         before.close()
-        if self.is_here:
-            self._give_up()
+        if self.is_on_device:
+            self._release_host_copy()
 
     def begin_fetch(self, *, target: torch.Tensor, ticket: Ticket, slot: Slot | None = None) -> None:
-        """Be on the way to the device.
+        """Record a copy to the device that has been issued.
 
         Args:
-            target: Its memory there.
-            ticket: Of the copy to it.
-            slot: The slot that the memory is, if it is one.
+            target: The unit's memory on the device.
+            ticket: The ticket of the copy.
+            slot: The slot that owns the memory, if it is a slot's.
         """
         after = self._after(Event.BEGIN_FETCH)
         assert slot is None or slot.owner is None, f"{self!r} cannot have the slot of {slot.owner!r}"
@@ -350,44 +350,41 @@ class Unit:
             slot.owner = self
         self.where = after
 
-    def leave(self, sources: Sources) -> None:
-        """Be absent from the device, and give up its memory there; what is in a slot is soon another's.
-
-        What was on the device alone is brought back.
-        """
+    def leave(self, sources: SourceProvider) -> None:
+        """Leave the device and release the memory there; weights without a second copy are copied back."""
         after = self._after(Event.LEAVE)
-        if self.slot is not None:
-            outdate(self.layout)
-        self.shared.source = sources.left(self)
+        if self.slot is not None:  # another unit's weights will overwrite it
+            mark_outdated(self.layout)
+        self.shared.source = sources.after_leaving(self)
         self.where = after
         self._point()
         self._release()
 
     def show(self) -> None:
-        """Come to the front."""
+        """Come to the front: the parameters hold this unit's weights."""
         self.where = self._after(Event.SHOW)
         if self.front is not None:
             self.front.unit = self
         self._point()
 
     def heal(self) -> None:
-        """Have parameters and memory agree with where it is, after an event that was interrupted."""
+        """Complete an interrupted event: point the parameters, and release memory that the state does not have."""
         self.where = self._after(Event.HEAL)
         self._point()
         if self.where not in (Where.ARRIVING, Where.DEVICE):
             self._release()
 
     def drop(self) -> None:
-        """Have no weights any more, as a copy of another unit's is put back; the parameters are the other's already."""
-        after = self._after(Event.PUT_BACK)
+        """Drop the source, to restore a merged copy: the parameters hold the base's weights already."""
+        after = self._after(Event.RESTORE)
         if self.shared.source is not None:
             self.shared.source.close()
             self.shared.source = None
         self.where = after
 
-    def put_back(self) -> None:
-        """Let the parameters hold their weights in host memory, as if nothing had managed them."""
-        after = self._after(Event.PUT_BACK)
+    def restore(self) -> None:
+        """Give the parameters their weights in host memory, or on the device that they were on before."""
+        after = self._after(Event.RESTORE)
         if self.where is Where.UNTOUCHED and self.shared.source is None:
             return
         if self.shared.source is not None and self.has_unknown:
@@ -401,23 +398,24 @@ class Unit:
             _together[piece.parameter] = not piece.is_unknown
 
     def _drop_source(self) -> None:
-        """Give up the source, but for the values that were known before."""
+        """Drop the source, after copying the values that were known before the residency."""
         pieces = zip(self.layout.pieces, self.source.tensors, strict=True)
         self._known = tuple(
-            _guards.empty(piece.dtype, self._device) if piece.is_unknown else tensor.clone() for piece, tensor in pieces
+            _guards.absent_tensor(piece.dtype, self._device) if piece.is_unknown else tensor.clone()
+            for piece, tensor in pieces
         )
         self.source.close()
         self.shared.source = None
 
     def _bring_home(self) -> None:
-        """Have the weights on the accelerator again that they were on before the residency."""
+        """Copy the weights to the accelerator that they were on before the residency."""
         if any(home.type != "cpu" for home in self._homes):
             self._known = tuple(tensor.to(home) for tensor, home in zip(self.source.tensors, self._homes, strict=True))
             self.source.close()
             self.shared.source = None
 
     def _in_host_memory(self) -> HostBuffer:
-        """Have the source be memory, and return it."""
+        """Return the source as host memory, copied there if it is another."""
         if not isinstance(self.source, HostBuffer):
             memory = HostBuffer(self.layout)
             memory.fill_from(self.source.tensors)
@@ -438,28 +436,29 @@ class Unit:
         return self._views
 
     def _release(self) -> None:
-        """Give up the memory on the device; in this order, since an interrupt may come between any two lines."""
+        """Release the memory on the device."""
+        # in this order, since an interrupt may come between any two lines
         if self.slot is not None and self.slot.owner is self:
             self.slot.owner = None
         self.buffer, self.ticket, self.slot = None, None, None
         self._views, self._viewed = (), None
 
-    def arrive(self, sources: Sources) -> None:
-        """Be on the device; what needs no second copy gives up the one that it came from."""
+    def arrive(self, sources: SourceProvider) -> None:
+        """Point the parameters at the weights on the device, and release a host copy that the plan does not need."""
         self.where, self.ticket = self._after(Event.ARRIVE), None
-        self._give_up()
+        self._release_host_copy()
         self._renew(sources)
         self._point()
 
-    def _give_up(self) -> None:
-        """Give up what is left of the weights where they came from, if the device has the only copy from now on."""
+    def _release_host_copy(self) -> None:
+        """Release the former memory of the weights, if the device holds their only copy from now on."""
         if isinstance(self.source, OnlyCopy) and not self.source.is_in_place:
             self.source.arrive(self._on_device())
 
     @cached_property
     def _absent(self) -> tuple[torch.Tensor, ...]:
         kinds: Mapping[torch.dtype, torch.Tensor] = {
-            dtype: _guards.empty(dtype, self._device) for dtype in {piece.dtype for piece in self.layout.pieces}
+            dtype: _guards.absent_tensor(dtype, self._device) for dtype in {piece.dtype for piece in self.layout.pieces}
         }
         return tuple(kinds[piece.dtype] for piece in self.layout.pieces)
 
@@ -468,13 +467,13 @@ class Unit:
 
 
 def without_values(units: Iterable[Unit]) -> str | None:
-    """Return in a sentence whose writes went with the values that a residency had brought, None where none did."""
+    """Return a sentence about writes that were lost with values read from files; None where none was."""
     names = dict.fromkeys(unit.component for unit in units if unit.has_unknown and unit.writes)
     if not names:
         return None
     return (
         f"{', '.join(map(repr, names))} came without values and is left without them, so what was written into its "
-        "weights is lost; load it before apply to keep that"
+        "weights is lost; load it before apply to keep such writes"
     )
 
 

@@ -1,1 +1,1 @@
-"""What a component is made of: weights and how they are stored, repeated blocks, LoRAs."""
+"""Models of a component: its weights and their storage, its repeated blocks, its LoRAs."""

@@ -1,16 +1,14 @@
-"""What a component's weights are: how many bytes, which repeated blocks, what of them is a LoRA.
+"""The anatomy of a component: the bytes of its weights and LoRA, and its repeated blocks.
 
-Blocks are what layerwise placement moves one by one: members of a list of at least eight modules of one class, most of
-equal shapes, where the list holds at least a tenth of the component's weights, and all such lists at least half.
+Layerwise placement moves blocks one by one. A rehearsal counts as blocks the members of a list of at least eight
+modules of one class, most of equal shapes, if the list holds at least a tenth of the component's weights, and all such
+lists together at least half. That rule leaves out lists that would not pay on a real card. A smaller model has blocks
+too: where the rule finds none, `find_blocks` takes every outermost list of at least two modules of one class. Plan,
+rehearsal and engine number the blocks alike.
 
     anatomy = Anatomy(transformer)
     anatomy.blocks              # {"transformer_blocks.0": …, …}
-
-Finding the repeated blocks of a component: those that a rehearsal counts, else by class, else as they are named.
-
-The numbers of blocks in a plan, a rehearsal and the engine are the same: where the rehearsal's rule finds blocks, they
-are the ones. That rule leaves out what would not pay on a real card; a smaller model has blocks too, so where it finds
-none, every outermost list of at least two modules of one class is taken.
+    find_blocks(transformer)    # the same blocks; of a small model those of its lists
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ _LEAST_MEMBERS, _LEAST_LIST, _LEAST_TOGETHER = 8, 0.1, 0.5
 _LORA = "lora_"
 
 
-class Bytes(NamedTuple):
-    """Bytes of weights, and of the LoRA beside them."""
+class ModuleBytes(NamedTuple):
+    """Bytes of a module's own weights, and of the LoRA beside them."""
 
     weights: int
     lora: int
@@ -42,7 +40,7 @@ class Anatomy:
 
     def __init__(self, component: torch.nn.Module) -> None:
         self.component = component = original(component)
-        self._bytes: dict[int, Bytes] = {}
+        self._bytes: dict[int, ModuleBytes] = {}
         self._counted: set[int] = set()
         self.total = self._count(component, in_lora=False)
         self.lists = self._block_lists()
@@ -51,8 +49,8 @@ class Anatomy:
             f"{path}.{place}": block for path, each in self.lists.items() for place, block in enumerate(each)
         }
 
-    def _count(self, module: torch.nn.Module, *, in_lora: bool) -> Bytes:
-        """Count the bytes of every module inside, tied weights once."""
+    def _count(self, module: torch.nn.Module, *, in_lora: bool) -> ModuleBytes:
+        """Return the bytes of a module, and record those of every module inside; tied weights count once."""
         own = 0
         for weight in module._parameters.values():
             if weight is not None and id(weight) not in self._counted:
@@ -63,7 +61,7 @@ class Anatomy:
             if child is not None and id(child) not in self._bytes:
                 inner = self._count(child, in_lora=in_lora or name.startswith(_LORA))
                 weights, lora = weights + inner.weights, lora + inner.lora
-        self._bytes[id(module)] = Bytes(weights, lora)
+        self._bytes[id(module)] = ModuleBytes(weights, lora)
         return self._bytes[id(module)]
 
     def _block_lists(self) -> dict[str, torch.nn.ModuleList]:
@@ -74,7 +72,7 @@ class Anatomy:
         return self._bytes[id(module)].weights / max(self.total.weights, 1)
 
     def row(self, name: str) -> tuple[Any, ...]:
-        """The component's row of the frame `components`."""
+        """Return the component's row of the frame `components`."""
         own = [weight for path, weight in self.component.named_parameters() if f".{_LORA}" not in f".{path}"]
         dtypes: Counter[str] = Counter()
         for part in (part for weight in own for part in ((weight,) if type(weight) in USUAL else parts(weight))):
@@ -93,7 +91,7 @@ class Anatomy:
         )
 
     def block_rows(self, name: str) -> Iterator[tuple[Any, ...]]:
-        """The component's rows of the frame `blocks`."""
+        """Yield the component's rows of the frame `blocks`."""
         for index, (path, block) in enumerate(self.blocks.items()):
             yield name, index, path, *self._bytes[id(block)]
 
@@ -108,7 +106,7 @@ def _outermost(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _repeats(members: torch.nn.ModuleList) -> bool:
-    """Whether a list holds at least eight blocks of one class, most of them of equal shapes."""
+    """Tell whether a list holds at least eight blocks of one class, most of them of equal shapes."""
     if len(members) < _LEAST_MEMBERS or len({type(original(member)) for member in members}) > 1:
         return False
     shapes = Counter(tuple(weight.shape for weight in member.parameters()) for member in members)
@@ -124,10 +122,11 @@ def find_blocks(component: torch.nn.Module, named: str | Sequence[str] | None = 
 
     Args:
         component: Any module.
-        named: Paths of lists or of blocks, or the name of their class; none for no blocks; None finds them.
+        named: Paths of lists or of blocks, or the name of their class; an empty sequence for no blocks. By default the
+            blocks are found.
 
     Raises:
-        ResidencyError: For a name that is neither, or a block inside another.
+        ResidencyError: For a name that is no path and no class, or a block inside another.
     """
     if named is None:
         return Anatomy(component).blocks or dict(_repeated(component))
@@ -139,16 +138,16 @@ def find_blocks(component: torch.nn.Module, named: str | Sequence[str] | None = 
     return blocks
 
 
-def entries(block: torch.nn.Module) -> list[torch.nn.Module]:
-    """Return the modules whose forward is how a block is entered: itself, or what a mere container holds.
+def entry_modules(block: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the modules whose forward enters a block: the block itself, or the members of a container without forward.
 
     >>> pair = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Sequential(torch.nn.Linear(2, 2))])
-    >>> entries(pair[1]) == [pair[1]], entries(pair) == [*pair]
+    >>> entry_modules(pair[1]) == [pair[1]], entry_modules(pair) == [*pair]
     (True, True)
     """
     if type(block).forward is not torch.nn.Module.forward or "forward" in vars(block):
         return [block]
-    return [entry for child in block.children() for entry in entries(child)]
+    return [entry for child in block.children() for entry in entry_modules(child)]
 
 
 def _named(component: torch.nn.Module, name: str) -> list[tuple[str, torch.nn.Module]]:

@@ -1,7 +1,11 @@
-"""Compiled models and functions, rehearsed by what they were compiled from.
+"""Compiled models and functions, run as they were written before compilation.
 
-Nothing is compiled by a rehearsal, and what torch counts of the user's own compiling stays as it is: a compiled module
-stands for its original, `Module.compile` is set aside, and compiled functions run as they were written.
+A rehearsal compiles nothing and leaves torch's counts of the user's own compilations alone: a compiled module stands
+for its original, `Module.compile` is set aside, and compiled functions run as they were written.
+
+    with uncompiled(model.modules()):
+        model(x)                     # eager
+    original(compiled), method(compiled, "forward")
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ def original(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def plain(path: str) -> str:
-    """Return a path as it is where nothing is compiled.
+    """Return the path that a module has in the uncompiled model.
 
     >>> plain("mid_block._orig_mod.attentions.0")
     'mid_block.attentions.0'
@@ -35,12 +39,12 @@ def plain(path: str) -> str:
 
 
 def method(module: torch.nn.Module, name: str) -> Callable[..., Any]:
-    """Return a module's method as it was written; of a compiled module its original, with the hooks around it."""
+    """Return a module's method before compilation; for a compiled module, its original's call with the hooks."""
     inner = original(module)
     if inner is not module and name == "forward":
         return inner.__call__
     found: Any = getattr(module, name)
-    # a wrapper that was made of a compiled function has its marks, but for the right number
+    # a wrapper made around a compiled function copies its attributes, the id included, which is then another's
     while getattr(found, "_torchdynamo_wrapper_id", None) == id(found):
         found = found._torchdynamo_orig_callable
     return found
@@ -48,7 +52,7 @@ def method(module: torch.nn.Module, name: str) -> Callable[..., Any]:
 
 @contextmanager
 def uncompiled(parts: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Let modules and functions compute as they were written within the block; then they are compiled as before.
+    """Run modules and functions without their compiled versions within the block.
 
     Args:
         parts: All modules inside the models.

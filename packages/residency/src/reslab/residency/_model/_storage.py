@@ -1,9 +1,9 @@
-"""What a weight consists of: the tensors that are stored for it, and whether a rehearsal can follow its arithmetic.
+"""The storage of a weight: the tensors stored for it, and whether a rehearsal can follow its arithmetic.
 
-A plain weight is its own bytes. A tensor subclass that says what it is made of (`__tensor_flatten__`, as torchao's and
-quanto's do) is the sum of that: one value a byte, scales, zero points, and not the size of what it stands for. A packed
-weight (GGUF) is bytes that torch's own operations unpack. Other kinds (bitsandbytes) compute in kernels of their own;
-their bytes are counted with what they keep in attributes of the weight and of its layer, and `followed` says no.
+A plain weight is stored as its own elements. A tensor subclass with `__tensor_flatten__`, as torchao and quanto have
+them, is stored as the tensors that it names: packed values, scales, zero points. A packed weight (GGUF) is bytes that
+torch's own operations unpack. Other kinds (bitsandbytes) compute in kernels of their own: `stored_bytes` adds the
+tensors in attributes of the weight and of its layer, and `followed` is false.
 
     stored_bytes(weight, layer)
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 USUAL = frozenset((torch.nn.Parameter, torch.nn.Buffer, torch.Tensor))
-#: What a subclass of Parameter may define and still be a plain one.
+#: Attributes that a subclass of Parameter may define and still be a plain one.
 _HARMLESS = frozenset(
     ("__new__", "__init__", "__repr__", "__str__", "__doc__", "__module__", "__qualname__", "__dict__", "__weakref__")
 )
@@ -27,7 +27,7 @@ _DEPTH = 4
 
 
 def is_plain(weight: torch.Tensor) -> bool:
-    """Whether a weight is stored as its own elements and computed with by torch's own kernels."""
+    """Tell whether a weight is stored as its own elements, and torch's own kernels compute with it."""
     if weight.is_quantized or weight.layout is not torch.strided:
         return False
     if type(weight) in USUAL:
@@ -38,23 +38,28 @@ def is_plain(weight: torch.Tensor) -> bool:
 
 
 def is_composed(weight: torch.Tensor) -> bool:
-    """Whether a weight is a tensor subclass that says which tensors it is made of."""
-    return hasattr(weight, "__tensor_flatten__") and hasattr(type(weight), "__tensor_unflatten__")
+    """Tell whether a weight is a tensor subclass that can be rebuilt from the tensors that it names."""
+    return names_parts(weight) and hasattr(type(weight), "__tensor_unflatten__")
+
+
+def names_parts(weight: torch.Tensor) -> bool:
+    """Tell whether a weight is a tensor subclass that names the tensors it is made of, so that bytes can be counted."""
+    return hasattr(type(weight), "__tensor_flatten__")
 
 
 def followed(weight: torch.Tensor) -> bool:
-    """Whether a rehearsal can follow what is computed with a weight."""
+    """Tell whether a rehearsal can follow the arithmetic with a weight."""
     return is_plain(weight) or is_composed(weight) or is_packed(weight)
 
 
 def is_packed(weight: torch.Tensor) -> bool:
-    """Whether a weight is bytes that torch's own operations unpack."""
+    """Tell whether a weight is bytes that torch's own operations unpack."""
     return type(weight).__name__ in _PACKED
 
 
 def parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the plain tensors that a weight is made of; of one that does not say so, itself."""
-    if is_plain(weight) or not is_composed(weight):
+    """Yield the plain tensors that a weight is made of; a weight that names none yields itself."""
+    if is_plain(weight) or not names_parts(weight):
         yield weight
         return
     for name in weight.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
@@ -62,7 +67,7 @@ def parts(weight: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def rebuilt(weight: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Make a weight of the same kind from changed parts."""
+    """Return a weight of the same kind, made from changed parts."""
     if is_packed(weight):
         same: torch.Tensor = torch.Tensor._make_subclass(type(weight), change(weight))
         vars(same).update(vars(weight))
@@ -84,13 +89,13 @@ def stored_bytes(weight: torch.Tensor, layer: torch.nn.Module | None = None) -> 
 
     Args:
         weight: The weight.
-        layer: The module that has it, where bitsandbytes keeps scales once it has computed.
+        layer: The module that owns it; bitsandbytes keeps scales there once it has computed.
     """
     if is_plain(weight):
         return weight.nbytes
     if weight.layout is not torch.strided:
         return sum(each.nbytes for each in _of_sparse(weight))
-    if is_composed(weight):
+    if names_parts(weight):
         return sum(each.nbytes for each in parts(weight))
     found: dict[int, int] = {}
     for tensor in (weight, *_held(vars(weight)), *_held(vars(layer) if layer is not None else {})):
@@ -100,43 +105,52 @@ def stored_bytes(weight: torch.Tensor, layer: torch.nn.Module | None = None) -> 
 
 
 def elements(weight: torch.Tensor) -> int:
-    """Return how many numbers a weight stands for, which packing makes fewer or more than it has."""
+    """Return how many numbers a weight stands for; a packed weight stores fewer or more elements than that."""
     packed_from = getattr(weight, "quant_shape", None) or getattr(getattr(weight, "quant_state", None), "shape", None)
     return torch.Size(packed_from or weight.shape).numel()
 
 
 class Unusual(NamedTuple):
-    """The weights of a component that are not plain: path and kind of the first, and how many there are.
+    """The weights of a component that are not plain.
 
-    `nbytes` are those of all weights of the component.
+    Attributes:
+        path: Path of the first one; one that a rehearsal cannot follow comes before others.
+        kind: Its class, as a text.
+        total: How many there are.
+        nbytes: Bytes of all weights of the component.
+        followed: Whether a rehearsal can follow all of them.
     """
 
     path: str
     kind: str
     total: int
     nbytes: int
-    followed: bool  # whether a rehearsal can try to follow all of them
+    followed: bool
 
 
 def all_plain(modules: Iterable[torch.nn.Module]) -> bool:
-    """Whether all weights that these modules have themselves are plain."""
+    """Tell whether all weights that these modules own directly are plain."""
     return all(is_plain(each) for module in modules for each in module._parameters.values() if each is not None)
 
 
 def unusual(component: torch.nn.Module) -> Unusual | None:
-    """Find the weights of a component that are not plain; None where all are."""
+    """Return the weights of a component that are not plain; None where all are."""
     found = [(path, weight) for path, weight in component.named_parameters() if not is_plain(weight)]
     if not found:
         return None
-    # what cannot be followed is named before what can
     path, first = min(found, key=lambda each: followed(each[1]))
     kind = f"{type(first).__module__.partition('.')[0]}'s {type(first).__name__}"
+    return Unusual(path, kind, len(found), component_bytes(component), followed(first))
+
+
+def component_bytes(component: torch.nn.Module) -> int:
+    """Return the bytes that are stored for all weights of a component; tied weights count once."""
     seen: dict[int, int] = {}
     for module in component.modules():
         for weight in module._parameters.values():
             if weight is not None and id(weight) not in seen:
                 seen[id(weight)] = stored_bytes(weight, module)
-    return Unusual(path, kind, len(found), sum(seen.values()), followed(first))
+    return sum(seen.values())
 
 
 def _of_sparse(weight: torch.Tensor) -> list[torch.Tensor]:
@@ -150,7 +164,7 @@ def _of_sparse(weight: torch.Tensor) -> list[torch.Tensor]:
 
 
 def _held(value: Any, depth: int = _DEPTH) -> Iterator[torch.Tensor]:
-    """Yield the tensors in attributes, and in those of objects there; parameters and modules are counted elsewhere."""
+    """Yield the tensors in attributes, also in attributes of objects there, without parameters and modules."""
     if isinstance(value, torch.Tensor):
         if not isinstance(value, torch.nn.Parameter):
             yield value

@@ -26,7 +26,6 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import EnumType
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -114,11 +113,8 @@ def read_value(key: Key, value: Any) -> Any:
         PlanError: For a value that the setting does not have.
     """
     kind = _types(key.subject)[key.field]
-    if isinstance(kind, EnumType):
-        choices = [str(member) for member in kind]  # type: ignore[var-annotated]
-        if value not in choices:
-            raise PlanError(f"{key} is one of {', '.join(map(repr, choices))}; got {value!r}")
-        return kind(value)
+    if issubclass(kind, Described):
+        return kind.of(value, str(key), error=PlanError)
     if type(value) is not kind:
         raise PlanError(f"{key} is {'true or false' if kind is bool else 'a whole number'}; got {value!r}")
     if kind is int and value < 0:

@@ -1,31 +1,27 @@
-"""Which modules can have their weights moved beneath them, and what is done about the others.
+"""Modules whose weights cannot be moved: refused where the plan moves them, else left as they are.
 
-    check_modules(modules, plan, files)      # {"transformer": "is compiled by torch.compile"}: kept as it is
+A compiled module keeps addresses of weights, layerwise casting exchanges weights, another tool moves them itself. The
+plan may leave such a module resident in every stage, and then no hook is placed in it, so that its graphs and hooks
+work as before. On an accelerator its own `to` brings it there whole before the first stage, and back at the end.
 
-What the plan moves has to be plain: what is compiled keeps addresses of weights, layerwise casting exchanges them,
-another tool moves them itself. What the plan leaves resident in every stage may be anything.
-
-A component that the plan does not move, and that could not be moved: compiled, cast, quantised, or moved by others.
-
-It stays as it is. On an accelerator it is brought there whole by its own `to` before the first stage, and goes back at
-the end. Nothing is hooked, so what was compiled, graphed or hooked into it goes on as before.
-
-    kept = Kept("transformer", module, device=device, watcher=watcher, why="is compiled by torch.compile")
-    kept.bring()
+    check_modules(modules, plan, files)      # {"transformer": "is compiled by torch.compile"}: stays as it is
+    unmoved = UnmovedComponent("transformer", module, device=device, watcher=watcher, why="is compiled by …")
+    unmoved.bring()
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from reslab.residency._engine._component import Component, Watcher
-from reslab.residency._engine._layout import Layout
-from reslab.residency._engine._unit import Shared, Sources, Unit, Where
+from reslab.residency._engine._layout import BufferLayout
+from reslab.residency._engine._unit import SharedSource, SourceProvider, Unit, Where
 from reslab.residency._errors import ResidencyError
 from reslab.residency._model._lora import adapted_layers
+from reslab.residency._model._storage import component_bytes
 from reslab.residency._plan._numerics import Lora
 from reslab.residency._plan._placement import Kind
 from reslab.residency._plan._plan import Plan
@@ -33,7 +29,7 @@ from reslab.residency._schedule._kept_units import OUTSIDE
 
 _ON_META = "on meta, without values; give the safetensors files that have them as files={…}, or load it first"
 
-#: What is true of a module whose weights cannot be moved, what to do about it, and hooks of diffusers that say so.
+#: Problem and remedy for each hook of diffusers that prevents moving weights.
 _COMPILED = "torch.compile, which keeps addresses of weights"
 _KEEP = "keep it 'resident' in every stage"
 _OFFLOADING = ("group_offloading", "lazy_prefetch_group_offloading")
@@ -53,15 +49,15 @@ _HOOKS = {
 
 
 def check_modules(modules: Mapping[str, torch.nn.Module], plan: Plan, files: Mapping[str, Any]) -> dict[str, str]:
-    """Return the components that stay as they are, since their weights cannot be moved, and why.
+    """Return the components whose weights cannot be moved, with the reason of each; the plan leaves them resident.
 
     Args:
-        modules: By name.
-        plan: Says which ones move.
-        files: The components whose files are known, by name: those need no values.
+        modules: The pipeline's modules, by name.
+        plan: The plan; it decides which ones move.
+        files: Files by component; a component with files needs no values.
 
     Raises:
-        ResidencyError: For one that the plan moves, naming the component, what is in the way, and what to do.
+        ResidencyError: For one that the plan moves, naming the component, the reason, and the remedy.
     """
     _check_shared(modules)
     kept = {}
@@ -105,7 +101,7 @@ def _first_problem(name: str, module: torch.nn.Module) -> tuple[str, str, str] |
 
 
 def _problem(module: torch.nn.Module) -> tuple[str, str] | None:
-    """Return what keeps the weights of a module from being moved, and what to do, None for a plain module."""
+    """Return the reason why the weights of a module cannot be moved, and the remedy; None for a plain module."""
     plain = f"{_KEEP}, or use the module uncompiled"
     if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
         return f"is compiled by {_COMPILED}", plain
@@ -133,7 +129,7 @@ def _hooks(module: torch.nn.Module) -> set[str]:
 
 
 def _kind(parameter: torch.nn.Parameter) -> str | None:
-    """Return what kind of tensor a weight is, None for a plain one."""
+    """Return the class of a weight that is no plain tensor; None for a plain one."""
     quantised: Any = parameter.is_quantized or type(parameter.data) is not torch.Tensor
     if quantised or type(parameter) is not torch.nn.Parameter or parameter.layout is not torch.strided:
         return type(parameter if type(parameter) is not torch.nn.Parameter else parameter.data).__name__
@@ -156,17 +152,19 @@ def _check_shared(modules: Mapping[str, torch.nn.Module]) -> None:
                 )
 
 
-class KeptUnit(Unit):
-    """All of a component that is kept, in one piece, which is always there.
+class UnmovedUnit(Unit):
+    """All weights of an unmoved component, always on the device.
 
     Args:
-        component: Its name.
-        nbytes: What its weights take.
-        device: Where it computes.
+        component: The component's name.
+        nbytes: Bytes of its weights.
+        device: The device that computes.
     """
 
     def __init__(self, component: str, nbytes: int, device: torch.device) -> None:
-        super().__init__(component, OUTSIDE, Layout((), nbytes, nbytes), Shared(), device, where=Where.DEVICE)
+        super().__init__(
+            component, OUTSIDE, BufferLayout((), nbytes, nbytes), SharedSource(), device, where=Where.DEVICE
+        )
 
     @property
     def held_bytes(self) -> int:
@@ -176,41 +174,41 @@ class KeptUnit(Unit):
     def _point(self) -> None:
         """Do nothing: its parameters are never changed."""
 
-    def renew(self, sources: Sources) -> None:
-        """Do nothing: it waits nowhere."""
+    def renew(self, sources: SourceProvider) -> None:
+        """Do nothing: it has no source."""
 
-    def leave(self, sources: Sources) -> None:
+    def leave(self, sources: SourceProvider) -> None:
         """Do nothing: it stays."""
 
-    def put_back(self) -> None:
-        """Do nothing: it was never taken."""
+    def restore(self) -> None:
+        """Do nothing: its parameters were never changed."""
 
 
-class Kept(Component):
+class UnmovedComponent(Component):
     """One module of a pipeline that stays as it is.
 
     Args:
-        name: In the pipeline.
+        name: Its name in the pipeline.
         module: The module itself.
-        device: Where it computes.
-        watcher: As of other components; never asked.
-        why: What keeps it from being moved, as the end of a sentence about it.
+        device: The device that computes.
+        watcher: As of other components; never called.
+        why: The reason why it cannot be moved, as the predicate of a sentence about it.
     """
 
-    is_kept = True
+    is_unmoved = True
 
     def __init__(self, name: str, module: torch.nn.Module, *, device: torch.device, watcher: Watcher, why: str) -> None:
         super().__init__(name, module, device=device, watcher=watcher, blocks=())
         self.why = why
-        self.units = {OUTSIDE: KeptUnit(name, stored_bytes(module), device)}
+        self.units = {OUTSIDE: UnmovedUnit(name, component_bytes(module), device)}
         self._home: torch.device | None = None
 
-    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
-        """Do nothing: what it consists of does not matter."""
+    def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
+        """Do nothing: its parameters may change without the engine."""
         return False
 
     def bring(self) -> None:
-        """Have it on the device, if it is not there; what moves it itself sees to that.
+        """Move the module to the device, unless it is there or another tool moves it.
 
         Raises:
             ResidencyError: If it cannot be moved.
@@ -222,7 +220,7 @@ class Kept(Component):
         self._home = first.device if first.device.type != "meta" else None
 
     def close(self) -> None:
-        """Have it where it was before."""
+        """Move the module back to where it was before."""
         if self._home is not None:
             self._move(self._home)
             self._home = None
@@ -232,26 +230,9 @@ class Kept(Component):
             self.module.to(device)
         except Exception as error:
             raise ResidencyError(
-                f"{self.name!r} {self.why}, and could not be moved to {device} as a whole ({error}); have it there "
+                f"{self.name!r} {self.why}, and could not be moved to {device} as a whole ({error}); move it there "
                 "before applying the plan"
             ) from error
-
-
-def stored_bytes(module: torch.nn.Module) -> int:
-    """Return the bytes that the weights of a module take, of quantised ones what they really store."""
-    return sum(tensor.nbytes for weight in module.parameters() for tensor in _stored(weight))
-
-
-def _stored(weight: Any) -> Iterator[torch.Tensor]:
-    if hasattr(type(weight), "__tensor_flatten__"):
-        names, _context = weight.__tensor_flatten__()
-        for name in names:
-            yield from _stored(getattr(weight, name))
-        return
-    yield weight
-    state = getattr(weight, "quant_state", None)  # of bitsandbytes, beside the packed weight
-    if state is not None and hasattr(state, "as_dict"):
-        yield from (each for each in state.as_dict().values() if isinstance(each, torch.Tensor))
 
 
 def _is_on(place: torch.device, device: torch.device) -> bool:

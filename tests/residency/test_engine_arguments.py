@@ -1,4 +1,4 @@
-"""What `apply` is told wrongly is one sentence that says what to do, before anything moves."""
+"""A wrong argument of `apply` is one sentence that says what to do, before anything moves."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ SWAP = Plan.of({"model": "swap"})
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("given", "sentence"),
     [
         ({"plan": {"model": "swap"}}, r"plan is a Plan, got dict; write Plan\.of"),
         ({"pipeline": Model()}, r"pipeline is a Pipeline, got Model; make one .* Pipeline\.from_diffusers"),
@@ -64,6 +64,8 @@ SWAP = Plan.of({"model": "swap"})
         ({"device": {"model": "cpu"}}, r"device is one device, .* got 1 in a dict; .* name one, such as"),
         ({"device": ["cuda:0", "cuda:1"]}, r"device is one device, .* got 2 in a list"),
         ({"files": {"model": 5}}, r"files are paths of safetensors files, .* got 5"),
+        ({"on_oom": "retry"}, r"on_oom is one of 'stop', 'step-down'; got 'retry'"),
+        ({"on_oom": None}, r"on_oom is one of 'stop', 'step-down'; got None"),
         ({"link": "0 GB/s"}, r"link='0 GB/s' would never finish a copy; .* leave link out"),
         ({"link": 0}, r"link=0 would never finish"),
         ({"link": 25}, r"link=25 is 25 bytes a second; did you mean '25 GB/s'\?"),
@@ -74,10 +76,10 @@ SWAP = Plan.of({"model": "swap"})
         ({"plan": Plan.of({"table": "swap"})}, r"the plan places 'table', which has no weights to move; leave it out"),
     ],
 )
-def test_what_is_told_wrongly_is_refused_with_what_to_do(told, sentence):
+def test_a_wrong_argument_is_refused_with_what_to_do(given, sentence):
     pipeline = make(table=Table())
-    told = {"pipeline": pipeline, "plan": SWAP, **told}
-    with pytest.raises(ValueError, match=sentence), apply(**told):
+    given = {"pipeline": pipeline, "plan": SWAP, **given}
+    with pytest.raises(ValueError, match=sentence), apply(**given):
         pytest.fail("it was let in")
     assert torch.equal(run(pipeline), run(make()))
 
@@ -90,10 +92,10 @@ def test_a_budget_is_a_number_of_bytes(nbytes):
 
 def test_blocks_inside_blocks_are_refused():
     pipeline = make(nested=torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2))))
-    told = {"nested": ("0", "0.0")}
+    given = {"nested": ("0", "0.0")}
     with (
         pytest.raises(ResidencyError, match=r"'0\.0' lies inside the block '0'; name one"),
-        apply(pipeline, SWAP, blocks=told),
+        apply(pipeline, SWAP, blocks=given),
     ):
         pytest.fail("it was let in")
 

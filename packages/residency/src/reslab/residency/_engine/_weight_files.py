@@ -1,18 +1,16 @@
-"""Safetensors files of a component: what they hold by their headers, and reading it without mapping a file.
+"""Safetensors files of a component: their tensors by the headers alone, and reads that do not map the file.
 
-    checkpoint = Checkpoint("transformer", ["a.safetensors", "b.safetensors"])
-    checkpoint.entries["blocks.0.weight"]        # Entry(path, offset, nbytes, dtype, shape)
-    checkpoint.check(transformer)                # its keys, shapes and types, before anything moves
-    checkpoint.read("blocks.0.weight", target)   # its bytes, into memory of ours
+    files = WeightFiles("transformer", ["a.safetensors", "b.safetensors"])
+    files.stored["blocks.0.weight"]         # StoredTensor(path, offset, nbytes, dtype, shape)
+    files.check(transformer)                # keys, shapes and types, before anything moves
+    files.read("blocks.0.weight", target)   # the tensor's bytes, into the caller's memory
 
-A mapped file counts as memory of the process, page by page as it is read; what is read into a window does not.
+A mapped file counts as memory of the process, page by page as it is read; bytes read into a window do not.
 
-A safetensors file whose keys are not the names that a module has for its weights.
+Libraries rename weights between releases, and LoRAs are published with names of their own. `KeyedFile` is a path with
+the module's names for the file's keys, so that the file stays as it is:
 
     KeyedFile("model.safetensors", {"language_model.norm.weight": "model.language_model.norm.weight"})
-
-It is a path wherever one is wanted. Libraries rename weights between releases, and a LoRA is published with names of
-its own; the file stays as it is, and is read under the names that the module has.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from reslab.stages.support import freeze
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-#: The types of a header by what torch calls them; an older torch lacks some.
+#: torch's name for each type of a header; an older torch lacks some of them.
 _DTYPES: Mapping[str, str] = {
     "F64": "float64",
     "F32": "float32",
@@ -60,8 +58,17 @@ _DTYPES: Mapping[str, str] = {
 _LENGTH_BYTES = 8  # a file begins with the length of its header
 
 
-class Entry(NamedTuple):
-    """Where one tensor lies: `nbytes` from `offset` on in a file; `dtype` is None for a `kind` that torch lacks."""
+class StoredTensor(NamedTuple):
+    """The place of one tensor in a file.
+
+    Attributes:
+        path: The file.
+        offset: Byte at which it begins.
+        nbytes: Its bytes.
+        dtype: Its type; None for one that this torch lacks.
+        shape: Its shape.
+        kind: Its type as the header writes it.
+    """
 
     path: Path
     offset: int
@@ -71,25 +78,27 @@ class Entry(NamedTuple):
     kind: str
 
 
-def paths(told: Paths) -> list[Path | KeyedFile]:
-    """Return the files that were named for a component.
+def paths(given: Paths) -> list[Path | KeyedFile]:
+    """Return the files that the user gave for a component.
 
     Raises:
-        ResidencyError: For what is no path, and no list of paths.
+        ResidencyError: For a value that is no path, and no list of paths.
     """
     try:
-        files = [told] if isinstance(told, (str, os.PathLike)) else list(told)
+        files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
         return [each if isinstance(each, KeyedFile) else Path(each) for each in files]
     except TypeError:
-        raise ResidencyError(f"files are paths of safetensors files, one or a list a component; got {told!r}") from None
+        raise ResidencyError(
+            f"files are paths of safetensors files, one or a list a component; got {given!r}"
+        ) from None
 
 
-class Checkpoint:
-    """What the files of one component hold.
+class WeightFiles:
+    """The safetensors files of one component.
 
     Args:
         component: Its name.
-        files: Their paths; none for a component without files.
+        files: Their paths; an empty sequence for a component without files.
 
     Raises:
         ResidencyError: For a damaged file, or a key in two files.
@@ -99,31 +108,32 @@ class Checkpoint:
         self._component, self._files = component, [Path(each) for each in files]
         self._open: dict[Path, FileIO] = {}
         self._keyed = {name for file in files if isinstance(file, KeyedFile) for name in file.names.values()}
-        self.entries: dict[str, Entry] = {}
+        self.stored: dict[str, StoredTensor] = {}
         for file, path in zip(files, self._files, strict=True):
             own = file.names if isinstance(file, KeyedFile) else None
-            for written, entry in _entries(path):
+            for written, entry in _stored_tensors(path):
                 key = written if own is None else own.get(written)
                 if key is None:
                     continue
-                if key in self.entries:
+                if key in self.stored:
                     raise ResidencyError(
-                        f"{key!r} of {component!r} is in {self.entries[key].path.name} and in {path.name}; give each "
+                        f"{key!r} of {component!r} is in {self.stored[key].path.name} and in {path.name}; give each "
                         "weight in one file"
                     )
-                self.entries[key] = entry
+                self.stored[key] = entry
 
     def key(self, names: Sequence[str]) -> str | None:
-        """Return under which of its names a tensor is in the files, None where it is not; what a LoRA wraps counts."""
+        """Return the name under which the files hold a tensor, None where they do not."""
+        # a layer that carries a LoRA is the base layer of PEFT's wrapper
         plain = (name.replace(".base_layer", "") for name in names)
-        return next((name for name in plain if name in self.entries), None)
+        return next((name for name in plain if name in self.stored), None)
 
     def check(self, module: torch.nn.Module, *, only_unknown: bool) -> None:
-        """Refuse files that do not fit a module; where it has weights without values, they hold every one.
+        """Refuse files that do not fit a module; they must hold every weight that has no value.
 
         Args:
             module: The component.
-            only_unknown: Whether only those are looked at: the others of a managed component may be absent.
+            only_unknown: Whether to check only weights without values: others of a managed component may be absent.
 
         Raises:
             ResidencyError: Naming the first key that is missing, superfluous, or of another shape or type.
@@ -141,7 +151,7 @@ class Checkpoint:
 
     def read(self, key: str, target: torch.Tensor) -> None:
         """Read the bytes of a tensor into host memory, uint8 (nbytes,)."""
-        entry = self.entries[key]
+        entry = self.stored[key]
         file = self._file(entry.path)
         file.seek(entry.offset)
         left = memoryview(target.numpy())  # type: ignore[arg-type]  # numpy 2.4 has no type for what it is a buffer of
@@ -151,8 +161,8 @@ class Checkpoint:
             left = left[count:]
 
     def mapped(self, key: str) -> torch.Tensor:
-        """Return a tensor mapped from its file, to be read only."""
-        entry = self.entries[key]
+        """Return a tensor mapped from its file; it must not be written."""
+        entry = self.stored[key]
         assert entry.dtype is not None
         with torch.inference_mode(False):
             if not entry.nbytes:
@@ -169,7 +179,7 @@ class Checkpoint:
             self._open.popitem()[1].close()
 
     def hold(self) -> None:
-        """Open the files, so that they can be removed from their folder and still be read."""
+        """Open the files, so that they stay readable if their folder is removed."""
         for path in self._files:
             self._file(path)
 
@@ -179,7 +189,7 @@ class Checkpoint:
         return self._open[path]
 
     def _check_kind(self, key: str, own: torch.Tensor) -> None:
-        entry = self.entries[key]
+        entry = self.stored[key]
         if (entry.shape, entry.dtype) != (tuple(own.shape), own.dtype):
             has = f"{_text(entry.dtype or entry.kind)} {entry.shape}"
             raise ResidencyError(
@@ -189,9 +199,9 @@ class Checkpoint:
 
     def _check_nothing_else(self, own: Mapping[int, Sequence[str]]) -> None:
         known = self._keyed | {name.replace(".base_layer", "") for aliases in own.values() for name in aliases}
-        if other := next((key for key in self.entries if key not in known), None):
+        if other := next((key for key in self.stored if key not in known), None):
             raise ResidencyError(
-                f"{self.entries[other].path.name} holds {other!r}, which {self._component!r} does not have; give the "
+                f"{self.stored[other].path.name} holds {other!r}, which {self._component!r} does not have; give the "
                 "files that this component was made from"
             )
 
@@ -204,7 +214,7 @@ class Checkpoint:
 
 
 def names(module: torch.nn.Module) -> dict[int, tuple[str, ...]]:
-    """Return the names of the parameters and buffers of a module, all that each has, by their identity."""
+    """Return all names of each parameter and buffer of a module, by its identity."""
     found: dict[int, tuple[str, ...]] = {}
     for name, each in _tensors(module):
         found[id(each)] = (*found.get(id(each), ()), name)
@@ -216,11 +226,11 @@ def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
+def _stored_tensors(path: Path) -> Iterator[tuple[str, StoredTensor]]:
     """Yield the tensors of one file, in its order.
 
     Raises:
-        ResidencyError: If it is none, or damaged.
+        ResidencyError: If it is damaged, or no safetensors file.
     """
     try:
         with safe_open(path, framework="np"):  # checks that header and length agree; for torch it would map all of it
@@ -238,7 +248,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Entry]]:
             dtype, shape = getattr(torch, _DTYPES.get(each["dtype"], ""), None), tuple(each["shape"])
             if each["dtype"] == "F4":
                 shape = (*shape[:-1], shape[-1] // 2)  # two numbers an element
-            yield key, Entry(path, _LENGTH_BYTES + length + begin, end - begin, dtype, shape, each["dtype"])
+            yield key, StoredTensor(path, _LENGTH_BYTES + length + begin, end - begin, dtype, shape, each["dtype"])
 
 
 def _text(dtype: torch.dtype | str) -> str:
@@ -247,11 +257,11 @@ def _text(dtype: torch.dtype | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KeyedFile(os.PathLike[str]):
-    """A file, and the module's names of what it holds.
+    """A safetensors file whose keys are not the module's names.
 
     Attributes:
         path: The file.
-        names: By key, the name of a parameter or buffer; what the file holds besides these is passed over.
+        names: The name of a parameter or buffer for each key; tensors under other keys are ignored.
     """
 
     path: str | os.PathLike[str]

@@ -1,24 +1,25 @@
-"""Merged copies: a component as the calls with an active LoRA see it, with the LoRA merged into its weights.
+"""Merged copies: a component with the LoRA merged into its weights, for calls with an active LoRA.
 
-    transformer            its own weights: what calls without the LoRA compute with
+    transformer            the component with its own weights, for calls without the LoRA
     transformer+lora       the same module with other weights in the same parameters, for calls with the LoRA on
 
-The copy is placed, moved and counted like a component. It is built out of place, block by block, when it is first known
-what to merge: at the first call with the LoRA on. Base weights are never written. What the LoRA does not reach is not
-kept twice: a block's source is the merged weights in memory of their own, and the base's memory for the rest. While the
-copy is in front its parameters hold what it has, else what the base has; changing that is re-pointing. Its calls run
-with the LoRA switched off in the layers, so nothing is added on the fly.
+The engine places, moves and counts the copy like a component. It merges out of place, block by block, at the first call
+with the LoRA on, and never writes base weights. Weights that the LoRA does not change are not kept twice: in a unit's
+layout the changed weights come first, in memory of their own, and the others follow, in the base's memory. The
+parameters hold either the copy's weights or the base's; switching re-points them. Calls of the copy run with the LoRA
+switched off in the layers, so that nothing is added on the fly.
 
-Units of a merged copy: where their weights wait, and how they are built out of place.
-
-The parameters of such a unit are those of the base's unit, and their weights lie in memory as there: first what the
-LoRA reaches, in memory of its own, then what it does not reach, which is the base's memory.
+    merged = MergedCopy(base, device=device, restore=mover.restore, tell=lambda: pipeline.tell)
+    merged.update()                        # capture the adapters that are on now
+    with merged.active():
+        base.module(x)                     # computes with the merged weights
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -26,21 +27,21 @@ import torch
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._disk import Disk
 from reslab.residency._engine._interrupts import masked
-from reslab.residency._engine._layout import HostBuffer, Layout, Part, Piece, Pin, Source, memory_key
-from reslab.residency._engine._unit import Shared, Unit
-from reslab.residency._model._lora import Adapted
+from reslab.residency._engine._layout import BufferLayout, CopyPart, HostBuffer, Piece, Pin, Source, memory_key
+from reslab.residency._engine._unit import SharedSource, Unit
+from reslab.residency._model._lora import ComponentLora
 from reslab.residency._plan._numerics import MERGED
 from reslab.stages import Kind, Observer
 
 
-class Merged(Component):
+class MergedCopy(Component):
     """A component with the LoRA merged in: the same module and blocks, and units of its own.
 
     Args:
         base: The component.
-        device: Where it computes.
-        put_back: Gives units back.
-        tell: Answers with where events go.
+        device: The device that computes.
+        restore: Restores units.
+        tell: Returns the observer of events.
     """
 
     def __init__(
@@ -48,19 +49,19 @@ class Merged(Component):
         base: Component,
         *,
         device: torch.device,
-        put_back: Callable[[Iterable[Unit]], None],
+        restore: Callable[[Iterable[Unit]], None],
         tell: Callable[[], Observer],
     ) -> None:
         super().__init__(base.name + MERGED, base.module, device=device, watcher=base.watcher, blocks=())
-        self.base, self.blocks, self._put_back, self._tell = base, base.blocks, put_back, tell
+        self.base, self.blocks, self._put_back, self._tell = base, base.blocks, restore, tell
         self._state: object = None
         self._marks: list[bool] | None = None
 
-    def refresh(self, put_back: Callable[[Iterable[Unit]], None], shared: dict[object, Shared]) -> bool:
-        """Make the units anew where the base's were."""
+    def refresh(self, restore: Callable[[Iterable[Unit]], None], shared: dict[object, SharedSource]) -> bool:
+        """Make the units anew if the base's units were."""
         if self.version == self.base.version:
             return False
-        put_back(self.units.values())
+        restore(self.units.values())
         self.version, self.blocks, self._state = self.base.version, self.base.blocks, None
         self.units = {
             number: MergedUnit(self.name, unit, self.base.lora, self._tell, self._device)
@@ -68,22 +69,22 @@ class Merged(Component):
         }
         return True
 
-    def see(self) -> bool:
-        """Take the LoRA as it is now, and tell whether that dropped what had been merged before."""
-        state = self.base.lora.take()
+    def update(self) -> bool:
+        """Capture the adapters that are on now, and tell whether that dropped weights merged before."""
+        state = self.base.lora.capture()
         if state == self._state:
             return False
         self._put_back(self.units.values())
-        shared: dict[object, Shared] = {}
+        shared: dict[object, SharedSource] = {}
         for unit in self.units.values():
             assert isinstance(unit, MergedUnit)
-            unit.share(shared.setdefault(unit.key, Shared()))
+            unit.share(shared.setdefault(unit.key, SharedSource()))
         dropped, self._state = self._state is not None, state
         return dropped
 
     @contextmanager
-    def standing(self) -> Iterator[None]:
-        """Let the base's calls be this component's within the block, the LoRA switched off in the layers."""
+    def active(self) -> Iterator[None]:
+        """Receive the base's calls within the block, with the LoRA switched off in the layers."""
         layers = self.base.lora.layers
         try:
             with masked():
@@ -93,10 +94,10 @@ class Merged(Component):
                 self.base.face = self
             yield
         finally:
-            self.step_back()
+            self.deactivate()
 
-    def step_back(self) -> None:
-        """Let the base's calls be its own again, and the layers as they were; once more changes nothing."""
+    def deactivate(self) -> None:
+        """Return the base's calls to the base, and switch the LoRA on again; a second call changes nothing."""
         if self._marks is None:
             return
         with masked():
@@ -105,48 +106,49 @@ class Merged(Component):
             self.base.face, self._marks = self.base, None
 
     def close(self) -> None:
-        """Step back; the hooks are the base's."""
-        self.step_back()
+        """End an active call; the hooks are the base's."""
+        self.deactivate()
 
 
 class MergedUnit(Unit):
-    """A unit with the LoRA merged in; its parameters are those of the base's unit, and lie in memory as there.
+    """A unit with the LoRA merged in; it has the parameters and the layout of the base's unit.
 
     Args:
         component: The copy's name.
         base: The base's unit.
-        lora: What is merged.
-        tell: Answers with where events go.
+        lora: The LoRA to merge.
+        tell: Returns the observer of events.
+        device: The device that computes.
     """
 
     is_known = False
     keeps_writes = False
 
     def __init__(
-        self, component: str, base: Unit, lora: Adapted, tell: Callable[[], Observer], device: torch.device
+        self, component: str, base: Unit, lora: ComponentLora, tell: Callable[[], Observer], device: torch.device
     ) -> None:
-        super().__init__(component, base.number, base.layout, Shared(), device)
+        super().__init__(component, base.number, base.layout, SharedSource(), device)
         self._base, self._lora, self._tell = base, lora, tell
         self.stand_before(base)
 
     @property
     def needs(self) -> tuple[Unit, ...]:
-        """Return the units that have to be adopted for this one, in order."""
+        """Return the units to adopt for this one, in order."""
         return (self._base, self)
 
     @property
     def layers(self) -> list[Any]:
-        """Return the layers that the LoRA reaches here."""
+        """Return the layers of this unit that carry the LoRA."""
         return list({id(layer): layer for layer, _name in map(self._lora.reached.__getitem__, self._reached)}.values())
 
     @property
     def key(self) -> object:
-        """Return what is equal for units whose merged weights are the same, since all that goes into them is."""
+        """Return a key that is equal for two units of the same base memory, adapters and strengths."""
         added = [memory_key(weight) for layer in self.layers for weight in self._lora.added_by(layer)]
         return (id(self._base.shared), *added, *map(self._lora.state, self.layers)) if added else id(self)
 
     def make(self, *, pin: Pin | None, disk: Disk | None) -> Source:
-        """Merge, and return where the weights wait from now on: in host memory, or on disk."""
+        """Merge the weights, and return their new source: host memory, or disk."""
         tell = self._tell()
         tell.begin(Kind.WAIT, self.name)
         try:
@@ -157,8 +159,8 @@ class MergedUnit(Unit):
         tell.end()
         return source
 
-    def put_back(self) -> None:
-        """Drop the merged weights: the parameters are the base's again."""
+    def restore(self) -> None:
+        """Drop the merged weights: the parameters hold the base's again."""
         if not self._base.is_front:
             self._base.show()
         self.drop()
@@ -168,7 +170,7 @@ class MergedUnit(Unit):
         return [id(piece.parameter) for piece in self.layout.pieces if id(piece.parameter) in self._lora.reached]
 
     def _merged(self) -> Iterator[torch.Tensor]:
-        """Yield each weight that the LoRA reaches, merged; they are the first ones of the layout."""
+        """Yield the merged value of each weight that the LoRA changes; these come first in the layout."""
         return (self._lora.merged(key, self._base_weights) for key in self._reached)
 
     def _base_weights(self, parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -178,23 +180,23 @@ class MergedUnit(Unit):
     def _in_memory(self, pin: Pin | None) -> Source:
         base, pieces = self._base.source, self.layout.pieces
         count = len(self._reached) if isinstance(base, HostBuffer) else len(pieces)
-        own = HostBuffer(_only(pieces[:count]), pin=pin)
+        own = HostBuffer(_first_pieces(pieces[:count]), pin=pin)
         rest = base.tensors[len(self._reached) :]
         with torch.inference_mode(False), torch.no_grad():
-            for target, tensor in zip(own.tensors, _chained(self._merged(), rest), strict=False):
+            for target, tensor in zip(own.tensors, chain(self._merged(), rest), strict=False):
                 target.copy_(tensor)
         return MergedSource(own, base) if isinstance(base, HostBuffer) else own
 
     def _on_disk(self, disk: Disk) -> Source:
-        return disk.keep(self.layout, self._merged(), self._base.source)
+        return disk.write(self.layout, self._merged(), self._base.source)
 
 
 class MergedSource:
-    """Merged weights of a unit in memory of their own, and behind them in the unit's layout the base's others.
+    """Merged weights of a unit in memory of their own, followed in the unit's layout by the base's other weights.
 
     Args:
-        own: What the LoRA reaches.
-        base: The base's memory, all of it.
+        own: The merged weights.
+        base: All memory of the base's unit.
     """
 
     def __init__(self, own: HostBuffer, base: HostBuffer) -> None:
@@ -204,32 +206,27 @@ class MergedSource:
 
     @property
     def pinned_bytes(self) -> int:
-        """Return what is pinned of its own."""
+        """Return the pinned bytes of the merged weights."""
         return self._own.pinned_bytes
 
     def pin(self, pin: Pin) -> None:
-        """Pin its own anew, as much of it as it may now."""
+        """Pin the merged weights again, as many of their bytes as is allowed now."""
         self._own.pin(pin)
 
-    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, Part], ...]:
-        """Return what is copied where, for the unit to lie in a target."""
+    def parts(self, target: torch.Tensor) -> tuple[tuple[torch.Tensor, CopyPart], ...]:
+        """Return the copies that bring the unit into a target."""
         return *self._own.parts(target[: self._own.host_bytes]), (target[self._own.host_bytes :], self)
 
     def staged(self) -> torch.Tensor:
-        """Return the bytes of what is the base's."""
+        """Return the bytes of the base's other weights."""
         return self._base.staged()[self._own.host_bytes :]
 
     def close(self) -> None:
-        """Unpin what is its own."""
+        """Unpin the merged weights."""
         self._own.close()
 
 
-def _only(pieces: tuple[Piece, ...]) -> Layout:
-    """Return a layout that ends with these pieces, the first ones of another."""
+def _first_pieces(pieces: tuple[Piece, ...]) -> BufferLayout:
+    """Return a layout of only these pieces, the first of another layout."""
     ends = [piece.offset + piece.nbytes for piece in pieces]
-    return Layout(pieces, max(ends, default=0), sum(piece.nbytes for piece in pieces))
-
-
-def _chained(first: Iterable[torch.Tensor], then: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    yield from first
-    yield from then
+    return BufferLayout(pieces, max(ends, default=0), sum(piece.nbytes for piece in pieces))
