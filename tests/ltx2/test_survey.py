@@ -48,7 +48,7 @@ def test_what_is_given_one_by_one_or_in_lists_or_by_name_is_the_same(distilled):
     assert list(table.frame.columns) == list(residency.SURVEY)
     assert isinstance(table[1:], Survey)
     assert len(table[1:]) == 3
-    assert residency.survey_chart(table).caption == residency.survey_chart(table.frame).caption
+    assert residency.charts.survey(table).caption == residency.charts.survey(table.frame).caption
 
 
 def test_two_runs_of_one_size_both_have_a_row(distilled):
@@ -109,11 +109,15 @@ def test_what_the_user_set_stays(guided):
         (lambda run, plan, card: residency.bounds(card, plan, run), RehearsalError, "got a DeviceSpec"),
         (lambda run, plan, card: residency.bounds(run, "streeming", card), PlanError, "did you mean 'streaming'"),
         (lambda run, plan, card: residency.bounds(run, {"vae": "swap"}, card), PlanError, "a Plan, or .*got a dict"),
-        (lambda run, plan, card: residency.bounds(run, plan, card, pool_slack_bytes="1 GiB"), ValueError, "2\\*\\*30"),
+        (
+            lambda run, plan, card: residency.bounds(run, plan, card, allocator_slack_bytes="1 GiB"),
+            ValueError,
+            "2\\*\\*30",
+        ),
         (lambda run, plan, card: residency.preset("swap", card), RehearsalError, "got a DeviceSpec"),
         (lambda run, plan, card: residency.break_even(run, 3), DeviceError, "got 3"),
         (lambda run, plan, card: residency.break_even(3, card), RehearsalError, "got 3"),
-        (lambda run, plan, card: residency.like([card, card], run), DeviceError, "of one device, got 2"),
+        (lambda run, plan, card: residency.link_ratio([card, card], run), DeviceError, "of one device, got 2"),
     ],
 )
 def test_what_is_neither_is_named_in_one_sentence(distilled, call, error, message):

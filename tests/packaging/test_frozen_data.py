@@ -161,7 +161,7 @@ EXAMPLES = {
     residency.Numerics: lambda: residency.Numerics(),
     residency.Placement: lambda: residency.layerwise(resident=3),
     residency.Plan: plan,
-    _units.Ratio: lambda: _units.Ratio(copy_s_per_compute_s=0.5),
+    _units.LinkRatio: lambda: _units.LinkRatio(copy_s_per_compute_s=0.5),
     plan_settings.Setting: lambda: next(iter(residency.user_settings(vae="swap").items.values())),
     residency.Settings: lambda: residency.user_settings(vae="swap", transformer={"prefetch": 2}),
     residency.ComponentSize: lambda: _workload.ComponentSize(outside_bytes=1, block_bytes=(2,)),

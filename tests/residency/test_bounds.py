@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.residency import (
-    POOL_SLACK_BYTES,
+    ALLOCATOR_SLACK_BYTES,
     DeviceError,
     Plan,
     PlanError,
@@ -18,7 +18,7 @@ from reslab.residency import (
     break_even_tokens,
     device,
     layerwise,
-    like,
+    link_ratio,
     most_resident,
     preset,
     presets,
@@ -28,7 +28,7 @@ from reslab.residency import (
     workload,
 )
 from reslab.residency._rehearse._schema import SCHEMAS
-from reslab.residency._schedule._footprint import pool_slack
+from reslab.residency._schedule._footprint import allocator_slack
 
 MB, GB = 10**6, 10**9
 BLOCKS = 4
@@ -138,11 +138,11 @@ def test_streaming_costs_at_least_the_longer_and_at_most_the_sum(card):
 
 
 def test_a_link_can_be_like_a_card_by_its_ratio_of_copying_to_computing(card):
-    ratio = like(card, run())
+    ratio = link_ratio(card, run())
     compute_s = 6 * 0.04 + 0.01  # products by throughput, decoding by memory traffic
     assert ratio.copy_s_per_compute_s == pytest.approx((6 * 0.46 + 0.05) / 10 / compute_s)
     with pytest.raises(ValueError, match="it is not known how fast card computes in bfloat16"):
-        like(replace(card, matrix_flops_per_s={}), run())
+        link_ratio(replace(card, matrix_flops_per_s={}), run())
 
 
 def test_what_is_copied_back_is_counted(card):
@@ -169,7 +169,7 @@ def test_it_fits_with_the_allocators_slack_or_says_where_it_is_tightest(card):
         limits = bounds(run(), Plan.of(), replace(card, free_bytes=needed + needed // 10 + spare))
         assert limits.fits is fits
     assert limits.why.startswith("It does not fit: decode is tightest: 0.51 GiB and 0.05 GiB of the allocator's slack")
-    assert bounds(run(), Plan.of(), replace(card, free_bytes=needed), pool_slack_bytes=0).fits
+    assert bounds(run(), Plan.of(), replace(card, free_bytes=needed), allocator_slack_bytes=0).fits
 
 
 def test_a_host_without_the_memory_does_not_fit(card):
@@ -243,7 +243,7 @@ def test_without_a_bandwidth_there_is_no_time_either(card):
     limits = bounds(run(), Plan.of(), slow)
     assert limits.unknown.startswith("it is not known how fast the memory of card is; give bandwidth='288 GB/s'")
     with pytest.raises(DeviceError, match="how fast the memory of card is"):
-        like(slow, run())
+        link_ratio(slow, run())
     with pytest.raises(DeviceError, match="how fast the memory of card is"):
         break_even([run()], [slow])
     row = survey(run(), slow).frame.row(0, named=True)
@@ -339,8 +339,8 @@ def test_slack_is_a_tenth_of_what_is_alive_and_two_gibibytes_at_most(card):
     big = replace(card, free_bytes=100 * GB)
     alive = 550 * MB
     assert bounds(run(), Plan.of(), big).memory.slack_bytes == alive // 10
-    assert pool_slack(30 * 2**30, big.kind) == POOL_SLACK_BYTES
-    assert bounds(run(), Plan.of(), big, pool_slack_bytes=7).memory.slack_bytes == 7
+    assert allocator_slack(30 * 2**30, big.kind) == ALLOCATOR_SLACK_BYTES
+    assert bounds(run(), Plan.of(), big, allocator_slack_bytes=7).memory.slack_bytes == 7
     assert bounds(run(), Plan.of(), replace(big, kind="mps")).memory.slack_bytes == 0
 
 
@@ -398,8 +398,8 @@ def test_what_does_not_fit_says_by_how_much_where_and_what_would_help(card):
 
 def test_where_only_slack_is_in_the_way_the_hint_says_so(card):
     tight = survey(run(), replace(card, free_bytes=290 * MB))
-    assert "pool_slack_bytes=5000000 plans for that" in tight.hint
-    assert survey(run(), replace(card, free_bytes=290 * MB), pool_slack_bytes=5 * MB).fits
+    assert "allocator_slack_bytes=5000000 plans for that" in tight.hint
+    assert survey(run(), replace(card, free_bytes=290 * MB), allocator_slack_bytes=5 * MB).fits
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

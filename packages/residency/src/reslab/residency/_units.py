@@ -82,7 +82,7 @@ def is_near(name: str, known: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
+class LinkRatio:
     """How long it takes to copy the weights of every call of a run, for each second that the calls compute."""
 
     copy_s_per_compute_s: float
@@ -90,7 +90,7 @@ class Ratio:
     def rate(self, *, copied_bytes: int, compute_s: float) -> float:
         """Return the bytes a second with which copying takes that much longer than computing.
 
-        >>> Ratio(copy_s_per_compute_s=2.0).rate(copied_bytes=1000, compute_s=5.0)
+        >>> LinkRatio(copy_s_per_compute_s=2.0).rate(copied_bytes=1000, compute_s=5.0)
         100.0
         """
         return copied_bytes / (self.copy_s_per_compute_s * compute_s)

@@ -2,7 +2,7 @@
 
 A widget that tries device modes: choose, run, see what was moved, held and taken, and the line that does the same.
 
-    mode_explorer(pipe, request, links={"H100": residency.like(residency.device("H100"), rehearsal)}, runs=runs)
+    mode_explorer(pipe, request, links={"H100": residency.link_ratio(residency.device("H100"), rehearsal)}, runs=runs)
 
 It is a view over `run_mode`, and nothing imports it. Where widgets do not run, such as on a web page, the runs that it
 was given are shown, with the line of code for its state.

@@ -2,7 +2,7 @@
 
 Device modes, really run: what each moves, holds and takes, measured on this machine.
 
-    runs = compare_modes(pipe, request, link=residency.like(residency.device("H100"), rehearsal))
+    runs = compare_modes(pipe, request, link=residency.link_ratio(residency.device("H100"), rehearsal))
     runs                                     # in a notebook: a row a mode
     runs.frame(); runs.chart()
     run_mode("original", pipe, request, settings={"transformer.resident": 4}).profile.timeline()

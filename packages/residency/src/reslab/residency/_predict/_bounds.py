@@ -15,7 +15,7 @@ rehearsal saw alive. What torch's allocator holds beyond that is the pool's slac
 
 A card's ratio of copying to computing, from a rehearsal of what it would run.
 
-    apply(pipeline, plan, link=like(card, rehearsal))
+    apply(pipeline, plan, link=link_ratio(card, rehearsal))
 
 A laptop that computes 500 times slower than a card should copy 500 times slower too: then it waits where the card
 would wait.
@@ -40,7 +40,7 @@ from reslab.residency._predict._roofline import StageCompute, compute_by_stage, 
 from reslab.residency._predict._stage_bounds import StageBounds
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._schedule._footprint import ComponentBytes, footprint
-from reslab.residency._units import Ratio
+from reslab.residency._units import LinkRatio
 from reslab.stages import Compared
 
 if TYPE_CHECKING:
@@ -149,13 +149,15 @@ class Bounds(Compared):
             )
 
 
-def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
+def bounded(
+    rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, allocator_slack_bytes: int | None = None
+) -> Bounds:
     """Return the bounds of a plan on a device; `bounds` is the same for names too."""
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
     account = footprint(plan, work)
-    need, by_stage = memory(account, work, device, pool_slack_bytes=pool_slack_bytes), account.by_stage
+    need, by_stage = memory(account, work, device, allocator_slack_bytes=allocator_slack_bytes), account.by_stage
     rows = (_stage(compute[stage], by_stage[stage], work, device, need) for stage in work.stages)
     return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
 
@@ -177,7 +179,7 @@ def _stage(
     )
 
 
-def like(card: DeviceSpec | str, rehearsal: Rehearsal) -> Ratio:
+def link_ratio(card: DeviceSpec | str, rehearsal: Rehearsal) -> LinkRatio:
     """Return the ratio of copying to computing that a card has in a rehearsed run, if every call copied its weights.
 
     Both are as in `bounds`: computing takes what the roofline says, copying the bytes over the link of pinned memory.
@@ -188,7 +190,7 @@ def like(card: DeviceSpec | str, rehearsal: Rehearsal) -> Ratio:
     >>> pipeline = Pipeline({"model": torch.nn.Linear(64, 64, dtype=torch.bfloat16)}, result="y")
     >>> _ = pipeline.add(stage(lambda model, x: {"y": model(x)}), name="compute")
     >>> rehearsal = rehearse(pipeline, x=torch.ones(200_000, 64, dtype=torch.bfloat16))
-    >>> [round(like(device(name), rehearsal).copy_s_per_compute_s, 4) for name in ("RTX 4090", "H100 SXM 80GB")]
+    >>> [round(link_ratio(device(name), rehearsal).copy_s_per_compute_s, 4) for name in ("RTX 4090", "H100 SXM 80GB")]
     [0.0066, 0.0098]
 
     Args:
@@ -202,4 +204,4 @@ def like(card: DeviceSpec | str, rehearsal: Rehearsal) -> Ratio:
     limits = bounded(rehearsal, Plan.of(), card)
     sizes = {row["component"]: row["weight_bytes"] + row["lora_bytes"] for row in rehearsal.components.rows(named=True)}
     copied = sum(sizes[component] for component in rehearsal.calls["component"])
-    return Ratio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))
+    return LinkRatio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))

@@ -120,14 +120,14 @@ def _rows(label: str, rehearsal: Rehearsal, card: DeviceSpec, component: str, lo
     size = work.components.get(component)
     if size is None or not size.block_bytes:
         raise ValueError(f"{component!r} has no blocks that could stream; there are: {_streamable(work)}")
-    each = sum(size.block_bytes) / len(size.block_bytes)
+    each = sum(size.block_bytes) / size.block_count
     copy_ns = 0 if card.unified else round(sum(size.block_bytes) / card.link_bytes_per_s * 1e9)
     forwards = forward_times(rehearsal, card, Lora(lora), component)
     for stage, shapes, compute, fused in forwards.iter_rows():
-        keep = [_keep(ns, copy_ns, len(size.block_bytes)) for ns in (compute, fused)]
+        keep = [_keep(ns, copy_ns, size.block_count) for ns in (compute, fused)]
         ratios = [max(ns, copy_ns) / ns for ns in (compute, fused)]
         at = (label, card.name, stage, longest(shapes))
-        yield (*at, compute, fused, copy_ns, *ratios, len(size.block_bytes), *keep, round(keep[0] * each))
+        yield (*at, compute, fused, copy_ns, *ratios, size.block_count, *keep, round(keep[0] * each))
 
 
 def _keep(compute_ns: int, copy_ns: int, blocks: int) -> int:

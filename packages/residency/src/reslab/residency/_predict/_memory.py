@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from reslab.profiler import gib
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._workload import Workload
-from reslab.residency._schedule._footprint import NOTHING, Footprint, HostBytes, pool_slack
+from reslab.residency._schedule._footprint import NOTHING, Footprint, HostBytes, allocator_slack
 from reslab.stages import freeze
 
 
@@ -86,17 +86,18 @@ class Memory:
         return f"It does not fit: {' and '.join(missing)}."
 
 
-def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, pool_slack_bytes: int | None) -> Memory:
+def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, allocator_slack_bytes: int | None) -> Memory:
     """Return what a plan needs of each memory of a device and its host, from the account of its bytes."""
     weights = _on_device(account, workload, device)
     peaks = {stage: nbytes + account.activations[stage] for stage, nbytes in weights.items()}
     stage = max(peaks, key=peaks.__getitem__)
+    slack = allocator_slack(peaks[stage], device.kind) if allocator_slack_bytes is None else allocator_slack_bytes
     host = NOTHING if device.unified else account.host(pinnable_bytes=device.pinnable_bytes)
     return Memory(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
         peak_stage=stage,
-        slack_bytes=pool_slack(peaks[stage], device.kind) if pool_slack_bytes is None else pool_slack_bytes,
+        slack_bytes=slack,
         free_bytes=device.free_bytes,
         pinned_bytes=host.pinned_bytes,
         pageable_bytes=host.nbytes - host.pinned_bytes,

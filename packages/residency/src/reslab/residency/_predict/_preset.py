@@ -53,7 +53,7 @@ def roomy(
     *,
     component: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
-    pool_slack_bytes: int | None = None,
+    allocator_slack_bytes: int | None = None,
 ) -> Bounds:
     """Return the bounds of a preset, with as many blocks of one component resident as the device has room for.
 
@@ -63,18 +63,18 @@ def roomy(
         card: The device.
         component: Which one keeps them; see `main_component`.
         settings: What the user set.
-        pool_slack_bytes: As for `bounds`.
+        allocator_slack_bytes: As for `bounds`.
     """
     work = placed(rehearsal, name, settings)
 
     def limits(kept: int | None) -> Bounds:
         plan = preset_plan(name, work, settings, component=component, kept=kept)
-        return bounded(rehearsal, plan, card, pool_slack_bytes=pool_slack_bytes)
+        return bounded(rehearsal, plan, card, allocator_slack_bytes=allocator_slack_bytes)
 
     main = main_component(work, component)
     if main is None or not keeps_blocks(name):
         return limits(None)
-    blocks = len(work.components[main].block_bytes)
+    blocks = work.components[main].block_count
     return limits(most_resident(blocks, lambda kept: limits(kept).memory.fits_device))
 
 
@@ -117,7 +117,7 @@ def preset(
 
 
 def bounds(
-    rehearsal: Rehearsal, plan: Plan | str, device: DeviceSpec | str, *, pool_slack_bytes: int | None = None
+    rehearsal: Rehearsal, plan: Plan | str, device: DeviceSpec | str, *, allocator_slack_bytes: int | None = None
 ) -> Bounds:
     """Bound what a plan costs on a device, in time and memory, for one rehearsed run.
 
@@ -125,8 +125,8 @@ def bounds(
         rehearsal: What the run consists of.
         plan: Where weights live; or the name of a preset, fitted to the device as `preset(..., device=...)` does.
         device: What it runs on, or its name; its free memory is what there is.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default, on CUDA, a tenth of that and
-            2 GiB at most (`POOL_SLACK_BYTES`).
+        allocator_slack_bytes: What the allocator takes beyond what is alive; by default, on CUDA, a tenth of that and
+            2 GiB at most (`ALLOCATOR_SLACK_BYTES`).
 
     Raises:
         PlanError: There is no such preset, or the plan places a component or a stage that the rehearsal does not have;
@@ -134,14 +134,14 @@ def bounds(
         RehearsalError, DeviceError: For anything else than one rehearsal and one device.
     """
     run, card = one_rehearsal(rehearsal, "bounds"), one_device(device, "bounds")
-    slack = checked_slack(pool_slack_bytes)
+    slack = checked_slack(allocator_slack_bytes)
     if isinstance(plan, str):
-        return roomy(plan, run, card, pool_slack_bytes=slack)
+        return roomy(plan, run, card, allocator_slack_bytes=slack)
     if not isinstance(plan, Plan):
         raise PlanError(
             f"bounds take a Plan, or the name of a preset, got {_kind(plan)}; make one with Plan.of or preset"
         )
-    return bounded(run, plan, card, pool_slack_bytes=slack)
+    return bounded(run, plan, card, allocator_slack_bytes=slack)
 
 
 def checked_slack(nbytes: Any) -> int | None:
@@ -152,7 +152,7 @@ def checked_slack(nbytes: Any) -> int | None:
     """
     if nbytes is None or (isinstance(nbytes, int) and not isinstance(nbytes, bool) and nbytes >= 0):
         return nbytes
-    raise ValueError(f"pool_slack_bytes is a whole number of bytes, such as 2**30, got {nbytes!r}")
+    raise ValueError(f"allocator_slack_bytes is a whole number of bytes, such as 2**30, got {nbytes!r}")
 
 
 def _kind(given: Any) -> str:

@@ -109,7 +109,7 @@ class _Lanes:
     def __init__(self, workload: Workload, component: str, copy: float) -> None:
         self.workload, self.component = workload, component
         self.size = workload.components[component]
-        self.copy_per_byte = copy * len(self.size.block_bytes) / sum(self.size.block_bytes)
+        self.copy_per_byte = copy * self.size.block_count / sum(self.size.block_bytes)
         self.now = 0.0  # of the compute lane
         self.copied = 0.0  # until when the copy lane is busy
         self.held: dict[int, tuple[str, float]] = {}  # block → its place, and when it is there
@@ -128,7 +128,7 @@ class _Lanes:
         if move.act is Act.COMPUTE:
             assert move.call is not None
             return self.workload.calls[move.call].blocks
-        return (OUTSIDE, *range(len(self.size.block_bytes)))
+        return (OUTSIDE, *range(self.size.block_count))
 
     def _make(self, move: Move, block: int) -> Iterator[_Bar]:
         if move.act in (Act.FETCH, Act.COPY_BACK):

@@ -1,6 +1,6 @@
 """The picture of what offloading costs: time streamed ÷ time resident against video size, a line a card.
 
-    offloading_chart(break_even(rehearsals, [device("RTX 4090"), device("H100")]))
+    offloading(break_even(rehearsals, [device("RTX 4090"), device("H100")]))
 
 At 1 the copies hide behind compute and streaming every block is free. A card's solid line runs each operation by
 itself, as diffusers does; for the dotted one all but matrix products, convolutions and attention is fused away, so
@@ -9,7 +9,7 @@ named in the legend; where one is level, the host's time for issuing operations 
 
 How many blocks to keep so that streaming the others is free: a bar a card.
 
-    kept_chart(break_even(rehearsals, cards).filter(pl.col("tokens") == 6144))
+    resident_blocks(break_even(rehearsals, cards).filter(pl.col("tokens") == 6144))
 
 The full bar is what has to stay if operations run one by one; its outline goes on to what is enough if all but matrix
 products, convolutions and attention is fused away.
@@ -31,7 +31,7 @@ _READINGS = {"ratio": "one by one", "fused_ratio": "fused"}
 _WIDTH_PX, _HEIGHT_PX = 520, 300
 
 
-def offloading_chart(streaming: pl.DataFrame) -> Figure:
+def offloading(streaming: pl.DataFrame) -> Figure:
     """Draw what streaming all blocks of a component costs.
 
     Args:
@@ -135,7 +135,7 @@ def _times(row: Mapping[str, Any]) -> str:
     return one if one == other else f"{one} to {other}"
 
 
-def kept_chart(streaming: pl.DataFrame) -> Figure:
+def resident_blocks(streaming: pl.DataFrame) -> Figure:
     """Draw how many blocks have to stay on each card.
 
     Args:

@@ -1,20 +1,20 @@
 """The bounds of a plan, stage by stage: at least, and if nothing overlaps.
 
-    bounds_chart(bounds(rehearsal, plan, card).stages())
+    bounds(bounds(rehearsal, plan, card).stages())
 
 The full bar is the floor, where every copy hides behind compute; its outline goes on to the ceiling, where none does.
 So the hollow part is all that overlapping can win, and the colour says what the floor is bound by.
 
 What a rehearsed run computes, as bars: a row a stage and component.
 
-    work_chart(rehearsal.table()).save("work.svg")
+    work(rehearsal.table()).save("work.svg")
 
 Arithmetic decides what a run costs at least, whatever it runs on. Bars stand in the order of running and carry their
 own labels: no axis, no grid, no legend.
 
 Card × size at a glance: what fits, how, and in what time: at least, and if nothing overlaps.
 
-survey_chart(survey(rehearsals, cards).frame)
+survey(survey(rehearsals, cards).frame)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from reslab.residency._tune._survey import Survey
 LIMITS = {"compute": "blue", "memory": "green", "host": "purple", "copy": "vermilion"}
 
 
-def bounds_chart(stages: pl.DataFrame) -> Figure:
+def bounds(stages: pl.DataFrame) -> Figure:
     """Draw what each stage takes at least, and if nothing overlaps.
 
     Args:
@@ -87,7 +87,7 @@ def _bounds_caption(stages: pl.DataFrame) -> str:
     )
 
 
-def work_chart(table: pl.DataFrame) -> Figure:
+def work(table: pl.DataFrame) -> Figure:
     """Draw where the arithmetic of a run is.
 
     Args:
@@ -150,7 +150,7 @@ _PLANS = {
 }
 
 
-def survey_chart(rows: pl.DataFrame | Survey) -> Figure:
+def survey(rows: pl.DataFrame | Survey) -> Figure:
     """Draw a cell a card and size: the plan that keeps most and fits, and its bounds.
 
     Args:

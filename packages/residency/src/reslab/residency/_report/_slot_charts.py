@@ -1,6 +1,6 @@
 """The picture of slots: what lies where on the device while blocks stream, and what is copied meanwhile.
 
-    slots_chart(slot_times({"deeper prefetch": deep, "resident blocks": kept}, workload, copy=3))
+    slots(slot_times({"deeper prefetch": deep, "resident blocks": kept}, workload, copy=3))
 
 A plan a panel, all on one axis of time. On top the two lanes: computing, with the stalls in it, and copying. Below, a
 row for every block's worth of memory: what is copied into it, how long it is there (a thin line), when it computes.
@@ -8,7 +8,7 @@ Panels of equal height need equal memory, and the shorter one is faster.
 
 What more memory buys, by the way it is spent: time of a pass against memory, a line a way.
 
-    ways_chart(rows)     # columns way, device_bytes, expected, measured
+    memory_time(rows)     # columns way, device_bytes, expected, measured
 
 Where two lines lie over the same memory, the lower one spends it better. Lines join what is expected, points are what
 was measured; where they agree, one knows why.
@@ -28,7 +28,7 @@ _SLOT_HUES = {COMPUTES: "blue", STALLS: "vermilion", COPIED: "orange", THERE: "g
 _WIDTH_PX, _ROW_PX, _DIGIT_PX = 580, 15, 5.0
 
 
-def slots_chart(times: pl.DataFrame) -> Figure:
+def slots(times: pl.DataFrame) -> Figure:
     """Draw what lies where, for each plan.
 
     Args:
@@ -125,7 +125,7 @@ _WIDTH_PX, _HEIGHT_PX = 500, 260
 _UNITS = (("MiB", 2**20), ("GiB", 2**30))
 
 
-def ways_chart(rows: pl.DataFrame) -> Figure:
+def memory_time(rows: pl.DataFrame) -> Figure:
     """Draw the time of a pass against the memory that it takes, for up to four ways of spending it.
 
     Args:

@@ -1,7 +1,7 @@
 """What recipes move over the link for one video, by component, the LoRA apart.
 
     frame = moved_bytes(rehearsal, {"ours": (preset("swap", work), work)})
-    moved_chart(frame)
+    moved(frame)
 
 Only bytes: nothing here depends on a card.
 """
@@ -70,7 +70,7 @@ def _sums(plan: Plan, work: Workload, direction: str) -> dict[str, int]:
     return sums
 
 
-def moved_chart(moved: pl.DataFrame) -> Figure:
+def moved(moved: pl.DataFrame) -> Figure:
     """Draw what each recipe moves, without the LoRA: not every recipe has one.
 
     Args:

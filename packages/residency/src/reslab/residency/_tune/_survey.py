@@ -132,7 +132,7 @@ def survey(
     devices: Devices,
     *,
     component: str | None = None,
-    pool_slack_bytes: int | None = None,
+    allocator_slack_bytes: int | None = None,
 ) -> Survey:
     """Find for each device and rehearsed run the plan that keeps most and fits.
 
@@ -141,7 +141,7 @@ def survey(
         devices: One card or several, or their names.
         component: Which one keeps as many blocks as fit where it does not fit whole; by default the transformer, or
             else the heaviest that has blocks.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default as in `bounds`.
+        allocator_slack_bytes: What the allocator takes beyond what is alive; by default as in `bounds`.
 
     Returns:
         The answers; their rows are in `frame`.
@@ -151,10 +151,10 @@ def survey(
         PlanError: There is no such component with blocks; it names the nearest.
     """
     runs, cards = many_rehearsals(rehearsals, "a survey"), many_devices(devices, "a survey")
-    slack = checked_slack(pool_slack_bytes)
+    slack = checked_slack(allocator_slack_bytes)
     return Survey(
         tuple(
-            _answer(label, run, card, component=component, pool_slack_bytes=slack)
+            _answer(label, run, card, component=component, allocator_slack_bytes=slack)
             for card in cards
             for label, run in runs.items()
         )
@@ -162,11 +162,11 @@ def survey(
 
 
 def _answer(
-    label: str, run: Rehearsal, card: DeviceSpec, *, component: str | None, pool_slack_bytes: int | None
+    label: str, run: Rehearsal, card: DeviceSpec, *, component: str | None, allocator_slack_bytes: int | None
 ) -> Answer:
     tried = []
     for name in _names(run):
-        limits = roomy(name, run, card, component=component, pool_slack_bytes=pool_slack_bytes)
+        limits = roomy(name, run, card, component=component, allocator_slack_bytes=allocator_slack_bytes)
         if limits.fits:
             break
         tried.append(limits)
@@ -223,8 +223,9 @@ def _slack(limits: Bounds) -> Iterator[str]:
     left = memory.free_bytes - memory.peak_bytes
     if memory.missing_device_bytes and memory.fits_host and left >= 0:
         yield (
-            f"Only {gib(memory.slack_bytes)} for torch's allocator are in the way: with "
-            f"PYTORCH_ALLOC_CONF=expandable_segments:True it takes less, and pool_slack_bytes={left} plans for that."
+            f"Only the {gib(memory.slack_bytes)} of slack for torch's allocator do not fit: with "
+            "PYTORCH_ALLOC_CONF=expandable_segments:True it takes less, and "
+            f"allocator_slack_bytes={left} plans for that."
         )
 
 

@@ -4,8 +4,8 @@
         pipeline.run(**request)                     # puts weights where they wait; not what is to be measured
         with Profiler(pipeline, counters=managed) as prof:
             pipeline.run(**request)
-    frame = beside(bounds(rehearsal, plan, card), prof.profile)
-    beside_chart(frame); kept_row(limits, prof.profile, rehearsal).write_csv("mine.csv")
+    frame = compare_bounds(bounds(rehearsal, plan, card), prof.profile)
+    compared_bounds(frame); record_row(limits, prof.profile, rehearsal).write_csv("mine.csv")
 
 Where a device was timed, a stage took what the device took, else what passed on the host's clock. Bytes moved have to
 be the plan's exactly. Times have no such duty: a kernel below its best is above the floor, and one far below it above
@@ -13,7 +13,7 @@ the ceiling too.
 
 Bounds beside measurement as a picture: a band from floor to ceiling, a mark where the run came out.
 
-    beside_chart(pl.concat(beside(limits[name], profiles[name]) for name in plans))
+    compared_bounds(pl.concat(compare_bounds(limits[name], profiles[name]) for name in plans))
 
 Times are on a scale of powers of ten, so that a stage of a millisecond and one of a minute can be compared: equal
 distances are equal ratios, and how far a mark lies to the right of its band is how far it is from the card's best.
@@ -30,7 +30,7 @@ from reslab.profiler import BARE_AXIS, PALETTE, Figure, Profile, gib
 from reslab.residency._predict._bounds import Bounds
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
-BESIDE: Mapping[str, Any] = {
+COMPARED_BOUNDS: Mapping[str, Any] = {
     "plan": pl.String,
     "stage": pl.String,
     "floor_s": pl.Float64,
@@ -42,7 +42,7 @@ BESIDE: Mapping[str, Any] = {
     "peak_bytes": pl.Int64,  # on the device at most, as bounded
     "measured_peak_bytes": pl.Int64,  # by torch's allocator; null where none keeps books, as on a CPU
 }
-KEPT: Mapping[str, Any] = {
+RECORD: Mapping[str, Any] = {
     "pipeline": pl.String,
     "request": pl.String,  # without prompt, image and paths
     "device": pl.String,
@@ -60,8 +60,8 @@ KEPT: Mapping[str, Any] = {
 }
 
 
-def beside(limits: Bounds, profile: Profile) -> pl.DataFrame:
-    """Return a row a stage that computes or copies: the columns of `BESIDE`; of several runs their mean.
+def compare_bounds(limits: Bounds, profile: Profile) -> pl.DataFrame:
+    """Return a row a stage that computes or copies: the columns of `COMPARED_BOUNDS`; of several runs their mean.
 
     Args:
         limits: The bounds of the plan on the device that it ran on.
@@ -82,11 +82,11 @@ def beside(limits: Bounds, profile: Profile) -> pl.DataFrame:
             floor, ceiling = row.floor_ns / 1e9, row.ceiling_ns / 1e9
             times = floor, seconds, ceiling, seconds / floor if floor else None
             rows.append((limits.plan.name, row.stage, *times, row.moved_bytes, moved, row.peak_bytes, peak))
-    return pl.DataFrame(rows, schema=dict(BESIDE), orient="row")
+    return pl.DataFrame(rows, schema=dict(COMPARED_BOUNDS), orient="row")
 
 
-def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataFrame:
-    """Return one row about a whole run, to be kept and compared: the columns of `KEPT`.
+def record_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataFrame:
+    """Return one row about a whole run, to be kept and compared: the columns of `RECORD`.
 
     It names no person, path or prompt: the request without what is private, the device, the versions.
 
@@ -115,7 +115,7 @@ def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataF
         "measured_peak_bytes": max(peaks, default=None),
         "versions": ", ".join(f"{name} {each}" for name, each in sorted(profile.meta["versions"].items())),
     }
-    return pl.DataFrame([row], schema=dict(KEPT))
+    return pl.DataFrame([row], schema=dict(RECORD))
 
 
 def _measured(profile: Profile) -> dict[str, tuple[float, int, int | None]]:
@@ -139,11 +139,11 @@ def _measured(profile: Profile) -> dict[str, tuple[float, int, int | None]]:
 _SMALL = 1e-2
 
 
-def beside_chart(rows: pl.DataFrame) -> Figure:
+def compared_bounds(rows: pl.DataFrame) -> Figure:
     """Draw for each plan and stage the band of its bounds and the measured time.
 
     Args:
-        rows: What `beside` returns, of one plan or of several concatenated.
+        rows: What `compare_bounds` returns, of one plan or of several concatenated.
     """
     import altair as alt  # takes two seconds
 
