@@ -102,7 +102,7 @@ def test_what_the_user_set_stays(guided):
         (lambda run, plan, card: residency.survey(run, 24), DeviceError, "takes one device or several, .*got 24"),
         (lambda run, plan, card: residency.survey(run, [card, 24]), DeviceError, "got 24 among them"),
         (lambda run, plan, card: residency.survey(run, "RTX 490"), DeviceError, "no device 'RTX 490'; did you mean"),
-        (lambda run, plan, card: residency.bounds(run, plan, [card, card]), DeviceError, "of one device, got 2"),
+        (lambda run, plan, card: residency.bounds(run, plan, [card, card]), DeviceError, "take one device, got 2"),
         (lambda run, plan, card: residency.bounds(run, plan, [card]), DeviceError, "bounds take device.* got a list"),
         (lambda run, plan, card: residency.bounds(run, plan, None), DeviceError, "got None"),
         (lambda run, plan, card: residency.bounds([run, run], plan, card), RehearsalError, "one rehearsal, got 2"),
@@ -117,7 +117,7 @@ def test_what_the_user_set_stays(guided):
         (lambda run, plan, card: residency.preset("swap", card), RehearsalError, "got a DeviceSpec"),
         (lambda run, plan, card: residency.break_even(run, 3), DeviceError, "got 3"),
         (lambda run, plan, card: residency.break_even(3, card), RehearsalError, "got 3"),
-        (lambda run, plan, card: residency.link_ratio([card, card], run), DeviceError, "of one device, got 2"),
+        (lambda run, plan, card: residency.link_ratio([card, card], run), DeviceError, "take one device, got 2"),
     ],
 )
 def test_what_is_neither_is_named_in_one_sentence(distilled, call, error, message):
@@ -144,7 +144,7 @@ def test_where_nothing_fits_what_the_hint_says_suffices(distilled):
     free, host = (answer.hint.split(" with ")[1].split()[place] for place in (0, 10))
     enough = residency.device("6 GB", like="RTX 4060 Ti 16GB", free=f"{free} GiB", host_memory=f"{host} GiB")
     assert residency.survey(distilled, enough).fits
-    with pytest.raises(PlanError, match="no plan was found that fits, so there is nothing to run"):
+    with pytest.raises(PlanError, match="no plan fits, so there is no code to run"):
         answer.code()
 
 

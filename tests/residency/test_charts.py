@@ -46,7 +46,7 @@ def test_kept_blocks_are_those_of_the_frame_and_of_one_size(streaming):
     figure = residency.charts.resident_blocks(rows)
     drawn = {row["device"]: (row["least"], row["most"]) for row in figure.spec["data"]["values"]}
     assert drawn == {row["device"]: (row["keep"], row["fused_keep"]) for row in rows.rows(named=True)}
-    with pytest.raises(ValueError, match="a bar is about one size"):
+    with pytest.raises(ValueError, match="a bar is for one size"):
         residency.charts.resident_blocks(streaming)
 
 

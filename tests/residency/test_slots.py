@@ -84,7 +84,7 @@ def test_with_equal_memory_resident_blocks_are_never_slower_than_a_deeper_prefet
 
 
 def test_a_component_without_blocks_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'vae' has no blocks here; choose one of \['transformer'\]"):
+    with pytest.raises(ValueError, match=r"'vae' has no blocks in this workload; choose one of \['transformer'\]"):
         residency.slot_times({"": Plan.of()}, residency.equal_blocks(2), copy=1, component="vae")
 
 
@@ -99,7 +99,7 @@ def test_panels_say_memory_and_end_and_bars_are_those_of_the_frame():
     ]
     assert sum(len(panel["data"]["values"]) for panel in panels) == times.height
     assert figure.caption.startswith("Computing alone takes 24. deep: 24 copies, done at 49; kept: 12 copies")
-    with pytest.raises(ValueError, match="there is nothing to draw"):
+    with pytest.raises(ValueError, match="there are no times to draw"):
         residency.charts.slots(times.clear())
 
 

@@ -7,7 +7,7 @@
 |---|---|---|
 | `bounds` | per stage, the time at least and if nothing overlaps | `Bounds.stages()` |
 | `compared_bounds` | those times beside the measured ones | `compare_bounds` |
-| `memory_time` | the time of a pass against the memory spent, for several ways of spending it | a frame of your own |
+| `memory_time` | the time of a pass against the memory spent, for several ways | columns of its docstring |
 | `moved` | bytes that recipes copy for one video | `moved_bytes` |
 | `offloading` | the cost of streaming all blocks against video size, a line a card | `break_even` |
 | `resident_blocks` | blocks to keep so that streaming the others is free, a bar a card | `break_even` |

@@ -1,24 +1,23 @@
-"""What a plan costs on a device, stage by stage, before anything runs: at least, and if nothing overlaps.
+"""The bounds of a plan on a device, stage by stage, before anything runs: the time at least, and if nothing overlaps.
 
     limits = bounds(rehearsal, plan, device("RTX 4090"))
     limits.fits, limits.why, limits.tightest
     limits.floor_ns, limits.ceiling_ns
     limits.stages()
 
-Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
-operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all copying hides
-behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions:
-kernels below their best throughput and time outside stages come on top, so a real run may lie above the ceiling.
+Compute follows a roofline (`_roofline`): each call takes the longer of the device's time and the host's time for
+issuing its operations. Copying takes bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all
+copying hides behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not
+predictions: kernels below their best throughput and time outside stages come on top, so a real run may lie above the
+ceiling.
 
-Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
-rehearsal saw alive. What torch's allocator holds beyond that is the pool's slack.
+Memory is the weights that the plan has on the device, slots included, and the activations that the rehearsal recorded.
+Torch's allocator holds more than that: its slack.
 
-A card's ratio of copying to computing, from a rehearsal of what it would run.
+`link_ratio` is a card's ratio of copying to computing, for a machine that stands in for the card. A laptop that
+computes 500 times slower must copy 500 times slower too, so that it waits where the card would wait.
 
     apply(pipeline, plan, link=link_ratio(card, rehearsal))
-
-A laptop that computes 500 times slower than a card should copy 500 times slower too: then it waits where the card
-would wait.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bounds(Compared):
-    """What one plan costs on one device.
+    """The bounds of one plan on one device: time and memory.
 
     Attributes:
         rows: The stages in order.
         plan: The plan.
         device: The device.
-        memory: What is needed of each memory, and whether it is there.
-        uncosted: Operations for whose arithmetic the device has no throughput.
+        memory: The bytes needed in each memory, and whether it has them.
+        uncosted: Operations for whose arithmetic the device has no known throughput.
     """
 
     rows: tuple[StageBounds, ...]
@@ -67,22 +66,22 @@ class Bounds(Compared):
 
     @property
     def unknown(self) -> str:
-        """Return why there are no times, in a sentence, or "": asking for one is then a `DeviceError` that says so."""
+        """Return a sentence that says why there are no times, or ""; times then raise `DeviceError`."""
         return next((row.unknown for row in self.rows if row.unknown), "")
 
     @property
     def floor_ns(self) -> int:
-        """Return what the run takes at least: in each stage all copying hides behind compute."""
+        """Return the least time of the run: in each stage all copying hides behind compute."""
         return sum(row.floor_ns for row in self.rows)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return what it takes if nothing overlaps; kernels below their best come on top."""
+        """Return the time of the run if nothing overlaps; kernels below their best throughput come on top."""
         return sum(row.ceiling_ns for row in self.rows)
 
     @property
     def compute_ns(self) -> int:
-        """Return what it takes without a copy: the floor of a plan that keeps everything resident."""
+        """Return the time of the run without a copy: the floor of a plan with everything resident."""
         return sum(row.computing_ns for row in self.rows)
 
     @property
@@ -107,12 +106,12 @@ class Bounds(Compared):
 
     @property
     def fits(self) -> bool:
-        """Tell whether device and host have the memory."""
+        """Return whether device and host have the memory."""
         return self.memory.fits
 
     @property
     def why(self) -> str:
-        """Return in a sentence whether it fits, and where it is tightest."""
+        """Return a sentence that says whether the plan fits, and where memory is tightest."""
         return self.memory.why
 
     def stages(self) -> pl.DataFrame:
@@ -135,24 +134,24 @@ class Bounds(Compared):
         return bounds_html(self.rows, title=title, why=self.why, notes=self._notes())
 
     def _notes(self) -> Iterator[str]:
-        """Yield what there is to say of the whole run: what it takes and moves, and what is not in the times."""
+        """Yield sentences about the run: its time, the bytes it moves, and operations that the times leave out."""
         moved = f"{gib(self.moved_bytes)} moved to the device and {gib(self.copied_back_bytes)} back"
         if self.unknown:
             yield f"{moved}. No times: {self.unknown}."
         else:
             times = f"{self.floor_ns / 1e9:.3g} to {self.ceiling_ns / 1e9:.3g} s"
-            yield f"In all {times}, {moved}. Bounds, not predictions."
+            yield f"The run takes {times}, with {moved}. Bounds, not predictions."
         for row in self.uncosted.cast({"op": pl.String, "dtype": pl.String}).rows(named=True):
             yield (
-                f"Not in these times: the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all "
-                f"FLOPs, since {self.device.name}'s throughput for it is not known."
+                f"These times leave out the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all "
+                f"FLOPs: no throughput of {self.device.name} for it is known."
             )
 
 
 def bounded(
     rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, allocator_slack_bytes: int | None = None
 ) -> Bounds:
-    """Return the bounds of a plan on a device; `bounds` is the same for names too."""
+    """Return the bounds of a plan on a device; the public `bounds` takes names too."""
     lora, numerics = plan.lora, plan.numerics
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
@@ -180,9 +179,9 @@ def _stage(
 
 
 def link_ratio(card: DeviceSpec | str, rehearsal: Rehearsal) -> LinkRatio:
-    """Return the ratio of copying to computing that a card has in a rehearsed run, if every call copied its weights.
+    """Return a card's ratio of copying to computing in a rehearsed run, as if every call copied its weights.
 
-    Both are as in `bounds`: computing takes what the roofline says, copying the bytes over the link of pinned memory.
+    Times are those of `bounds`: the roofline for computing, and bytes over the link from pinned memory for copying.
 
     >>> import torch
     >>> from reslab.residency import device, rehearse
@@ -194,13 +193,13 @@ def link_ratio(card: DeviceSpec | str, rehearsal: Rehearsal) -> LinkRatio:
     [0.0066, 0.0098]
 
     Args:
-        card: From `device`, or its name; its link for pinned memory and its throughput count.
-        rehearsal: Of what that card would run, at its size.
+        card: The device, or its name; its link from pinned memory and its throughput count.
+        rehearsal: The rehearsed run, at the size that the card would run.
 
     Raises:
-        DeviceError: If it is not known how fast the card computes in the type of a component.
+        DeviceError: No throughput of the card is known for the type of a component.
     """
-    card, rehearsal = one_device(card, "a ratio"), one_rehearsal(rehearsal, "a ratio")
+    card, rehearsal = one_device(card, "link ratios"), one_rehearsal(rehearsal, "link ratios")
     limits = bounded(rehearsal, Plan.of(), card)
     sizes = {row["component"]: row["weight_bytes"] + row["lora_bytes"] for row in rehearsal.components.rows(named=True)}
     copied = sum(sizes[component] for component in rehearsal.calls["component"])

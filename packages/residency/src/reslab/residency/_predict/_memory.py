@@ -1,8 +1,11 @@
-"""What a plan needs of each memory: the device's, pinned and pageable host memory, and whether that is there.
+"""The bytes that a plan needs in each memory (device, pinned host, pageable host), and whether the memory has them.
 
-What the host needs is in the account of `footprint`, which `apply` keeps to: copies of what comes and goes, and a
-window for what streams from disk, pinned as far as memory can be pinned; the rest is pageable, and slower to copy.
-Where host and device share one memory nothing moves, and a weight takes its place once.
+    limits = bounds(rehearsal, plan, card)
+    limits.memory.fits_device, limits.memory.missing_host_bytes
+
+Host memory is the account of `footprint`, which `apply` uses too: copies of weights that move, and a window for weights
+that stream from disk. It is pinned as far as the host allows; the rest is pageable, and slower to copy. Where host and
+device share one memory, no weight moves and each weight counts once.
 """
 
 from __future__ import annotations
@@ -19,18 +22,18 @@ from reslab.stages import freeze
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is needed of each memory, in bytes.
+    """The bytes that a plan needs in each memory, and the bytes that it has.
 
     Attributes:
-        weight_bytes: On the device, by stage's registered name, at most.
-        peak_bytes: On the device, activations included, at most.
-        peak_stage: Where that is.
-        slack_bytes: What the allocator takes beyond it.
-        free_bytes: What the device has free.
-        pinned_bytes: Host memory that is pinned.
-        pageable_bytes: Host memory that should be pinned and cannot.
-        host_bytes: What the host may use.
-        ns_per_byte: What copying a byte of each component to the device takes.
+        weight_bytes: The most bytes of weights on the device, by the stage's registered name.
+        peak_bytes: The most bytes on the device, activations included.
+        peak_stage: The stage with that peak.
+        slack_bytes: Bytes that the allocator holds beyond the peak.
+        free_bytes: Free memory of the device.
+        pinned_bytes: Pinned host memory.
+        pageable_bytes: Host memory that would be pinned if the host allowed it.
+        host_bytes: Host memory that the plan may use.
+        ns_per_byte: Time to copy a byte of each component to the device.
     """
 
     weight_bytes: Mapping[str, int]
@@ -48,32 +51,32 @@ class Memory:
 
     @property
     def fits_device(self) -> bool:
-        """Tell whether the device has the memory."""
+        """Return whether the device has the memory."""
         return self.peak_bytes + self.slack_bytes <= self.free_bytes
 
     @property
     def fits_host(self) -> bool:
-        """Tell whether the host has the memory."""
+        """Return whether the host has the memory."""
         return self.pinned_bytes + self.pageable_bytes <= self.host_bytes
 
     @property
     def fits(self) -> bool:
-        """Tell whether both have it."""
+        """Return whether both have the memory."""
         return self.fits_device and self.fits_host
 
     @property
     def missing_device_bytes(self) -> int:
-        """Return the bytes that the device lacks, the allocator's slack included; 0 where it fits."""
+        """Return the bytes that the device lacks, the allocator's slack included; 0 if the plan fits."""
         return max(0, self.peak_bytes + self.slack_bytes - self.free_bytes)
 
     @property
     def missing_host_bytes(self) -> int:
-        """Return the bytes that the host lacks; 0 where it fits."""
+        """Return the bytes that the host lacks; 0 if the plan fits."""
         return max(0, self.pinned_bytes + self.pageable_bytes - self.host_bytes)
 
     @property
     def why(self) -> str:
-        """Return in a sentence whether it fits, and where it is tightest."""
+        """Return a sentence that says whether the plan fits, and where memory is tightest."""
         device = (
             f"{self.peak_stage} is tightest: {gib(self.peak_bytes)} and {gib(self.slack_bytes)} of the allocator's "
             f"slack, of {gib(self.free_bytes)} free on the device"
@@ -87,7 +90,7 @@ class Memory:
 
 
 def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, allocator_slack_bytes: int | None) -> Memory:
-    """Return what a plan needs of each memory of a device and its host, from the account of its bytes."""
+    """Return the bytes that a plan needs on a device and its host, from the account of its bytes."""
     weights = _on_device(account, workload, device)
     peaks = {stage: nbytes + account.activations[stage] for stage, nbytes in weights.items()}
     stage = max(peaks, key=peaks.__getitem__)
