@@ -132,7 +132,7 @@ EXAMPLES = {
     residency.Survey: lambda: answers(),
     residency.Advice: lambda: residency.Advice(frame=pl.DataFrame({"change": ["link ×2"]}), says="Link ×2 helps."),
     residency.KeyedFile: lambda: residency.KeyedFile("a.safetensors", {"key": "name"}),
-    residency.Memory: lambda: limits().memory,
+    residency.MemoryBounds: lambda: limits().memory,
     residency.StageBounds: lambda: limits().rows[0],
     residency.DeviceSpec: lambda: residency.device("RTX 4090"),
     residency.Evidence: lambda: residency.device("RTX 4090").evidence["memory_bytes"],

@@ -31,7 +31,7 @@ from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
 from reslab.residency._predict._bounds import Bounds, link_ratio
 from reslab.residency._predict._break_even import break_even, break_even_tokens
-from reslab.residency._predict._memory import Memory
+from reslab.residency._predict._memory import MemoryBounds
 from reslab.residency._predict._preset import bounds, most_resident, preset
 from reslab.residency._predict._rehearsed import workload
 from reslab.residency._predict._slot_times import pass_time, slot_times
@@ -123,7 +123,7 @@ __all__ = [
     "LinkSpeed",
     "Lora",
     "Machine",
-    "Memory",
+    "MemoryBounds",
     "Move",
     "Numerics",
     "OutOfMemory",

@@ -33,7 +33,7 @@ from reslab.residency._plan._numerics import VaeTiling
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._predict._arguments import one_device, one_rehearsal
-from reslab.residency._predict._memory import Memory, memory
+from reslab.residency._predict._memory import MemoryBounds, memory
 from reslab.residency._predict._rehearsed import workload
 from reslab.residency._predict._roofline import StageCompute, compute_by_stage, remembered, uncosted
 from reslab.residency._predict._stage_bounds import StageBounds
@@ -61,7 +61,7 @@ class Bounds(Compared):
     rows: tuple[StageBounds, ...]
     plan: Plan
     device: DeviceSpec
-    memory: Memory
+    memory: MemoryBounds
     uncosted: pl.DataFrame
 
     @property
@@ -153,6 +153,7 @@ def bounded(
 ) -> Bounds:
     """Return the bounds of a plan on a device; the public `bounds` takes names too."""
     lora, numerics = plan.lora, plan.numerics
+    # a survey bounds many plans of one rehearsal, which share workload and compute
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
     account = footprint(plan, work)
@@ -162,8 +163,9 @@ def bounded(
 
 
 def _stage(
-    compute: StageCompute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: Memory
+    compute: StageCompute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: MemoryBounds
 ) -> StageBounds:
+    # in shared memory no weight moves, whatever the plan says
     moved = 0 if device.unified else sum(row.fetched_bytes for row in placed)
     back = 0 if device.unified else sum(row.copied_back_bytes for row in placed)
     copies = 0.0 if device.unified else sum(row.fetched_bytes * need.ns_per_byte[row.component] for row in placed)

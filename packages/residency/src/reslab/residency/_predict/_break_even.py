@@ -111,6 +111,7 @@ def _crossing(points: Sequence[tuple[int, float]]) -> int | None:
         return points[0][0]
     for (few, above), (many, below) in pairwise(points):
         if below <= 1:
+            # a straight line between two points of a log-log chart
             share = math.log(above) / math.log(above / below)
             return round(few * (many / few) ** share)
     return None

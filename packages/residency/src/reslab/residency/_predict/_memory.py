@@ -21,7 +21,7 @@ from reslab.stages import freeze
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
+class MemoryBounds:
     """The bytes that a plan needs in each memory, and the bytes that it has.
 
     Attributes:
@@ -89,14 +89,16 @@ class Memory:
         return f"It does not fit: {' and '.join(missing)}."
 
 
-def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, allocator_slack_bytes: int | None) -> Memory:
+def memory(
+    account: Footprint, workload: Workload, device: DeviceSpec, *, allocator_slack_bytes: int | None
+) -> MemoryBounds:
     """Return the bytes that a plan needs on a device and its host, from the account of its bytes."""
     weights = _on_device(account, workload, device)
     peaks = {stage: nbytes + account.activations[stage] for stage, nbytes in weights.items()}
     stage = max(peaks, key=peaks.__getitem__)
     slack = allocator_slack(peaks[stage], device.kind) if allocator_slack_bytes is None else allocator_slack_bytes
     host = NOTHING if device.unified else account.host(pinnable_bytes=device.pinnable_bytes)
-    return Memory(
+    return MemoryBounds(
         weight_bytes=weights,
         peak_bytes=peaks[stage],
         peak_stage=stage,
@@ -114,6 +116,7 @@ def memory(account: Footprint, workload: Workload, device: DeviceSpec, *, alloca
 def _on_device(account: Footprint, workload: Workload, device: DeviceSpec) -> dict[str, int]:
     weights = dict.fromkeys(workload.stages, 0)
     for row in account:
+        # shared memory holds every weight that is not on disk, whether it is resident or waits
         shared = device.unified and not row.from_disk
         weights[row.stage] += workload.components[row.component].weight_bytes if shared else row.device_bytes
     return weights
@@ -121,8 +124,10 @@ def _on_device(account: Footprint, workload: Workload, device: DeviceSpec) -> di
 
 def _ns_per_byte(name: str, host: HostBytes, device: DeviceSpec, *, from_disk: bool) -> float:
     if from_disk:
+        # all that comes from disk goes through one window
         share = 1.0 if host.pinned_window_bytes else 0.0
     else:
         share = host.pinned[name] / host.copies[name] if name in host.copies else 1.0
+    # reading from disk overlaps with copying, so the slower of the two counts
     over_the_link = share / device.link_bytes_per_s + (1 - share) / device.link_pageable_bytes_per_s
     return 1e9 * max(over_the_link, 1 / device.disk_bytes_per_s if from_disk else 0.0)

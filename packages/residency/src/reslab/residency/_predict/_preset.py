@@ -37,6 +37,7 @@ def most_resident(blocks: int, fits: Callable[[int], bool]) -> int:
         blocks: The number of blocks that the component has.
         fits: Function that returns whether a number of resident blocks fits.
     """
+    # the number that fit is the index of the first that does not
     return bisect_left(range(1, blocks + 1), True, key=lambda kept: not fits(kept))
 
 
@@ -104,7 +105,7 @@ def preset(
         PlanError: There is no such preset or component (the message names the nearest), or a card is given for a
             workload, which does not say what its calls compute.
     """
-    preset_choices(name)
+    preset_choices(name)  # an unknown name is refused before anything else
     if isinstance(subject, Workload):
         if device is not None:
             raise PlanError(

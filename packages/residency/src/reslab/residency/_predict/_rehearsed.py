@@ -106,7 +106,7 @@ class _Reading:
             blocks=self.blocks[first["trace"]],
             traces=tuple(row["trace"] for row in rows),
             step=first["step"],
-            guidance_pass=first["guidance_pass"] if len(rows) == 1 else None,
+            guidance_pass=first["guidance_pass"] if len(rows) == 1 else None,  # a batched call makes all passes
         )
 
     @cached_property
@@ -131,6 +131,7 @@ class _Reading:
     def size(self, row: dict[str, Any]) -> ComponentSize:
         blocks = self.rehearsal.blocks.filter(pl.col("component") == row["component"]).sort("block")
         lora = blocks["lora_bytes"] * (not self.merged)
+        # float8 is layerwise casting of the model that denoises; text encoder and VAE keep their type
         denoises = any(call["component"] == row["component"] and call["step"] is not None for call in self.rows)
         halved = denoises and row["dtype"] in _HALVED and self.plan.numerics.weight_dtype is WeightDtype.FLOAT8
         own = blocks["weight_bytes"] // 2 if halved else blocks["weight_bytes"]
@@ -143,4 +144,5 @@ class _Reading:
         for stage in stages:
             own = [group for group in grouped if group[0]["registered_name"] == stage]
             peaks = [group[0]["live_bytes"] + sum(row["peak"] for row in group) for group in own]
+            # buffers are on the device all the time, and no plan places them
             yield stage, buffers + max([glue[stage], *peaks])

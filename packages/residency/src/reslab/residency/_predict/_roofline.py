@@ -42,6 +42,7 @@ _known: dict[tuple[Any, ...], tuple[Rehearsal, Any]] = {}
 def remembered(what: str, rehearsal: Rehearsal, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     """Return the value made before for the same rehearsal (by identity) and key, or make it."""
     place = (what, id(rehearsal), *key)
+    # the entry holds the rehearsal, so its id cannot be given to another one while the entry exists
     if place not in _known or _known[place][0] is not rehearsal:
         while len(_known) >= _REMEMBERED:
             del _known[next(iter(_known))]
@@ -150,7 +151,7 @@ def _uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     every = _with_throughput(rehearsal, device).join(bodies, on="body")
     every = every.with_columns(operations=pl.col("repeats") * pl.col("calls"))
     every = every.with_columns(flops=pl.col("flops").cast(pl.Float64) * pl.col("operations"))
-    total = max(every["flops"].sum(), 1)
+    total = max(every["flops"].sum(), 1)  # a run may have no arithmetic
     unknown = every.filter((pl.col("flops") > 0) & pl.col("flops_per_s").is_null())
     sums = unknown.group_by("op", "kind", "dtype").agg(pl.col("operations", "flops").sum())
     return sums.with_columns(share=pl.col("flops") / total).sort("flops", "op", descending=[True, False])
@@ -175,6 +176,7 @@ def compute_by_stage(
     rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, *, tiled: bool = False
 ) -> Mapping[str, StageCompute]:
     """Return the compute of each stage by registered name; with `tiled`, calls that can compute in tiles do."""
+    # some types without a throughput would make the ceiling too low, so there are no times at all
     if sentence := unknown(rehearsal, device):
         return _uncounted(rehearsal, sentence)
     key = (lora, tiled, *speed(device))

@@ -67,7 +67,7 @@ def slot_times(
         known = [name for name, each in workload.components.items() if each.block_bytes]
         raise ValueError(f"{component!r} has no blocks in this workload; choose one of {known}")
     calls = tuple(call for call in workload.calls if call.component == component)
-    own = replace(workload, calls=calls)
+    own = replace(workload, calls=calls)  # other components would take the copy lane
     rows = [
         (label, *bar)
         for label, plan in plans.items()
@@ -146,7 +146,7 @@ class _Lanes:
 
     def _copy(self, move: Move, block: int) -> Iterator[_Bar]:
         place = f"block {block}" if move.slot is None else f"slot {move.slot}"
-        if move.stage is None:
+        if move.stage is None:  # fetched before the run, which no bar shows
             self.held[block] = place, 0.0
             return
         begun = max(self.now, self.copied)
