@@ -15,7 +15,7 @@ from functools import partial
 
 import midsize
 
-from reslab.residency import Plan, device_bytes, layerwise, schedule, swap
+from reslab.residency import Plan, footprint, layerwise, schedule, swap
 
 ROUNDS, RATIO = 3, 2.0
 SAME_MEMORY = {
@@ -42,7 +42,7 @@ def main():
         print(f"\n| {title} | s | ÷ compute | MB moved | peak MB |\n|---|---:|---:|---:|---:|")
         for name in names:
             moved = schedule(plans[name], bench.known).moved_bytes() / 1e6
-            peak = max(device_bytes(plans[name], bench.known).values()) / 1e6
+            peak = max(footprint(plans[name], bench.known).device_bytes.values()) / 1e6
             print(f"| {name} | {best[name]:.3f} | {best[name] / bench.compute_s:.3f} | {moved:.0f} | {peak:.0f} |")
 
 
@@ -50,7 +50,7 @@ def held(bench, plan, rate):
     """Return the seconds of a run, having held its bytes and its peak to the plan's."""
     took, moved, peak = bench.managed(plan, rate)
     assert moved == schedule(plan, bench.known).moved_bytes()
-    assert peak <= 1.01 * max(device_bytes(plan, bench.known).values())
+    assert peak <= 1.01 * max(footprint(plan, bench.known).device_bytes.values())
     return took
 
 

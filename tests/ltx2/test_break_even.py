@@ -3,7 +3,7 @@
 import pytest
 
 from reslab.ltx2 import rehearsal
-from reslab.residency import Plan, bounds, break_even, break_even_tokens, device, layerwise, offloading_chart, survey
+from reslab.residency import Plan, bounds, break_even, break_even_tokens, charts, device, layerwise, survey
 
 CARDS = ("RTX 5090", "RTX 4090", "A100", "H100")
 SIZES = ((768, 512), (1536, 1024), (1920, 1088))
@@ -76,6 +76,6 @@ def test_the_hosts_time_is_in_the_picture_so_a_fast_card_loses_eleven_times_and_
     assert both["dynamic"]["compute_ns"] == both["dynamic"]["fused_ns"] == pytest.approx(71.9e6, rel=0.01)
     assert both["dynamic"]["ratio"] == pytest.approx(816 / 71.9, rel=0.01)
     assert both["merged"]["ratio"] == pytest.approx(670 / 71.9, rel=0.01)
-    caption = offloading_chart(break_even([run], [device("B200")])).caption
+    caption = charts.offloading(break_even([run], [device("B200")])).caption
     assert "at 384 tokens ×11 on the B200" in caption
     assert "the host's time" in caption

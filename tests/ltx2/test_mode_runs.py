@@ -59,7 +59,7 @@ def test_the_modes_differ_in_bytes_by_the_transformers_and_agree_in_bits_by_the_
 
 
 def test_a_cards_ratio_is_one_bandwidth_for_all_modes(pipe, rehearsal):
-    card = residency.like(residency.device("H100", link="2000 GB/s"), ltx2.rehearsal("LTX-2.3"))
+    card = residency.link_ratio(residency.device("H100", link="2000 GB/s"), ltx2.rehearsal("LTX-2.3"))
     runs = ltx2.compare_modes(pipe, REQUEST, modes=["original", "auto"], rehearsal=rehearsal, link=card)
     assert [run.mode for run in runs.runs] == ["original", "auto: resident"]
     (bandwidth,) = set(runs.frame()["link_bytes_per_s"])

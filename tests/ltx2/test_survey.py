@@ -48,7 +48,7 @@ def test_what_is_given_one_by_one_or_in_lists_or_by_name_is_the_same(distilled):
     assert list(table.frame.columns) == list(residency.SURVEY)
     assert isinstance(table[1:], Survey)
     assert len(table[1:]) == 3
-    assert residency.survey_chart(table).caption == residency.survey_chart(table.frame).caption
+    assert residency.charts.survey(table).caption == residency.charts.survey(table.frame).caption
 
 
 def test_two_runs_of_one_size_both_have_a_row(distilled):
@@ -102,18 +102,22 @@ def test_what_the_user_set_stays(guided):
         (lambda run, plan, card: residency.survey(run, 24), DeviceError, "takes one device or several, .*got 24"),
         (lambda run, plan, card: residency.survey(run, [card, 24]), DeviceError, "got 24 among them"),
         (lambda run, plan, card: residency.survey(run, "RTX 490"), DeviceError, "no device 'RTX 490'; did you mean"),
-        (lambda run, plan, card: residency.bounds(run, plan, [card, card]), DeviceError, "of one device, got 2"),
+        (lambda run, plan, card: residency.bounds(run, plan, [card, card]), DeviceError, "take one device, got 2"),
         (lambda run, plan, card: residency.bounds(run, plan, [card]), DeviceError, "bounds take device.* got a list"),
         (lambda run, plan, card: residency.bounds(run, plan, None), DeviceError, "got None"),
         (lambda run, plan, card: residency.bounds([run, run], plan, card), RehearsalError, "one rehearsal, got 2"),
         (lambda run, plan, card: residency.bounds(card, plan, run), RehearsalError, "got a DeviceSpec"),
         (lambda run, plan, card: residency.bounds(run, "streeming", card), PlanError, "did you mean 'streaming'"),
         (lambda run, plan, card: residency.bounds(run, {"vae": "swap"}, card), PlanError, "a Plan, or .*got a dict"),
-        (lambda run, plan, card: residency.bounds(run, plan, card, pool_slack_bytes="1 GiB"), ValueError, "2\\*\\*30"),
+        (
+            lambda run, plan, card: residency.bounds(run, plan, card, allocator_slack_bytes="1 GiB"),
+            ValueError,
+            "2\\*\\*30",
+        ),
         (lambda run, plan, card: residency.preset("swap", card), RehearsalError, "got a DeviceSpec"),
         (lambda run, plan, card: residency.break_even(run, 3), DeviceError, "got 3"),
         (lambda run, plan, card: residency.break_even(3, card), RehearsalError, "got 3"),
-        (lambda run, plan, card: residency.like([card, card], run), DeviceError, "of one device, got 2"),
+        (lambda run, plan, card: residency.link_ratio([card, card], run), DeviceError, "take one device, got 2"),
     ],
 )
 def test_what_is_neither_is_named_in_one_sentence(distilled, call, error, message):
@@ -140,7 +144,7 @@ def test_where_nothing_fits_what_the_hint_says_suffices(distilled):
     free, host = (answer.hint.split(" with ")[1].split()[place] for place in (0, 10))
     enough = residency.device("6 GB", like="RTX 4060 Ti 16GB", free=f"{free} GiB", host_memory=f"{host} GiB")
     assert residency.survey(distilled, enough).fits
-    with pytest.raises(PlanError, match="no plan was found that fits, so there is nothing to run"):
+    with pytest.raises(PlanError, match="no plan fits, so there is no code to run"):
         answer.code()
 
 

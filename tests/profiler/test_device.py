@@ -129,6 +129,7 @@ def test_nothing_waits_for_the_device_but_the_start_and_the_end(event, prof, dev
     prof.stop()
     assert (device.synchronizations, clock()) == (2, 500)
     assert prof.profile.steps()["device_ms"].sum() == pytest.approx(500e-6)
+    assert prof.profile.mean_step_s() == pytest.approx(10e-9)  # the host's clock stood still
     assert device.synchronizations == 2
 
 

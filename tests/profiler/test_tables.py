@@ -69,6 +69,15 @@ def test_steps_passes_and_components_are_rows_with_calls_and_sums(two_runs):
     assert two_runs.components().rows() == [("lab", "decode", "vae.decode", 8, 0.008, 0.001, None)]
 
 
+def test_the_mean_step_is_over_all_steps_of_all_runs_in_seconds(two_runs):
+    assert two_runs.mean_step_s() == pytest.approx((0.004 + 1.004) / 4 / 1e3)
+
+
+def test_the_mean_step_of_a_profile_without_steps_is_an_error():
+    with pytest.raises(ValueError, match="no denoising step was recorded"):
+        Profile(spans=spans_frame()).mean_step_s()
+
+
 def test_named_spans_have_a_view_of_their_own(prof, clock):
     for ns in (1_000_000, 3_000_000):
         with prof.span("load"):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.residency import (
-    POOL_SLACK_BYTES,
+    ALLOCATOR_SLACK_BYTES,
     DeviceError,
     Plan,
     PlanError,
@@ -18,7 +18,7 @@ from reslab.residency import (
     break_even_tokens,
     device,
     layerwise,
-    like,
+    link_ratio,
     most_resident,
     preset,
     presets,
@@ -28,7 +28,7 @@ from reslab.residency import (
     workload,
 )
 from reslab.residency._rehearse._schema import SCHEMAS
-from reslab.residency._schedule._footprint import pool_slack
+from reslab.residency._schedule._footprint import allocator_slack
 
 MB, GB = 10**6, 10**9
 BLOCKS = 4
@@ -138,11 +138,11 @@ def test_streaming_costs_at_least_the_longer_and_at_most_the_sum(card):
 
 
 def test_a_link_can_be_like_a_card_by_its_ratio_of_copying_to_computing(card):
-    ratio = like(card, run())
+    ratio = link_ratio(card, run())
     compute_s = 6 * 0.04 + 0.01  # products by throughput, decoding by memory traffic
     assert ratio.copy_s_per_compute_s == pytest.approx((6 * 0.46 + 0.05) / 10 / compute_s)
-    with pytest.raises(ValueError, match="it is not known how fast card computes in bfloat16"):
-        like(replace(card, matrix_flops_per_s={}), run())
+    with pytest.raises(ValueError, match="no bfloat16 throughput of card is known"):
+        link_ratio(replace(card, matrix_flops_per_s={}), run())
 
 
 def test_what_is_copied_back_is_counted(card):
@@ -169,7 +169,7 @@ def test_it_fits_with_the_allocators_slack_or_says_where_it_is_tightest(card):
         limits = bounds(run(), Plan.of(), replace(card, free_bytes=needed + needed // 10 + spare))
         assert limits.fits is fits
     assert limits.why.startswith("It does not fit: decode is tightest: 0.51 GiB and 0.05 GiB of the allocator's slack")
-    assert bounds(run(), Plan.of(), replace(card, free_bytes=needed), pool_slack_bytes=0).fits
+    assert bounds(run(), Plan.of(), replace(card, free_bytes=needed), allocator_slack_bytes=0).fits
 
 
 def test_a_host_without_the_memory_does_not_fit(card):
@@ -227,13 +227,13 @@ def test_without_a_throughput_there_is_memory_and_no_time(card):
     known = bounds(run(), Plan.of({"transformer": layerwise()}), card)
     row = limits.uncosted.row(0, named=True)
     assert (row["op"], row["dtype"], row["operations"], row["share"]) == ("aten.mm", "float8_e4m3fn", 24, 1.0)
-    assert limits.unknown.startswith("it is not known how fast card computes in float8_e4m3fn; give compute={'float8")
+    assert limits.unknown.startswith("no float8_e4m3fn throughput of card is known; give compute={'float8")
     for time in ("floor_ns", "ceiling_ns", "compute_ns"):
-        with pytest.raises(DeviceError, match="not known how fast card computes in float8_e4m3fn"):
+        with pytest.raises(DeviceError, match="no float8_e4m3fn throughput of card is known"):
             getattr(limits, time)
     assert (limits.memory, limits.moved_bytes, known.unknown) == (known.memory, known.moved_bytes, "")
     assert "times not known" in repr(limits)
-    assert "No times: it is not known how fast card computes in float8_e4m3fn" in limits._repr_html_()
+    assert "No times: no float8_e4m3fn throughput of card is known" in limits._repr_html_()
     assert limits.stages()["floor_ns"].null_count() == limits.stages().height
     assert bounds(run(), Plan.of(), card).uncosted.is_empty()
 
@@ -241,15 +241,15 @@ def test_without_a_throughput_there_is_memory_and_no_time(card):
 def test_without_a_bandwidth_there_is_no_time_either(card):
     slow = replace(card, memory_bytes_per_s=None)
     limits = bounds(run(), Plan.of(), slow)
-    assert limits.unknown.startswith("it is not known how fast the memory of card is; give bandwidth='288 GB/s'")
-    with pytest.raises(DeviceError, match="how fast the memory of card is"):
-        like(slow, run())
-    with pytest.raises(DeviceError, match="how fast the memory of card is"):
+    assert limits.unknown.startswith("no memory bandwidth of card is known; give bandwidth='288 GB/s'")
+    with pytest.raises(DeviceError, match="no memory bandwidth of card is known"):
+        link_ratio(slow, run())
+    with pytest.raises(DeviceError, match="no memory bandwidth of card is known"):
         break_even([run()], [slow])
     row = survey(run(), slow).frame.row(0, named=True)
     assert (row["floor_s"], row["ceiling_s"], row["resident_s"]) == (None, None, None)
     assert row["fits"]
-    assert "No times: it is not known how fast the memory of card is" in row["why"]
+    assert "No times: no memory bandwidth of card is known" in row["why"]
 
 
 def test_a_small_share_without_a_throughput_is_listed(card):
@@ -259,7 +259,7 @@ def test_a_small_share_without_a_throughput_is_listed(card):
     limits = bounds(replace(rehearsal, operations=mixed), Plan.of(), card)
     assert limits.uncosted["share"].item() < 0.01
     assert limits.floor_ns > 0
-    assert "Not in these times: the arithmetic of aten.mm in float64" in limits._repr_html_()
+    assert "These times leave out the arithmetic of aten.mm in float64" in limits._repr_html_()
 
 
 def test_attention_has_a_throughput_of_its_own(card):
@@ -318,7 +318,7 @@ def test_blocks_that_are_kept_make_streaming_free(card):
 
 
 def test_a_component_without_blocks_cannot_stream(card):
-    with pytest.raises(ValueError, match="'vae' has no blocks that could stream; there are: transformer"):
+    with pytest.raises(ValueError, match="'vae' has no blocks to stream; known: transformer"):
         break_even([run()], [card], component="vae")
 
 
@@ -339,8 +339,8 @@ def test_slack_is_a_tenth_of_what_is_alive_and_two_gibibytes_at_most(card):
     big = replace(card, free_bytes=100 * GB)
     alive = 550 * MB
     assert bounds(run(), Plan.of(), big).memory.slack_bytes == alive // 10
-    assert pool_slack(30 * 2**30, big.kind) == POOL_SLACK_BYTES
-    assert bounds(run(), Plan.of(), big, pool_slack_bytes=7).memory.slack_bytes == 7
+    assert allocator_slack(30 * 2**30, big.kind) == ALLOCATOR_SLACK_BYTES
+    assert bounds(run(), Plan.of(), big, allocator_slack_bytes=7).memory.slack_bytes == 7
     assert bounds(run(), Plan.of(), replace(big, kind="mps")).memory.slack_bytes == 0
 
 
@@ -392,14 +392,16 @@ def test_what_does_not_fit_says_by_how_much_where_and_what_would_help(card):
         assert part in short.hint
     enough = replace(card, free_bytes=round(0.30 * 2**30), host_memory_bytes=round(0.14 * 2**30))
     assert (survey(run(), enough).fits, survey(run(), enough).hint) == (True, "")
-    with pytest.raises(PlanError, match=r"nothing to run. Nearest is 'streaming from disk', which lacks 0.11 GiB"):
+    with pytest.raises(
+        PlanError, match=r"no code to run. The nearest plan is 'streaming from disk', which lacks 0.11 GiB"
+    ):
         short.code()
 
 
 def test_where_only_slack_is_in_the_way_the_hint_says_so(card):
     tight = survey(run(), replace(card, free_bytes=290 * MB))
-    assert "pool_slack_bytes=5000000 plans for that" in tight.hint
-    assert survey(run(), replace(card, free_bytes=290 * MB), pool_slack_bytes=5 * MB).fits
+    assert "allocator_slack_bytes=5000000 plans for that" in tight.hint
+    assert survey(run(), replace(card, free_bytes=290 * MB), allocator_slack_bytes=5 * MB).fits
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

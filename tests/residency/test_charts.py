@@ -26,7 +26,7 @@ def marks(figure):
 
 
 def test_a_line_ends_where_streaming_becomes_free(streaming):
-    figure = residency.offloading_chart(streaming)
+    figure = residency.charts.offloading(streaming)
     lines, ends = marks(figure)
     for name, reading in (("ratio", "one by one"), ("fused_ratio", "fused")):
         free = residency.break_even_tokens(streaming, ratio=name)["tokens"].to_list()
@@ -38,16 +38,16 @@ def test_a_line_ends_where_streaming_becomes_free(streaming):
 def test_more_cards_than_hues_are_refused(runs):
     cards = [residency.device(name) for name in residency.devices("GeForce RTX 40")[:8]]
     with pytest.raises(ValueError, match="8 devices cannot be told apart by colour; draw 7 at most"):
-        residency.offloading_chart(residency.break_even(runs[:1], cards))
+        residency.charts.offloading(residency.break_even(runs[:1], cards))
 
 
 def test_kept_blocks_are_those_of_the_frame_and_of_one_size(streaming):
     rows = streaming.filter(tokens=6144).unique("device", keep="first", maintain_order=True)
-    figure = residency.kept_chart(rows)
+    figure = residency.charts.resident_blocks(rows)
     drawn = {row["device"]: (row["least"], row["most"]) for row in figure.spec["data"]["values"]}
     assert drawn == {row["device"]: (row["keep"], row["fused_keep"]) for row in rows.rows(named=True)}
-    with pytest.raises(ValueError, match="a bar is about one size"):
-        residency.kept_chart(streaming)
+    with pytest.raises(ValueError, match="a bar is for one size"):
+        residency.charts.resident_blocks(streaming)
 
 
 def test_moved_bytes_tell_the_lora_apart_and_count_both_directions(runs):
@@ -59,7 +59,7 @@ def test_moved_bytes_tell_the_lora_apart_and_count_both_directions(runs):
     assert lora == runs[1].components["lora_bytes"].sum()
     assert gib["swap", "in"] - lora / GIB == pytest.approx(66.60, abs=0.005)
     assert gib["swap", "out"] == 0 < gib["diffusers model offload", "out"]
-    figure = residency.moved_chart(moved)
+    figure = residency.charts.moved(moved)
     assert "swap: 66.6 GiB in, 0.0 out" in figure.caption
     texts = {row["label"]: row["text"] for row in marks(figure)[1]}
     assert texts["swap, in"] == "66.6 GiB"  # as the caption has it: the LoRA is in neither
@@ -68,7 +68,7 @@ def test_moved_bytes_tell_the_lora_apart_and_count_both_directions(runs):
 def test_a_survey_is_drawn_cell_by_cell_also_where_nothing_fits(runs):
     tiny = residency.device("tiny", like="RTX 4090", memory="4 GiB")
     rows = residency.survey(runs, [*CARDS, tiny]).frame
-    figure = residency.survey_chart(rows)
+    figure = residency.charts.survey(rows)
     cells = figure.spec["data"]["values"]
     assert [cell["plan"] == "does not fit" for cell in cells] == [not fits for fits in rows["fits"]]
     assert not rows.filter(device="tiny")["fits"].any()
@@ -76,19 +76,29 @@ def test_a_survey_is_drawn_cell_by_cell_also_where_nothing_fits(runs):
 
 
 def test_work_and_bounds_are_drawn_stage_by_stage(runs):
-    work = residency.work_chart(runs[0].table())
+    work = residency.charts.work(runs[0].table())
     assert sum(row["tflop"] for row in work.spec["data"]["values"]) == pytest.approx(
         runs[0].table()["tflop"].sum(), 1e-4
     )
     limits = residency.bounds(runs[0], residency.preset("swap", runs[0]), CARDS[0])
-    bars = residency.bounds_chart(limits.stages()).spec["data"]["values"]
+    bars = residency.charts.bounds(limits.stages()).spec["data"]["values"]
     assert sum(bar["floor"] for bar in bars) == pytest.approx(limits.floor_ns / 1e9, rel=0.01)
     assert all(bar["floor"] <= bar["ceiling"] for bar in bars)
 
 
+def test_charts_are_in_a_module_of_their_own_under_the_names_that_help_shows():
+    charts = residency.charts
+    assert dir(charts) == sorted(charts.__all__)
+    assert [name for name in charts.__all__ if getattr(charts, name).__name__ != name] == []
+    assert [name for name in residency.__all__ if "chart" in name] == ["charts"]
+
+
 def test_every_chart_is_a_picture(runs, streaming):
-    figures = [residency.offloading_chart(streaming), residency.kept_chart(streaming.filter(pl.col("tokens") == 6144))]
-    figures.append(residency.survey_chart(residency.survey(runs[:1], CARDS)))
+    figures = [
+        residency.charts.offloading(streaming),
+        residency.charts.resident_blocks(streaming.filter(pl.col("tokens") == 6144)),
+    ]
+    figures.append(residency.charts.survey(residency.survey(runs[:1], CARDS)))
     for figure in figures:
         assert len(figure._repr_mimebundle_()[0]["image/png"]) > 1000
 
@@ -98,8 +108,8 @@ def test_the_longer_time_is_called_what_it_is_and_not_the_most(runs):
     limits = residency.bounds(runs[0], residency.preset("streaming", runs[0]), CARDS[0])
     survey = residency.survey(runs[:1], CARDS)
     said = [
-        residency.bounds_chart(limits.stages()).caption,
-        residency.survey_chart(survey).caption,
+        residency.charts.bounds(limits.stages()).caption,
+        residency.charts.survey(survey).caption,
         limits._repr_html_(),
     ]
     assert all("if nothing overlaps" in each for each in said)

@@ -72,14 +72,14 @@ def test_who_holds_the_rest_is_said_as_far_as_the_driver_tells():
     assert [(holder.who, round(holder.nbytes / GIB, 1)) for holder in spec.holders] == [
         ("torch in this process", 8.0),
         ("/usr/bin/python3 (process 4711)", 20.0),
-        ("the driver, and others that it does not name", 11.8),
+        ("the driver, and processes that it does not name", 11.8),
     ]
     assert sum(holder.nbytes for holder in spec.holders) == spec.memory_bytes - spec.free_bytes
 
 
 def test_a_driver_that_tells_nothing_leaves_one_holder():
     holders = detect(machine=machine(torch_with(("NVIDIA L4", 22 * GIB, 21 * GIB, 0)))).holders
-    assert holders == (Holder(who="the driver, and others that it does not name", nbytes=GIB),)
+    assert holders == (Holder(who="the driver, and processes that it does not name", nbytes=GIB),)
 
 
 def test_another_device_than_the_first_is_that_device():
@@ -106,7 +106,7 @@ def test_only_a_name_with_mig_is_a_slice():
     spec = detect(machine=machine(slice_of))
     assert spec.matrix_flops_per_s["bfloat16"] == round(790e12 * 2 / 7)
     assert spec.memory_bytes_per_s == pytest.approx(4.8e12 * 35 / 139.8, rel=1e-3)
-    assert "its share of the compute: it is a slice" in spec.evidence["matrix_flops_per_s.bfloat16"].source
+    assert "the slice's share of the compute" in spec.evidence["matrix_flops_per_s.bfloat16"].source
     assert spec.link_bytes_per_s == 55_400_000_000
     whole = detect(machine=machine(torch_with(("NVIDIA H200", 70 * GIB, 69 * GIB, 0))))
     assert (whole.memory_bytes, whole.matrix_flops_per_s["bfloat16"]) == (70 * GIB, 790 * 10**12)
@@ -138,7 +138,7 @@ def test_a_card_that_the_catalogue_does_not_know_has_its_memory_and_says_what_to
     assert (spec.memory_bytes_per_s, spec.matrix_flops_per_s) == (None, {})
     assert spec.host_memory_bytes == 48 * GIB - round(4.8 * GIB)  # what is available, less a tenth
     assert spec.missing.startswith(
-        "it is not known how fast NVIDIA Quadro GV100 computes and how fast the memory of NVIDIA Quadro GV100 is; give "
+        "no throughput of NVIDIA Quadro GV100 and no memory bandwidth of NVIDIA Quadro GV100 is known; give "
         "compute='44 TFLOP/s' and bandwidth='288 GB/s' with its own figures"
     )
     assert spec.evidence["memory_bytes_per_s"].confidence is Confidence.UNKNOWN
@@ -153,7 +153,7 @@ def test_what_is_borrowed_on_detecting_is_assumed():
     borrowed = {each.confidence for name, each in spec.evidence.items() if name.partition(".")[2] or "link" in name}
     assert borrowed == {Confidence.ASSUMED}
     assert spec.evidence["memory_bytes_per_s"].source.startswith("taken from L40S")
-    with pytest.raises(DeviceError, match="no device 'L40Z' to be like; did you mean 'L40' or 'L40S'"):
+    with pytest.raises(DeviceError, match="no device 'L40Z' to take figures from; did you mean 'L40' or 'L40S'"):
         detect(like="L40Z", machine=machine(torch_with(H200)))
 
 
@@ -177,7 +177,7 @@ def test_an_xpu_of_an_older_torch_has_what_it_does_not_reserve():
 
 def test_an_accelerator_of_another_kind_is_named_and_not_passed_over():
     here = machine(torch_with(other="npu"))
-    with pytest.raises(DeviceError, match="torch sees an accelerator of the kind 'npu', which cannot be read here"):
+    with pytest.raises(DeviceError, match="torch sees an accelerator of the kind 'npu', which detect cannot read"):
         detect(machine=here)
     assert detect("cpu", machine=here).kind == "cpu"
 
@@ -255,7 +255,7 @@ def test_what_is_available_of_the_host_counts_and_not_what_there_is():
     for torch in (torch_with(H200), None):
         here = detect(machine=machine(torch, available=6 * GIB))
         assert here.host_memory_bytes == 6 * GIB - round(0.6 * GIB)
-        assert "what is available now, less a tenth" in here.evidence["host_memory_bytes"].source
+        assert "available now, less a tenth" in here.evidence["host_memory_bytes"].source
     here = detect(machine=machine(torch_with(H200), files=V2))  # 12 GiB are left of the container's 16
     assert here.host_memory_bytes == 12 * GIB - round(1.2 * GIB)
 

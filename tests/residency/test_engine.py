@@ -19,14 +19,14 @@ from reslab.residency import (
     ResidencyError,
     WeightsAbsent,
     apply,
-    device_bytes,
     disk,
+    footprint,
     layerwise,
     schedule,
     swap,
 )
 from reslab.residency._engine._lanes import LinkThrottle
-from reslab.residency._units import Ratio
+from reslab.residency._units import LinkRatio
 from reslab.stages import Pipeline, stage
 
 WIDTH = 16  # one weight and its bias are 1088 bytes, so nothing is padded
@@ -204,7 +204,7 @@ def test_no_more_is_on_the_device_than_the_plan_says(pipeline, plan):
         peak = Peak(managed)
         with pipeline.observe(peak):
             run(pipeline)
-        scheduled = device_bytes(plan, managed.workload)
+        scheduled = footprint(plan, managed.workload).device_bytes
         assert max(peak.bytes.values()) <= managed.peak_bytes == max(scheduled.values())
     assert all(peak.bytes[stage] <= scheduled[stage] for stage in scheduled)
 
@@ -561,7 +561,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_moves(pipeline, poo
         run(pipeline)
         known = managed.workload
     moving = known.weight_bytes - known.components["vae"].weight_bytes
-    needs = max(device_bytes(plan, known).values()), moving
+    needs = max(footprint(plan, known).device_bytes.values()), moving
     refused_below(pipeline, plan, pool, dict(zip(POOLS, needs, strict=True))[pool], known=known)
 
 
@@ -632,7 +632,7 @@ def test_a_link_holds_copies_to_their_time_together():
 
 
 def test_a_ratio_becomes_a_bandwidth_by_the_time_that_computing_took():
-    link = LinkThrottle(Ratio(copy_s_per_compute_s=2.0))
+    link = LinkThrottle(LinkRatio(copy_s_per_compute_s=2.0))
     assert link.bytes_per_s is None
     link.learn(copied_bytes=1000, compute_s=0.5)
     link.learn(copied_bytes=1, compute_s=9.0)
@@ -640,7 +640,7 @@ def test_a_ratio_becomes_a_bandwidth_by_the_time_that_computing_took():
 
 
 def test_what_a_card_would_copy_is_a_bandwidth_from_the_first_run_on(pipeline):
-    with apply(pipeline, Plan.of({"vae": "swap"}), link=Ratio(copy_s_per_compute_s=1e-9)) as managed:
+    with apply(pipeline, Plan.of({"vae": "swap"}), link=LinkRatio(copy_s_per_compute_s=1e-9)) as managed:
         assert managed.link_bytes_per_s is None
         run(pipeline)
         known = managed.link_bytes_per_s

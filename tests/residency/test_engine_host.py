@@ -107,7 +107,7 @@ PLANS = st.dictionaries(st.sampled_from(SCOPES), st.sampled_from(PLACES)).map(Pl
 
 def bounded(plan, card=CARD):
     """The part of `bounds` that is about memory, over the blocks that the engine finds in a model as small as this."""
-    return memory(footprint(plan, KNOWN), KNOWN, card, pool_slack_bytes=None)
+    return memory(footprint(plan, KNOWN), KNOWN, card, allocator_slack_bytes=None)
 
 
 def host(limits):
@@ -146,7 +146,7 @@ def test_a_plan_is_taken_with_the_bytes_that_bounds_says_and_refused_with_one_le
 @settings(max_examples=400)
 @given(PLANS, st.none() | st.integers(0, 10**6), st.integers(-1, 1))
 def test_the_allocators_slack_is_one_too(plan, slack, beside):
-    limits = memory(footprint(plan, KNOWN), KNOWN, replace(CARD, kind="cuda"), pool_slack_bytes=slack)
+    limits = memory(footprint(plan, KNOWN), KNOWN, replace(CARD, kind="cuda"), allocator_slack_bytes=slack)
     budget = Budget(device_bytes=limits.peak_bytes + limits.slack_bytes + beside, slack_bytes=slack)
     try:
         check_fits(plan, KNOWN, budget, kind="cuda")

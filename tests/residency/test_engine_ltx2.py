@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reslab import ltx2
-from reslab.residency import Plan, WeightsAbsent, apply, device_bytes, disk, layerwise, schedule, swap
+from reslab.residency import Plan, WeightsAbsent, apply, disk, footprint, layerwise, schedule, swap
 from reslab.residency._engine._director import Director
 from reslab.residency._engine._lanes import ThreadLane
 from reslab.residency._engine._layout import copy_on_host
@@ -239,5 +239,5 @@ def test_stepping_down_repeats_a_denoising_stage_bit_by_bit(pipe, want, count):
         assert len(managed.notes) == 1
         stage = managed.notes[0].split("'")[1]
         assert stage == ("LTX2AVDenoisingStage" if count == 3 else "LTX2RefinementStage")
-        need = [device_bytes(each, managed.workload)[stage] for each in (plan, managed.plan)]
+        need = [footprint(each, managed.workload).device_bytes[stage] for each in (plan, managed.plan)]
         assert need[1] < need[0]

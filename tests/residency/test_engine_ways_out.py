@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reslab.residency import Budget, OutOfMemory, Plan, apply, device_bytes, layerwise, leaner, swap
+from reslab.residency import Budget, OutOfMemory, Plan, apply, footprint, layerwise, leaner, swap
 from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed_components, _mover, _unit
 from reslab.stages import Pipeline, Stage
 
@@ -445,7 +445,7 @@ def test_step_down_takes_a_leaner_plan_says_so_and_gives_the_same_bits(place, wa
         assert "the stage 'B' ran out of memory on cpu: 2.00 GiB was asked for" in managed.notes[0]
         assert "so the stage is run again with the leaner Plan(" in managed.notes[0]
         assert torch.equal(run(), WANT)
-        need = [device_bytes(each, managed.workload)["B"] for each in (plan, managed.plan)]
+        need = [footprint(each, managed.workload).device_bytes["B"] for each in (plan, managed.plan)]
         assert need[1] < need[0]
     assert picture() == BEFORE
 
@@ -495,7 +495,7 @@ def test_leaner_plans_need_ever_less_and_end_with_one_block_at_a_time():
         work = managed.workload
     plan, needs = Plan.of(), []
     while plan is not None:
-        needs.append(sorted(device_bytes(plan, work).values(), reverse=True))
+        needs.append(sorted(footprint(plan, work).device_bytes.values(), reverse=True))
         last, plan = plan, leaner(plan, work)
     assert needs == sorted(needs, reverse=True)
     assert len({tuple(need) for need in needs}) == len(needs)

@@ -168,6 +168,13 @@ def test_plans_that_do_the_same_have_one_fingerprint_whoever_decided():
     assert by_rule.decide({"vae@decode.resident": 3}, why="the same").fingerprint == by_rule.fingerprint
 
 
+def test_a_plan_under_another_name_does_the_same_and_keeps_who_decided():
+    plan = Plan.of({"vae": "swap"}, name="mine")
+    other = plan.named("VAE on demand")
+    assert (other.name, other.fingerprint, other.decisions) == ("VAE on demand", plan.fingerprint, plan.decisions)
+    assert plan.name == "mine"
+
+
 def test_html_escapes_what_a_person_named():
     plan = Plan.of(name="<b>").decide({"vae": "swap"}, why="<script>")
     assert "<script>" not in plan._repr_html_()

@@ -15,7 +15,6 @@ from reslab.residency import (
     Plan,
     PlanError,
     Workload,
-    device_bytes,
     footprint,
     layerwise,
     schedule,
@@ -212,11 +211,27 @@ def test_where_no_call_is_known_all_that_does_not_stay_waits(case):
 def test_a_stage_never_holds_more_than_the_footprint_says(case):
     plan, workload = case
     replay = Replay(workload).run(schedule(plan, workload).moves)
-    after_border = device_bytes(plan, workload)
+    after_border = footprint(plan, workload).device_bytes
     previous = 0
     for stage in workload.stages:  # at a border, what leaves is still there when the first move of the stage is made
         assert replay.peak[stage] <= max(after_border[stage], previous)
         previous = after_border[stage]
+
+
+@given(cases())
+def test_the_weight_peak_of_a_component_is_its_highest_row(case):
+    plan, workload = case
+    account = footprint(plan, workload)
+    for name in workload.components:
+        own = [row.device_bytes for row in account if row.component == name]
+        assert account.weight_peak_bytes(name) in own
+        assert account.weight_peak_bytes(name) >= max(own)
+
+
+def test_the_weight_peak_of_a_component_that_is_not_there_names_the_nearest():
+    work = Workload(components={"transformer": ComponentSize(outside_bytes=1)}, stages=("denoise",), calls=())
+    with pytest.raises(PlanError, match="no component 'transfomer'; did you mean 'transformer'"):
+        footprint(Plan.of(), work).weight_peak_bytes("transfomer")
 
 
 @given(cases(foreign=False))
@@ -285,8 +300,8 @@ def test_bytes_are_moved_again_in_each_stage_only_where_asked():
     workload = Workload(components={"vae": size}, stages=("encode", "denoise", "decode"), calls=calls)
     assert schedule(Plan.of({"vae": swap()}), workload).moved_bytes() == 100
     assert schedule(Plan.of({"vae": swap(until="each stage")}), workload).moved_bytes() == 200
-    assert device_bytes(Plan.of({"vae": swap()}), workload) == {"encode": 100, "denoise": 100, "decode": 100}
-    assert device_bytes(Plan.of({"vae": swap(until="each stage")}), workload)["denoise"] == 0
+    assert footprint(Plan.of({"vae": swap()}), workload).device_bytes == {"encode": 100, "denoise": 100, "decode": 100}
+    assert footprint(Plan.of({"vae": swap(until="each stage")}), workload).device_bytes["denoise"] == 0
     assert schedule(Plan.of(), workload).moved_bytes() == 0
 
 
@@ -311,7 +326,7 @@ def test_a_swap_is_fetched_in_the_last_stage_before_that_calls_something():
     assert moves["denoise"][:3] == ["evict encoder", "fetch vae", "wait transformer"]
     assert moves["note"] == ["evict transformer"]
     assert moves["decode"] == ["wait vae", "compute vae", "evict vae"]
-    assert device_bytes(plan, work) == {"encode": 220, "denoise": 220, "note": 110, "decode": 110}
+    assert footprint(plan, work).device_bytes == {"encode": 220, "denoise": 220, "note": 110, "decode": 110}
     assert [row.fetched_bytes for row in footprint(plan, work) if row.component == "vae"] == [0, 110, 0, 0]
     assert schedule(plan, work).moved_bytes(stage="denoise") == 110
 

@@ -78,20 +78,20 @@ def test_no_lane_does_two_things_at_once_and_times_keep_the_bounds(plan, copy, p
 def test_with_equal_memory_resident_blocks_are_never_slower_than_a_deeper_prefetch(resident, copy):
     deep, kept = streams(prefetch=resident + 1), streams(resident=resident)
     work = residency.equal_blocks(12)
-    assert residency.device_bytes(deep, work) == residency.device_bytes(kept, work)
+    assert residency.footprint(deep, work).device_bytes == residency.footprint(kept, work).device_bytes
     times = [residency.pass_time(plan, blocks=12, copy=copy) for plan in (kept, deep)]
     assert times[0] <= times[1] or resident == 10  # all twelve fit: then either way keeps all
 
 
 def test_a_component_without_blocks_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'vae' has no blocks here; choose one of \['transformer'\]"):
+    with pytest.raises(ValueError, match=r"'vae' has no blocks in this workload; choose one of \['transformer'\]"):
         residency.slot_times({"": Plan.of()}, residency.equal_blocks(2), copy=1, component="vae")
 
 
 def test_panels_say_memory_and_end_and_bars_are_those_of_the_frame():
     plans = {"deep": streams(prefetch=7), "kept": streams(resident=6)}
     times = residency.slot_times(plans, residency.equal_blocks(12, passes=2), copy=2)
-    figure = residency.slots_chart(times)
+    figure = residency.charts.slots(times)
     panels = figure.spec["vconcat"]
     assert [panel["title"]["text"] for panel in panels] == [
         "deep: memory for 8 blocks, done at 49",
@@ -99,8 +99,8 @@ def test_panels_say_memory_and_end_and_bars_are_those_of_the_frame():
     ]
     assert sum(len(panel["data"]["values"]) for panel in panels) == times.height
     assert figure.caption.startswith("Computing alone takes 24. deep: 24 copies, done at 49; kept: 12 copies")
-    with pytest.raises(ValueError, match="there is nothing to draw"):
-        residency.slots_chart(times.clear())
+    with pytest.raises(ValueError, match="there are no times to draw"):
+        residency.charts.slots(times.clear())
 
 
 def ways(*rows):
@@ -110,7 +110,7 @@ def ways(*rows):
 
 def test_ways_are_lines_of_what_is_expected_and_points_of_what_was_measured():
     rows = ways(("deep", 2**30, 3, 3.1), ("deep", 2**29, 3, None), ("kept", 2**30, 1, 1.2))
-    figure = residency.ways_chart(rows)
+    figure = residency.charts.memory_time(rows)
     assert "With the same 1024 MiB: deep ×3.10, kept ×1.20." in figure.caption
     drawn = figure.spec["layer"][1]["data"]["values"]
     assert [(row["way"], row["size"], row["measured"]) for row in drawn] == [
@@ -122,11 +122,14 @@ def test_ways_are_lines_of_what_is_expected_and_points_of_what_was_measured():
 
 def test_more_ways_than_hues_are_refused_and_without_measurements_none_are_compared():
     with pytest.raises(ValueError, match="5 ways cannot be told apart by colour; draw 4 at most"):
-        residency.ways_chart(ways(*((str(n), 1, 1, None) for n in range(5))))
-    assert "same" not in residency.ways_chart(ways(("deep", 2**30, 3, None))).caption
+        residency.charts.memory_time(ways(*((str(n), 1, 1, None) for n in range(5))))
+    assert "same" not in residency.charts.memory_time(ways(("deep", 2**30, 3, None))).caption
 
 
 def test_charts_of_slots_are_pictures():
     times = residency.slot_times({"one pass": streams()}, residency.equal_blocks(3), copy=1)
-    figures = [residency.slots_chart(times), residency.ways_chart(ways(("deep", 2**30, 3, 2.9), ("kept", 2**30, 1, 1)))]
+    figures = [
+        residency.charts.slots(times),
+        residency.charts.memory_time(ways(("deep", 2**30, 3, 2.9), ("kept", 2**30, 1, 1))),
+    ]
     assert all(len(figure._repr_mimebundle_()[0]["image/png"]) > 1000 for figure in figures)

@@ -12,7 +12,7 @@ from reslab.ltx2._shapes import VideoShape
 from reslab.ltx2._variants import variant
 from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_choice, check_number
-from reslab.residency import POOL_SLACK_BYTES, DeviceSpec, Plan, Rehearsal, bounds, workload
+from reslab.residency import ALLOCATOR_SLACK_BYTES, DeviceSpec, Plan, Rehearsal, bounds, workload
 from reslab.stages import Names, ProfileNames, profile_names
 
 __all__ = [
@@ -175,7 +175,7 @@ def free_for_resident(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Ve
     transformers = 2 * _transformer_gib(rehearsal)
     traps = {
         fits_resident(rehearsal, card).needed_bytes / GIB: "that is with the text encoder on the device.",
-        (fit.needed_bytes - POOL_SLACK_BYTES) / GIB: "the allocator's slack is missing.",
+        (fit.needed_bytes - ALLOCATOR_SLACK_BYTES) / GIB: "the allocator's slack is missing.",
         transformers: "that is the two transformers; activations and all else come on top.",
     }
     return check_number(

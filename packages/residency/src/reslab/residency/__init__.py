@@ -1,18 +1,23 @@
-"""Where every weight of a diffusion pipeline lives while it runs: described, planned, and bounded on any card.
+"""Where every weight of a diffusion pipeline lives while it runs: described, planned, bounded on any card, and moved.
 
     from reslab import residency
 
     plan = residency.Plan.of({"text_encoder": "swap", "transformer": {"placement": "layerwise", "resident": 30}})
     card = residency.device("RTX 4090")
-    residency.bounds(rehearsal, plan, card)          # fits or not; what each stage takes, overlapped or not
+    residency.bounds(rehearsal, plan, card)          # whether it fits; the time of each stage, overlapped or not
+    residency.charts.bounds(residency.bounds(rehearsal, plan, card).stages())
+    with residency.apply(pipeline, plan):            # carries the plan out
+        pipeline.run(prompt="a fox")
 
-Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four places), `_plan/_schedule` (the order
-of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.
+Verbs and types are here, pictures in `residency.charts`, and checks of the notebooks' exercises in the module
+`reslab.residency.exercises`. Read on in `help(residency.Plan)`, `help(residency.layerwise)` and
+`help(residency.device)`. Importing this module does not import torch; the names that need it do so when first used.
 """
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from reslab.residency import charts as charts
 from reslab.residency._device._catalogue import device, devices
 from reslab.residency._device._detect import detect
 from reslab.residency._device._evidence import Confidence, Evidence, Holder
@@ -24,27 +29,22 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets
 from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
-from reslab.residency._predict._bounds import Bounds, like
+from reslab.residency._predict._bounds import Bounds, link_ratio
 from reslab.residency._predict._break_even import break_even, break_even_tokens
-from reslab.residency._predict._memory import Memory
+from reslab.residency._predict._memory import MemoryBounds
 from reslab.residency._predict._preset import bounds, most_resident, preset
 from reslab.residency._predict._rehearsed import workload
 from reslab.residency._predict._slot_times import pass_time, slot_times
 from reslab.residency._predict._stage_bounds import StageBounds
 from reslab.residency._rehearse._failures import RehearsalError, UnknownValueError
 from reslab.residency._rehearse._rehearsal import Rehearsal
-from reslab.residency._report._beside import beside, beside_chart, kept_row
-from reslab.residency._report._break_even_charts import kept_chart, offloading_chart
-from reslab.residency._report._run_charts import bounds_chart, survey_chart, work_chart
-from reslab.residency._report._slot_charts import slots_chart, ways_chart
-from reslab.residency._report._traffic import moved_bytes, moved_chart
+from reslab.residency._report._compare_bounds import compare_bounds, record_row
+from reslab.residency._report._traffic import moved_bytes
 from reslab.residency._schedule._footprint import (
-    POOL_SLACK_BYTES,
-    POOL_SLACK_SHARE,
+    ALLOCATOR_SLACK_BYTES,
     ComponentBytes,
     Footprint,
     HostBytes,
-    device_bytes,
     footprint,
 )
 from reslab.residency._schedule._kept_units import check_plan
@@ -55,6 +55,7 @@ from reslab.residency._tools import _ltx_pipelines as _ltx_pipelines
 from reslab.residency._tune._answer import SURVEY, Answer
 from reslab.residency._tune._survey import Survey, survey
 from reslab.residency._tune._what_helps import Advice, what_helps
+from reslab.residency._units import LinkRatio
 from reslab.stages.support import lazy_names
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: What traces pipelines needs torch, so it is imported when it is first asked for.
+#: Names that need torch, by module: each is imported when it is first used.
 _NEEDS_TORCH = {
     "Budget": "_engine._checks",
     "KeyedFile": "_engine._weight_files",
@@ -93,13 +94,12 @@ _NEEDS_TORCH = {
     "weightless": "_rehearse._weightless",
 }
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+if not TYPE_CHECKING:  # with a __getattr__, a type checker would accept every name
     __getattr__ = lazy_names(__name__, _NEEDS_TORCH)
 
 __all__ = [
+    "ALLOCATOR_SLACK_BYTES",
     "MERGED",
-    "POOL_SLACK_BYTES",
-    "POOL_SLACK_SHARE",
     "SURVEY",
     "Act",
     "Advice",
@@ -119,10 +119,11 @@ __all__ = [
     "Holder",
     "HostBytes",
     "KeyedFile",
+    "LinkRatio",
     "LinkSpeed",
     "Lora",
     "Machine",
-    "Memory",
+    "MemoryBounds",
     "Move",
     "Numerics",
     "OutOfMemory",
@@ -141,57 +142,48 @@ __all__ = [
     "WeightsAbsent",
     "Workload",
     "apply",
-    "beside",
-    "beside_chart",
     "blank",
     "blanks",
     "bounds",
-    "bounds_chart",
     "break_even",
     "break_even_tokens",
+    "charts",
     "check_plan",
+    "compare_bounds",
     "detect",
     "device",
-    "device_bytes",
     "devices",
     "disk",
     "equal_blocks",
     "footprint",
     "host_need",
-    "kept_chart",
-    "kept_row",
     "layerwise",
     "leaner",
-    "like",
+    "link_ratio",
     "lora_difference",
     "measure_link",
     "most_resident",
     "moved_bytes",
-    "moved_chart",
     "offload_strategy",
-    "offloading_chart",
     "parameters_to_meta",
     "pass_time",
     "preset",
     "presets",
+    "record_row",
     "rehearse",
     "resident",
     "schedule",
     "slot_times",
-    "slots_chart",
     "survey",
-    "survey_chart",
     "swap",
     "this_machine",
     "user_settings",
-    "ways_chart",
     "weightless",
     "what_helps",
-    "work_chart",
     "workload",
 ]
 
-# `import *` has what needs torch too, and imports torch for it; where there is no torch, it has all the others
+# Where torch is not installed, `import *` and Tab offer the names that work without it.
 if find_spec("torch") is None:
     __all__ = [name for name in __all__ if name not in _NEEDS_TORCH]
 

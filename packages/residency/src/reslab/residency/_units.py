@@ -1,11 +1,9 @@
-"""Sizes and rates as people write them, to and from the numbers that the code works with.
+"""Sizes and rates as text with units, parsed and written, and the ratio of copying to computing.
 
-    parse_bytes("12 GiB")          # 12884901888; an integer is bytes already
+    parse_bytes("12 GiB")          # 12884901888; an integer is a number of bytes
     parse_rate("1 GB/s")           # 1000000000
 
-GiB is 2³⁰ and GB is 10⁹, as they are written; nothing is guessed from a bare number.
-
-How copying relates to computing on a card: what a link here can be held to, so that it feels as it does there.
+GiB is 2³⁰ and GB is 10⁹. A bare number is never given a unit by guessing.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ _UNITS = {"B": 1} | {
     for infix, base in (("", 1000), ("i", 1024))
     for power, prefix in enumerate("KMGT", start=1)
 }
-#: Below this a bare number of bytes a second is taken for one whose unit was forgotten.
+#: A bare rate below this is refused, since its unit was probably forgotten.
 LEAST_BARE_RATE = 10**6
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?i?B)\s*(/s)?\s*")
 
@@ -32,7 +30,7 @@ def parse_bytes(size: int | str) -> int:
     [4096, 12884901888, 1500]
 
     Raises:
-        ValueError: For a text that is no size, or a negative number.
+        ValueError: The text is not a size, or the number is negative.
     """
     return _parse(size, rate=False, example='"12 GiB"')
 
@@ -44,7 +42,7 @@ def parse_rate(rate: int | str) -> int:
     [25000000000, 1000000000]
 
     Raises:
-        ValueError: For a text that is no rate, or a negative number.
+        ValueError: The text is not a rate, or the number is negative.
     """
     return _parse(rate, rate=True, example='"25 GB/s"')
 
@@ -60,7 +58,7 @@ def _parse(value: int | str, *, rate: bool, example: str) -> int:
 
 
 def size_text(nbytes: float) -> str:
-    """Return a size in the largest unit of which there is a tenth, for sentences about models of any size.
+    """Return a size as text, in the largest unit in which it is at least 0.1.
 
     >>> size_text(35.37 * 2**30), size_text(10880), size_text(-3)
     ('35.37 GiB', '10.62 KiB', '-3 B')
@@ -72,7 +70,7 @@ def size_text(nbytes: float) -> str:
 
 
 def is_near(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a name may be one of the known ones, mistyped.
+    """Return whether a name may be a misspelling of a known one.
 
     >>> is_near("transfomer", ["transformer", "vae"]), is_near("latent_upsampler", ["transformer", "vae"])
     (True, False)
@@ -82,15 +80,15 @@ def is_near(name: str, known: Iterable[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ratio:
-    """How long it takes to copy the weights of every call of a run, for each second that the calls compute."""
+class LinkRatio:
+    """The seconds of copying the weights of every call of a run, for each second that the calls compute."""
 
     copy_s_per_compute_s: float
 
     def rate(self, *, copied_bytes: int, compute_s: float) -> float:
-        """Return the bytes a second with which copying takes that much longer than computing.
+        """Return the link rate, in bytes a second, at which copying has this ratio to computing.
 
-        >>> Ratio(copy_s_per_compute_s=2.0).rate(copied_bytes=1000, compute_s=5.0)
+        >>> LinkRatio(copy_s_per_compute_s=2.0).rate(copied_bytes=1000, compute_s=5.0)
         100.0
         """
         return copied_bytes / (self.copy_s_per_compute_s * compute_s)

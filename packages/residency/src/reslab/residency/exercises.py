@@ -1,12 +1,10 @@
-"""The checks of the exercises in notebooks 00, 03, 05 and 08; each computes its truth with the packages.
+"""Checks of the exercises in notebooks 00, 03, 05 and 08: each computes the true answer with the packages.
 
-The checks of the exercises in notebook 03; each finds its truth in the order of moves on two lanes.
+    exercises.blocks_for_free(..., rehearsal, card)        # `...` asks for the hint
+    exercises.blocks_for_free(31, rehearsal, card)         # right or wrong, with the reason
 
-They are public as `reslab.residency.exercises`.
-
-The checks of the exercises in notebook 08; each computes its truth from the rehearsal of what was run.
-
-They are public as `reslab.residency.exercises`. Answers differ between the mid-size model and the full one.
+The checks of notebook 03 read their answers from the order of moves on two lanes, those of the other notebooks from a
+rehearsal. In notebook 08 answers differ between the mid-size model and the full one.
 """
 
 from __future__ import annotations
@@ -61,8 +59,8 @@ def link_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verdic
 
     Args:
         answer: GB/s, a whole number, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
-        card: Whose compute it is, operations one by one.
+        rehearsal: A rehearsed two-stage run of LTX-2.
+        card: The card, which computes operations one by one.
     """
     merged, dynamic = (break_even([rehearsal], [card], lora=lora).row(0, named=True) for lora in ("merged", "dynamic"))
     link = card.link_bytes_per_s / 1e9
@@ -91,7 +89,7 @@ def blocks_for_free(answer: Any, rehearsal: Rehearsal, card: DeviceSpec) -> Verd
 
     Args:
         answer: A number of blocks, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
+        rehearsal: A rehearsed two-stage run of LTX-2.
         card: The device.
     """
     row = break_even([rehearsal], [card], lora="merged").row(0, named=True)
@@ -120,7 +118,7 @@ def recipe_gib_encoding_once(answer: Any, rehearsal: Rehearsal) -> Verdict:
 
     Args:
         answer: GiB, a whole number, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
+        rehearsal: A rehearsed two-stage run of LTX-2.
     """
     work = workload(rehearsal, Plan.of({"lora": "merged"}))
     rows = footprint(preset("diffusers model offload", work), work)
@@ -150,7 +148,7 @@ def rule_misses_tflop(answer: Any, rehearsal: Rehearsal) -> Verdict:
 
     Args:
         answer: TFLOP, a whole number, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
+        rehearsal: A rehearsed two-stage run of LTX-2.
     """
     call = rehearsal.calls.filter(pl.col("merged_trace").is_not_null()).row(0, named=True)
     flops, dynamic = (_trace(rehearsal, call[trace])["flops"] / 1e12 for trace in ("merged_trace", "trace"))
@@ -177,8 +175,8 @@ def activation_gib_at(answer: Any, rehearsal: Rehearsal, tokens: int) -> Verdict
 
     Args:
         answer: GiB, to one decimal, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
-        tokens: Video tokens of the other size.
+        rehearsal: A rehearsed two-stage run of LTX-2.
+        tokens: The number of video tokens at the other size.
     """
     per_token, (at, nbytes) = activation_slope(rehearsal)
     known, slope = nbytes / GIB, per_token / GIB
@@ -202,8 +200,8 @@ def traced_blocks(answer: Any, rehearsal: Rehearsal) -> Verdict:
     """Check how many different pieces all calls of the transformer in denoising consist of.
 
     Args:
-        answer: A number of bodies, or `...`.
-        rehearsal: Of an LTX-2 two-stage run.
+        answer: A number of pieces, or `...`.
+        rehearsal: A rehearsed two-stage run of LTX-2.
     """
     denoise = rehearsal.calls.filter(pl.col("component") == "transformer", pl.col("merged_trace").is_null())
     segments = denoise.join(rehearsal.segments, on="trace")
@@ -230,7 +228,7 @@ def traced_blocks(answer: Any, rehearsal: Rehearsal) -> Verdict:
 
 
 def activation_slope(rehearsal: Rehearsal) -> tuple[float, tuple[int, int]]:
-    """Return bytes of activations a video token, between half size and full size, and tokens and bytes at full size."""
+    """Return activation bytes per video token, from half to full size, then tokens and bytes at full size."""
     calls = rehearsal.calls.filter(pl.col("component") == "transformer")
     points = []
     for call in (calls.row(0, named=True), calls.row(-1, named=True)):
@@ -250,7 +248,7 @@ def video_tokens(shapes: str) -> int:
 
 
 def _first_pass_ns(rehearsal: Rehearsal, card: DeviceSpec) -> tuple[int, int]:
-    """Return what the blocks compute in the transformer's first call, one by one and fused."""
+    """Return the compute of the blocks in the transformer's first call, one by one and fused."""
     first = rehearsal.calls.filter(pl.col("component") == "transformer")["trace"][0]
     own = block_times(rehearsal, card).filter(pl.col("block") >= 0, pl.col("trace") == first)
     return int(own["device_ns"].sum()), int(own["fused_ns"].sum())
@@ -269,8 +267,8 @@ def blocks_that_stay(answer: Any, *, blocks: int, copy: float) -> Verdict:
 
     Args:
         answer: A number of blocks, or `...`.
-        blocks: Blocks of the model.
-        copy: How many times longer copying a block takes than computing it.
+        blocks: The number of blocks of the model.
+        copy: The time to copy a block, as a multiple of the time to compute it.
     """
     by_bytes = math.ceil(blocks * (1 - 1 / copy)) if copy > 1 else 0
     enough = (
@@ -298,9 +296,9 @@ def copies_made(answer: Any, *, blocks: int, slots: int, passes: int) -> Verdict
 
     Args:
         answer: A number of copies, or `...`.
-        blocks: Blocks of the model.
-        slots: Slots, the one that computes included.
-        passes: Times that the model is called.
+        blocks: The number of blocks of the model.
+        slots: The number of slots, the one that computes included.
+        passes: The number of calls of the model.
     """
     plan = Plan.of({"transformer": layerwise(prefetch=slots - 1)})
     work = equal_blocks(blocks, passes=passes)
@@ -327,10 +325,10 @@ def prefetch_of_leading(answer: Any, *, blocks: int, resident: int, copy: float)
     """Check how deep the prefetch has to be so that leading resident blocks never wait, the first pass apart.
 
     Args:
-        answer: Blocks that are fetched ahead, or `...`.
-        blocks: Blocks of the model.
-        resident: How many of them, the first ones, stay.
-        copy: How many times longer copying a block takes than computing it.
+        answer: A number of blocks fetched ahead, or `...`.
+        blocks: The number of blocks of the model.
+        resident: The number of leading blocks that are resident.
+        copy: The time to copy a block, as a multiple of the time to compute it.
     """
     plans = (Plan.of({"transformer": layerwise(resident=resident, layout=Layout.LEADING, prefetch=n)}) for n in count())
     truth = next(depth for depth, plan in enumerate(plans) if _is_free(plan, blocks, copy))
@@ -362,8 +360,8 @@ def gib_with_kept(answer: Any, rehearsal: Rehearsal, *, kept: int) -> Verdict:
 
     Args:
         answer: GiB, to two decimals, or `...`.
-        rehearsal: Of a run of LTX-2.
-        kept: Blocks that stay.
+        rehearsal: A rehearsed run of LTX-2.
+        kept: The number of resident blocks.
     """
     plan = preset("streaming", rehearsal, settings={"transformer.resident": kept})
     all_stream, truth = _moved_gib(preset("streaming", rehearsal), rehearsal), _moved_gib(plan, rehearsal)
@@ -388,7 +386,7 @@ def gib_more_each_stage(answer: Any, rehearsal: Rehearsal) -> Verdict:
 
     Args:
         answer: GiB, to two decimals, or `...`.
-        rehearsal: Of a run of LTX-2.
+        rehearsal: A rehearsed run of LTX-2.
     """
     last = preset("swap", rehearsal)
     each = last.decide(dict.fromkeys(workload(rehearsal).components, swap(until="each stage")), why="exercise")
@@ -413,8 +411,8 @@ def gib_of_prefetch(answer: Any, rehearsal: Rehearsal, *, prefetch: int) -> Verd
 
     Args:
         answer: GiB, to two decimals, or `...`.
-        rehearsal: Of a run of LTX-2.
-        prefetch: Blocks fetched ahead.
+        rehearsal: A rehearsed run of LTX-2.
+        prefetch: The number of blocks fetched ahead.
     """
     work = workload(rehearsal)
     held, one_ahead = _denoising_gib(work, prefetch), _denoising_gib(work, 1)

@@ -1,6 +1,6 @@
 """A widget that tries device modes: choose a mode, run it, and see its bytes, its time and the line of code for it.
 
-    mode_explorer(pipe, request, links={"H100": residency.like(residency.device("H100"), rehearsal)}, runs=runs)
+    mode_explorer(pipe, request, links={"H100": residency.link_ratio(residency.device("H100"), rehearsal)}, runs=runs)
 
 The widget is a view over `run_mode`, and no other module imports it. Where widgets do not run, such as on a web page,
 it shows the runs that it was given and the line of code for its state.

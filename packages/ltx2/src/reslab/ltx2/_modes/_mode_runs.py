@@ -1,6 +1,6 @@
 """Device modes run on this machine: the bytes that each moves and holds, and the time that a video takes.
 
-    runs = compare_modes(pipe, request, link=residency.like(residency.device("H100"), rehearsal))
+    runs = compare_modes(pipe, request, link=residency.link_ratio(residency.device("H100"), rehearsal))
     runs                                     # in a notebook: a row for each mode
     runs.frame(); runs.chart()
     run_mode("original", pipe, request, settings={"transformer.resident": 4}).profile.timeline()

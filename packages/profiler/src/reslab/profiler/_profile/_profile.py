@@ -68,6 +68,16 @@ class Profile(Compared):
 
         return steps(self.spans)
 
+    def mean_step_s(self) -> float:
+        """Return the mean seconds of a denoising step: the device's time where it was timed, else the host's.
+
+        Raises:
+            ValueError: No denoising step was recorded.
+        """
+        from reslab.profiler._profile._tables import mean_step_s
+
+        return mean_step_s(self.spans)
+
     def passes(self) -> pl.DataFrame:
         """Return one row for each kind of guidance pass of a stage.
 

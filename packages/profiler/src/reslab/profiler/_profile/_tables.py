@@ -74,6 +74,15 @@ def steps(spans: pl.DataFrame) -> pl.DataFrame:
     return _grouped(pipeline_rows(spans, Kind.STEP), STEPS)
 
 
+def mean_step_s(spans: pl.DataFrame) -> float:
+    """Return the mean seconds of a denoising step, on the device where it was timed."""
+    rows = steps(spans)
+    if rows.is_empty():
+        raise ValueError("no denoising step was recorded; profile a pipeline whose stages report their steps")
+    total_ms, calls = rows.select(pl.coalesce("device_ms", "host_ms").sum(), pl.col("calls").sum()).row(0)
+    return float(total_ms / calls / 1e3)
+
+
 def passes(spans: pl.DataFrame) -> pl.DataFrame:
     """Return one row for each kind of guidance pass of a stage."""
     return _grouped(pipeline_rows(spans, Kind.PASS), PASSES)

@@ -33,7 +33,7 @@ def measure_link(
     The host needs twice `nbytes` during the call, the device once.
 
     >>> measure_link("cpu", nbytes=1_000, repeats=1, clock=iter(range(100)).__next__)
-    LinkSpeed('cpu': to it 1e-06 GB/s pinned and 1e-06 GB/s pageable, back 1e-06 GB/s)
+    LinkSpeed('cpu': 1e-06 GB/s pinned, 1e-06 GB/s pageable, 1e-06 GB/s back)
 
     Args:
         device: The device, or torch's name for it; by default the accelerator in use, else the CPU.

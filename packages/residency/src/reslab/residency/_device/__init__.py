@@ -1,1 +1,1 @@
-"""Devices: what a card can do and hold, with a source for every figure."""
+"""Devices: rates and memory of a card, with a source for every figure."""

@@ -1,11 +1,11 @@
-"""The catalogue's figures, as data: `data/cards.csv` has a row a card, `data/devices.csv` a row a measured figure.
+"""Figures of the catalogue, as data: a row a card in `data/cards.csv`, a row a measured figure in `data/devices.csv`.
 
-    catalogue()["RTX 4090"]["memory_bandwidth_gb_s"]        # Figure(value, evidence)
+    catalogue()["RTX 4090"]["memory_bandwidth_gb_s"]        # CardFigure(value, evidence)
     named("NVIDIA GeForce RTX 4060 Ti")                     # ('RTX 4060 Ti 16GB', 'RTX 4060 Ti 8GB')
 
-What `devices.csv` has of a card replaces what `cards.csv` has. Copies follow from the bus (`buses.csv`). A card is
-found by the names that drivers give, whatever their capitals and whatever of vendor and brand they repeat; where a
-driver gives one name to two sizes of memory, both are found.
+A figure in `devices.csv` replaces the one in `cards.csv`. Link rates follow from the bus (`buses.csv`). A card is found
+by the name that its driver gives, in any case and with or without vendor and brand; where a driver gives one name to
+two sizes of memory, both are found. To add a card, add a row to `cards.csv`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from typing import NamedTuple
 
 from reslab.residency._device._evidence import Confidence, Evidence
 
-#: Words of drivers' names that say nothing that the rest does not.
+#: Words of drivers' names that do not tell cards apart.
 _EMPTY = {"nvidia", "geforce", "tesla", "blackwell", "amd", "radeon", "instinct", "intel", "r", "tm", "apple"}
 _EMPTY |= {"graphics", "gpu", "generation", "edition", "workstation"}
+#: Microseconds in which a host issues one operation.
 _HOST_US = 5.0
-#: Copies from memory that is not pinned, relative to those from pinned memory.
+#: Speed of copies from pageable memory, relative to copies from pinned memory.
 _PAGEABLE = 123 / 331
-#: The bus of what shares its memory with the host.
+#: The bus of a device that shares its memory with the host.
 UNIFIED = "unified"
-#: Columns of cards.csv: the column that says where its figure comes from, and the figures that it is.
+#: By column of cards.csv: the column with its source, then the figures that it stands for.
 _COLUMNS = {
     "memory_gib": ("memory_by", "memory_gib"),
     "bandwidth_gb_s": ("bandwidth_by", "memory_bandwidth_gb_s"),
@@ -40,15 +41,15 @@ _COLUMNS = {
 }
 
 
-class Figure(NamedTuple):
-    """One figure of one card."""
+class CardFigure(NamedTuple):
+    """One figure of one card, with its source."""
 
     value: float
     evidence: Evidence
 
 
 class Card(NamedTuple):
-    """What is known of a card besides its figures."""
+    """A card without its figures: family, driver's names and bus."""
 
     family: str
     names: tuple[str, ...]
@@ -57,7 +58,7 @@ class Card(NamedTuple):
 
 @cache
 def cards() -> Mapping[str, Card]:
-    """Return all cards by name, family by family."""
+    """Return all cards by name, ordered by family."""
     return {
         row["card"]: Card(row["family"], tuple(filter(None, row["names"].split("|"))), row["bus"])
         for row in rows("cards.csv")
@@ -65,17 +66,17 @@ def cards() -> Mapping[str, Card]:
 
 
 @cache
-def catalogue() -> Mapping[str, Mapping[str, Figure]]:
-    """Return the figures of all cards; one that no source has is missing."""
+def catalogue() -> Mapping[str, Mapping[str, CardFigure]]:
+    """Return the figures of all cards; a figure without a source is missing."""
     found = {row["card"]: dict(_own(row)) for row in rows("cards.csv")}
     for row in rows("devices.csv"):
         evidence = _evidence(row["confidence"], row["source"], row["derived"])
-        found[row["device"]][row["figure"]] = Figure(float(row["value"]), evidence)
+        found[row["device"]][row["figure"]] = CardFigure(float(row["value"]), evidence)
     return {name: dict(_copies(cards()[name].bus, figures)) | figures for name, figures in found.items()}
 
 
 def named(name: str) -> tuple[str, ...]:
-    """Return the cards that bear this name, or another that says the same; the first is the usual one."""
+    """Return the cards with this name, or an equivalent one; the most common comes first."""
     return _names().get(folded(name), ())
 
 
@@ -91,7 +92,7 @@ def _names() -> Mapping[str, tuple[str, ...]]:
 
 
 def folded(name: str) -> str:
-    """Return a name without capitals, punctuation, vendor and brand.
+    """Return a name in lower case, without punctuation, vendor and brand.
 
     >>> folded("NVIDIA GeForce RTX 4060 Ti"), folded("Intel(R) Arc(TM) Pro B60 Graphics"), folded("RTX-3070 Mobile")
     ('rtx4060ti', 'arcprob60', 'rtx3070laptop')
@@ -101,33 +102,33 @@ def folded(name: str) -> str:
 
 
 def rows(file: str) -> list[dict[str, str]]:
-    """Return the rows of one of the files of data."""
+    """Return the rows of a file in `data`."""
     text = (files(__package__) / "data" / file).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
-def _own(row: Mapping[str, str]) -> Iterator[tuple[str, Figure]]:
-    """Yield the figures of one row of cards.csv."""
+def _own(row: Mapping[str, str]) -> Iterator[tuple[str, CardFigure]]:
+    """Yield the figures in one row of cards.csv."""
     for column, (said, *figures) in _COLUMNS.items():
         for figure in figures if row[column] else ():
-            yield figure, Figure(float(row[column]), _evidence(*row[said].split(";", 2)))
-    host = "a usual machine for such a card; say host_memory=... for yours"
-    yield "host_memory_gib", Figure(float(row["host_memory_gib"]), _evidence("assumed", "", host))
-    slow = "the low end of the range, so that bounds stay bounds"
-    yield "host_us_per_operation", Figure(_HOST_US, _evidence("assumed", "dispatch", slow))
+            yield figure, CardFigure(float(row[column]), _evidence(*row[said].split(";", 2)))
+    host = "typical machine for such a card; give host_memory=... for yours"
+    yield "host_memory_gib", CardFigure(float(row["host_memory_gib"]), _evidence("assumed", "", host))
+    slow = "low end of the range, so that bounds stay bounds"
+    yield "host_us_per_operation", CardFigure(_HOST_US, _evidence("assumed", "dispatch", slow))
 
 
-def _copies(bus: str, figures: Mapping[str, Figure]) -> Iterator[tuple[str, Figure]]:
-    """Yield how fast a card's bus copies; where memory is shared, as fast as that memory."""
+def _copies(bus: str, figures: Mapping[str, CardFigure]) -> Iterator[tuple[str, CardFigure]]:
+    """Yield the link rates of a card's bus; where memory is shared, the bandwidth of that memory."""
     row = _buses()[bus]
     evidence = _evidence(row["confidence"], row["source"], row["derived"])
-    shared = figures.get("memory_bandwidth_gb_s", Figure(100.0, evidence)).value
+    shared = figures.get("memory_bandwidth_gb_s", CardFigure(100.0, evidence)).value
     to, back = float(row["to_device_gb_s"] or shared), float(row["back_gb_s"] or shared)
-    yield "link_h2d_gb_s", Figure(to, evidence)
-    yield "link_d2h_gb_s", Figure(back, evidence)
-    ratio = "pinned × 123/331, an RTX 4090's ratio for memory that is not pinned"
-    slow = Figure(to * _PAGEABLE, _evidence("assumed", "sglang-map", ratio))
-    yield "link_pageable_gb_s", Figure(to, evidence) if bus == UNIFIED else slow
+    yield "link_h2d_gb_s", CardFigure(to, evidence)
+    yield "link_d2h_gb_s", CardFigure(back, evidence)
+    ratio = "pinned × 123/331, the ratio of pageable to pinned copies on an RTX 4090"
+    slow = CardFigure(to * _PAGEABLE, _evidence("assumed", "sglang-map", ratio))
+    yield "link_pageable_gb_s", CardFigure(to, evidence) if bus == UNIFIED else slow
 
 
 @cache

@@ -1,17 +1,14 @@
-"""A device of the catalogue by name, or one of the user's own.
+"""A device of the catalogue by name, or one that the user describes.
 
     device("H200")                                             # by name, whatever its capitals
     device("NVIDIA GeForce RTX 4060 Ti", memory="8 GiB")       # by the name that its driver gives
     device("mine", like="RTX 4090", memory="12 GiB")           # another card, with figures of its own
     device("mine", memory="12 GiB", compute="44 TFLOP/s", bandwidth="288 GB/s")
-    devices(), devices("laptop")                               # all names, or those that hold a text
+    devices(), devices("laptop")                               # all names, or those that contain a text
 
-A card's host is as assumed as it can be: say what yours has (`host_memory`, `link`).
-
-Which card a name means, and which is near to one that the catalogue does not have.
-
-find("NVIDIA GeForce RTX 4060 Ti", memory_bytes=8 * 2**30)      # 'RTX 4060 Ti 8GB'
-near("RTX 4065")                                                # 'RTX 4060'
+The catalogue cannot know the host that a card sits in: host memory, link and disk are assumed until they are given
+(`host_memory=`, `link=`, `disk=`). A name that the catalogue lacks is an error that proposes the nearest card. The data
+is read in `_cards`, arguments are checked in `_given`, and `_detect` describes this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ from math import ceil, log
 from typing import TYPE_CHECKING, Any
 
 from reslab.profiler import GIB
-from reslab.residency._device._cards import UNIFIED, Figure, cards, catalogue, folded, named
+from reslab.residency._device._cards import UNIFIED, CardFigure, cards, catalogue, folded, named
 from reslab.residency._device._evidence import NOWHERE, Confidence, Evidence
 from reslab.residency._device._given import (
     GIVEN,
@@ -50,9 +47,9 @@ if TYPE_CHECKING:
 
 _GB, _TERA = 10**9, 10**12
 _DISK_BYTES_PER_S = 5_000_000_000
-_DISK = "a usual NVMe disk on PCIe 4.0, reading in sequence; say disk=... for yours"
+_DISK = "typical NVMe disk on PCIe 4.0, sequential reads; give disk=... for yours"
 _KINDS = {"Apple": "mps", "Intel": "xpu"}
-#: Figures of the catalogue by the fields that they are, with their unit.
+#: By field of `DeviceSpec`: the catalogue's figure and its unit.
 _FIELDS = {
     "memory_bytes": ("memory_gib", GIB),
     "memory_bytes_per_s": ("memory_bandwidth_gb_s", _GB),
@@ -65,7 +62,7 @@ _FIELDS = {
 
 
 class Devices(tuple[str, ...]):
-    """Names of devices, in a notebook as a table by family.
+    """Names of devices; a notebook shows them as a table by family.
 
     >>> devices("3090")
     ('RTX 3090 Ti', 'RTX 3090')
@@ -74,7 +71,7 @@ class Devices(tuple[str, ...]):
     __slots__ = ()
 
     def table(self) -> pl.DataFrame:
-        """Return a row a device: family, device, memory_gib, bandwidth_gb_s, bfloat16_tflops, confidence (of that)."""
+        """Return a row a device: family, device, memory_gib, bandwidth_gb_s, bfloat16_tflops, and its confidence."""
         from reslab.residency._device._device_table import overview
 
         return overview(map(_line, self))
@@ -86,7 +83,7 @@ class Devices(tuple[str, ...]):
 
 
 def devices(text: str = "") -> Devices:
-    """Return the names of the catalogue, family by family.
+    """Return the names of the catalogue, ordered by family.
 
     >>> devices()[:3]
     ('RTX 5090', 'RTX 5090 D', 'RTX 5090 D V2')
@@ -94,15 +91,15 @@ def devices(text: str = "") -> Devices:
     ('RTX 5060 Ti 16GB', 'RTX 5060 Ti 8GB')
 
     Args:
-        text: Only those whose name, family or driver's name holds this.
+        text: A part of the name, of the family or of the driver's name; "" for all devices.
 
     Raises:
-        DeviceError: None does; it names the nearest.
+        DeviceError: No device matches; the message names the nearest.
     """
     held = {name: (name, card.family, *card.names) for name, card in cards().items()}
     found = Devices(name for name, texts in held.items() if any(_holds(each, text) for each in texts))
     if not found:
-        raise DeviceError(f"no device's name holds {text!r}; {nearest(text, [*cards(), *_families()])}")
+        raise DeviceError(f"no device's name contains {text!r}; {nearest(text, [*cards(), *_families()])}")
     return found
 
 
@@ -119,7 +116,7 @@ def device(
     host_memory: Size | None = None,
     pinnable: Size | None = None,
 ) -> DeviceSpec:
-    """Return a device of the catalogue, or one of your own: like one of it, or with all figures given.
+    """Return a device of the catalogue, or describe another one by a similar card or by its own figures.
 
     >>> device("H200")
     DeviceSpec('H200', cuda, 139.8 GiB)
@@ -128,24 +125,24 @@ def device(
     >>> device("RTX 4065")
     Traceback (most recent call last):
     reslab.residency._device._spec.DeviceError: there is no device 'RTX 4065'; did you mean 'RTX 4060' or 'RTX 5060' \
-or 'RTX 4090'? For a card of your own, write device('RTX 4065', like='RTX 4060', memory='8 GiB')
+or 'RTX 4090'? To describe another card, write device('RTX 4065', like='RTX 4060', memory='8 GiB')
 
     Args:
-        name: Of the catalogue or its driver; any where `like`, or memory, compute and bandwidth, are given.
-        like: The device of the catalogue whose figures it has; all of them are then assumed.
-        memory: All memory; bytes, or a text such as "12 GiB". Of cards with one name it tells which.
-        free: What of it is free; by default all but the driver's context.
-        compute: Matrix products in 16 bit, such as "44 TFLOP/s"; other types and attention are then in proportion. Or
-            by type, such as {"bfloat16": "44 TFLOP/s", "float32": "22 TFLOP/s"}.
-        bandwidth: Of the device's memory, such as "288 GB/s".
-        link: Copies from pinned memory to the device, such as "25 GB/s"; other copies scale with it. Or what
-            `measure_link` found. Memory is then not shared with the host.
-        disk: Reading from disk, such as "3 GB/s".
+        name: A name of the catalogue or of a driver; any name if `like`, or memory, compute and bandwidth, are given.
+        like: The card of the catalogue that lends its figures; all of them are then assumed.
+        memory: Total memory, in bytes or as a text such as "12 GiB". It selects among cards that share a name.
+        free: Free memory; by default all memory but the driver's context.
+        compute: Throughput of 16-bit matrix products, such as "44 TFLOP/s", which scales other types and attention; or
+            throughput by type, such as {"bfloat16": "44 TFLOP/s", "float32": "22 TFLOP/s"}.
+        bandwidth: Bandwidth of the device's memory, such as "288 GB/s".
+        link: Rate of copies from pinned memory to the device, such as "25 GB/s", which scales all other copies; or a
+            `LinkSpeed` from `measure_link`. With a link, memory is not shared with the host.
+        disk: Rate of sequential reads from disk, such as "3 GB/s".
         host_memory: Memory of the host.
-        pinnable: What of that can be pinned; by default all of it.
+        pinnable: Host memory that can be pinned; by default all of it.
 
     Raises:
-        DeviceError: There is no such device, naming the nearest; or a figure cannot be read.
+        DeviceError: There is no such device (the message names the nearest), or a figure cannot be read.
     """
     memory_bytes = None if memory is None else size("memory", memory)
     spec = _base(name, like, memory_bytes, own=compute is not None and bandwidth is not None)
@@ -173,7 +170,7 @@ def with_rates(spec: DeviceSpec, compute: Compute | None, bandwidth: Size | None
 
 
 def linked(spec: DeviceSpec, link: int | str | LinkSpeed | None) -> DeviceSpec:
-    """Return the device with the link that the user gave, or measured."""
+    """Return the device with a given or measured link."""
     if link is None:
         return spec
     if isinstance(link, LinkSpeed):
@@ -182,10 +179,10 @@ def linked(spec: DeviceSpec, link: int | str | LinkSpeed | None) -> DeviceSpec:
 
 
 def like_card(name: str, like: str, memory_bytes: int | None = None) -> DeviceSpec:
-    """Return a device of this name whose figures are all taken from a card of the catalogue."""
+    """Return a device of this name with all figures taken from a card of the catalogue."""
     found = find(like, memory_bytes)
     if found is None:
-        raise DeviceError(f"there is no device {like!r} to be like; {nearest(like, cards())}")
+        raise DeviceError(f"there is no device {like!r} to take figures from; {nearest(like, cards())}")
     return borrowed(build(found), name)
 
 
@@ -201,17 +198,17 @@ def _base(name: str, like: str | None, memory_bytes: int | None, *, own: bool) -
 
 
 def unknown_card(name: str, memory_bytes: int, *, kind: str = "cuda") -> DeviceSpec:
-    """Return a device of which nothing but its memory is known: its rates are missing, its link and host are usual."""
+    """Return a device of which only the memory is known: rates are missing, link and host are typical."""
     usual = build(_USUAL)
     figures = ("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s", "host_memory_bytes")
-    evidence = dict(usual.evidence) | dict.fromkeys(figures, assumed("a usual desktop with PCIe 4.0 x16"))
+    evidence = dict(usual.evidence) | dict.fromkeys(figures, assumed("typical desktop with PCIe 4.0 x16"))
     rates: dict[str, Any] = {"memory_bytes_per_s": None, "matrix_flops_per_s": {}, "attention_flops_per_s": {}}
     known = {key: each for key, each in evidence.items() if "_flops_per_s" not in key}
     spec = replace(usual, name=name, kind=kind, unified=False, evidence=known | _unknown(rates), **rates)
     return with_memory(spec, memory_bytes)
 
 
-#: A card whose host and link are usual.
+#: A card with a typical host and link.
 _USUAL = "RTX 4090"
 
 
@@ -241,7 +238,7 @@ def build(name: str) -> DeviceSpec:
         evidence={
             **evidence,
             **_unknown(plain | rates),
-            "free_bytes": assumed("all memory less 0.5 GiB for the driver's context"),
+            "free_bytes": assumed("all memory, less 0.5 GiB for the driver's context"),
             "pinnable_bytes": assumed("all memory of the host"),
             "disk_bytes_per_s": assumed(_DISK),
         },
@@ -249,13 +246,13 @@ def build(name: str) -> DeviceSpec:
 
 
 def _unknown(figures: Mapping[str, Any]) -> dict[str, Evidence]:
-    """Return the evidence of what no source has: bandwidth, and types of 16 bit of which one at most is known."""
+    """Return the evidence of figures that no source has: bandwidth, and throughput of the 16-bit types."""
     evidence = Evidence(
-        confidence=Confidence.UNKNOWN, source="the catalogue does not have it; say compute=... or like=..."
+        confidence=Confidence.UNKNOWN, source="the catalogue does not have it; give compute=... or like=..."
     )
     found = {}
     if figures["memory_bytes_per_s"] is None:
-        source = "the catalogue does not have it; say bandwidth=... or like=..."
+        source = "the catalogue does not have it; give bandwidth=... or like=..."
         found["memory_bytes_per_s"] = Evidence(confidence=Confidence.UNKNOWN, source=source)
     for dtype in ("bfloat16", "float16"):
         if dtype not in figures["matrix_flops_per_s"]:
@@ -264,7 +261,7 @@ def _unknown(figures: Mapping[str, Any]) -> dict[str, Evidence]:
 
 
 def _line(name: str) -> tuple[str | float | None, ...]:
-    """Return what people choose a device by: family, name, memory, bandwidth, throughput, and how far that is known."""
+    """Return a row of `OVERVIEW`: family, name, memory, bandwidth, throughput and its confidence."""
     spec = build(name)
     bandwidth, rate = spec.memory_bytes_per_s, spec.matrix_flops_per_s.get("bfloat16")
     by = spec.evidence.get("matrix_flops_per_s.bfloat16", NOWHERE).confidence
@@ -272,12 +269,12 @@ def _line(name: str) -> tuple[str | float | None, ...]:
     return (cards()[name].family, name, spec.memory_bytes / GIB, *rates, str(by))
 
 
-def _rates(figures: Mapping[str, Figure], kind: str) -> dict[str, int]:
+def _rates(figures: Mapping[str, CardFigure], kind: str) -> dict[str, int]:
     return {_dtype(name): round(each.value * _TERA) for name, each in figures.items() if name.startswith(kind)}
 
 
 def _dtype(figure: str) -> str:
-    """Return the type in a figure's name.
+    """Return the dtype in the name of a figure.
 
     >>> _dtype("matrix_float8_e4m3fn_tflops")
     'float8_e4m3fn'
@@ -293,13 +290,13 @@ def _families() -> list[str]:
     return list(dict.fromkeys(card.family for card in cards().values()))
 
 
-#: A name without as many leading letters of a card's, or as much in common, is near to none.
+#: Leading letters, and share of common letters, that a name needs to be near to a card's.
 _LETTERS, _COMMON = 2, 0.6
 _SIZE = re.compile(r"\b(\d+) ?Gi?B\b", re.IGNORECASE)
 
 
 def find(name: str, memory_bytes: int | None = None) -> str | None:
-    """Return the card that a name means, or None; of several sizes the one with such a memory, else the usual one.
+    """Return the card with this name, or None; of several sizes the one nearest in memory, else the most common.
 
     >>> find("RTX 4060 Ti"), find("NVIDIA GeForce RTX 4060 Ti", memory_bytes=round(7.75 * 2**30))
     ('RTX 4060 Ti 16GB', 'RTX 4060 Ti 8GB')
@@ -311,7 +308,7 @@ def find(name: str, memory_bytes: int | None = None) -> str | None:
 
 
 def near(name: str) -> str | None:
-    """Return the card of the same generation whose name is nearest, or None where none is near.
+    """Return the card with the nearest name of the same generation, or None.
 
     >>> near("RTX 4065"), near("RX 7950 XT"), near("abacus")
     ('RTX 4060', 'RX 7900 XT', None)
@@ -326,15 +323,15 @@ def near(name: str) -> str | None:
 
 
 def _leading(one: str, other: str) -> int:
-    """Return how many leading letters two texts share."""
+    """Return the number of leading letters that two texts share."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def unknown(name: str) -> str:
-    """Return what to say of a name that no card bears: the nearest names, and how to describe a card of one's own."""
+    """Return the error text for an unknown name: the nearest names, and how to describe another card."""
     close = nearest(_SIZE.sub("", name).strip(), cards())
-    listed = close if close.startswith("did you mean") else f"devices() lists the {len(cards())} that there are."
-    return f"there is no device {name!r}; {listed} For a card of your own, write {_own(name)}"
+    listed = close if close.startswith("did you mean") else f"devices() lists all {len(cards())}."
+    return f"there is no device {name!r}; {listed} To describe another card, write {_own(name)}"
 
 
 def _own(name: str) -> str:

@@ -1,14 +1,14 @@
-"""The device of this machine: what it is, what is free and who holds the rest, and what its host allows.
+"""Detection of this machine's device: its name, its free memory and who holds the rest, and the memory of its host.
 
     here = detect()                        # the accelerator that torch sees, else the CPU
     here = detect("cuda:1")                # another one
-    here = detect(link="1 GB/s")           # as if copies were as slow as that
-    here = detect(link=measure_link())     # with the link as it was timed
+    here = detect(link="1 GB/s")           # with another link rate
+    here = detect(link=measure_link())     # with the measured link rate
     here = detect(compute="44 TFLOP/s", bandwidth="288 GB/s")           # a card that the catalogue does not have
 
-Memory is read from the driver, rates come from the catalogue by the card's name: nothing is timed. Where one name
-stands for two sizes, the memory decides. A slice, whose name says MIG, gets a share of its card's rates. A card that
-the catalogue does not have has its memory, and no rates until they are given.
+Memory is read from the driver, and rates come from the catalogue by the card's name; nothing is timed. Where one name
+stands for two sizes, the memory decides. A MIG slice gets a share of its card's rates. A card that is not in the
+catalogue has memory and no rates until they are given.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from reslab.residency._device._machine import HostMemory, Machine, this_machine
 from reslab.residency._device._machine import host_memory as read_host_memory
 from reslab.residency._device._spec import DeviceError, DeviceSpec, LinkSpeed
 
-#: A slice's name: its card, and how many of the card's compute slices it has.
+#: The name of a slice: its card, and its number of the card's compute slices.
 _SLICE = re.compile(r"(.*) MIG (?:(\d+)c\.)?(\d+)g\..*")
-#: Compute slices of a card: seven, but for those of which the MIG user guide lists four.
+#: Compute slices of a card: seven, except the cards for which the MIG user guide lists four.
 _SLICES, _FEWER = 7, {"A30": 4, "RTX PRO 6000": 4, "RTX PRO 6000 Max-Q": 4, "RTX PRO 6000 Server": 4}
 #: One core: two 256-bit fused multiply-adds a cycle on eight float32 at 2.5 GHz.
 _CPU_FLOPS_PER_S = 2 * 8 * 2 * 2_500_000_000
@@ -56,20 +56,20 @@ def detect(
     """Describe a device of this machine.
 
     Args:
-        device: What torch calls it, such as "cuda:1", "xpu" or "cpu"; by default the accelerator, else the CPU.
-        like: A device of the catalogue whose rates it has, which are then assumed.
-        compute: How fast it multiplies matrices, such as "44 TFLOP/s"; see `device`.
-        bandwidth: Of its memory, such as "288 GB/s".
-        link: Take copies to be as fast as this, such as "1 GB/s" or what `measure_link` found; memory is then not
+        device: The device's name in torch, such as "cuda:1", "xpu" or "cpu"; by default the accelerator, else the CPU.
+        like: A card of the catalogue that lends its rates, which are then assumed.
+        compute: Throughput of 16-bit matrix products, such as "44 TFLOP/s", or by type; see `device`.
+        bandwidth: Bandwidth of the device's memory, such as "288 GB/s".
+        link: Rate of copies to assume, such as "1 GB/s", or a `LinkSpeed` from `measure_link`; memory is then not
             unified.
-        host_memory: Take the host to have this much, all of it to be pinned; by default what it has.
-        machine: Another machine to look at; a test's.
+        host_memory: Host memory to assume, all of it pinnable; by default the memory that is available now.
+        machine: The machine to read, by default this one; tests give another.
 
     Returns:
-        A device whose memory is what the driver says now.
+        The device, with its memory as the driver reports it now.
 
     Raises:
-        DeviceError: The machine has no such device, or torch sees an accelerator of a kind that is not described here.
+        DeviceError: The machine has no such device, or torch sees an accelerator of an unsupported kind.
     """
     machine = machine or this_machine()
     host = read_host_memory(machine)
@@ -95,7 +95,7 @@ def _choose(device: str | None, machine: Machine) -> tuple[str, int]:
 
 
 def _accelerators(torch: Any) -> dict[str, int]:
-    """Return how many devices torch sees of each kind; AMD's are "cuda" to it."""
+    """Return the number of devices that torch sees of each kind; AMD's count as "cuda"."""
     kinds = ("cuda", "xpu") if torch is not None else ()
     parts = {kind: getattr(torch, kind, None) for kind in kinds}
     found = {kind: part.device_count() for kind, part in parts.items() if part is not None and part.is_available()}
@@ -105,13 +105,13 @@ def _accelerators(torch: Any) -> dict[str, int]:
 
 
 def _check_none(torch: Any) -> None:
-    """Raise where torch sees an accelerator of another kind, which must not pass for the CPU."""
+    """Raise if torch sees an accelerator of another kind, so that it is not mistaken for a CPU."""
     part = getattr(torch, "accelerator", None)
     found = part.current_accelerator() if part is not None and part.is_available() else None
     if found is not None:
         raise DeviceError(
-            f"torch sees an accelerator of the kind {found.type!r}, which cannot be read here; describe it by "
-            "device(..., memory=, compute=, bandwidth=), or ask for detect('cpu')"
+            f"torch sees an accelerator of the kind {found.type!r}, which detect cannot read; describe it with "
+            "device(..., memory=, compute=, bandwidth=), or use detect('cpu')"
         )
 
 
@@ -127,13 +127,13 @@ def _accelerator(kind: str, index: int, like: str | None, machine: Machine, host
 
 
 def _mps(_kind: str, _index: int, machine: Machine) -> tuple[str, int, int, int, Any]:
-    """Return name, memory, what is free and what this process holds of an Apple GPU."""
+    """Return name, total memory, free memory and memory held by this process of an Apple GPU."""
     total = machine.torch.mps.recommended_max_memory()
     return machine.chip() or "Apple GPU", total, total - machine.torch.mps.driver_allocated_memory(), 0, None
 
 
 def _card(kind: str, index: int, machine: Machine) -> tuple[str, int, int, int, Any]:
-    """Return the same of a card, with its properties."""
+    """Return the same for a card, with its properties."""
     part = getattr(machine.torch, kind)
     properties = part.get_device_properties(index)
     own = part.memory_reserved(index)
@@ -146,7 +146,7 @@ def _card(kind: str, index: int, machine: Machine) -> tuple[str, int, int, int, 
 
 
 def _by_name(name: str, kind: str, total: int) -> DeviceSpec:
-    """Return the catalogue's device of this name and memory, or a slice of one; else one without rates."""
+    """Return the catalogue's device of this name and memory, a slice of it, or a device without rates."""
     found = find(name, total)
     if found is not None:
         return build(found)
@@ -159,24 +159,24 @@ def _by_name(name: str, kind: str, total: int) -> DeviceSpec:
 
 
 def _slice(card: DeviceSpec, compute: float, total: int) -> DeviceSpec:
-    """Return a slice of a card: its share of the compute slices, and of the memory that it has of all."""
+    """Return a slice of a card: throughput in proportion to compute slices, bandwidth to memory."""
     share = total / card.memory_bytes
     bandwidth = None if card.memory_bytes_per_s is None else round(card.memory_bytes_per_s * share)
-    part = assumed(f"{card.name}'s × {share:.2f}, its share of the memory: it is a slice of the card")
+    part = assumed(f"{card.name}'s × {share:.2f}, the slice's share of the memory")
     spec = with_figures(card, {"memory_bytes_per_s": bandwidth}, part)
     kinds = ("matrix_flops_per_s", "attention_flops_per_s")
     rates = {kind: {dtype: round(rate * compute) for dtype, rate in getattr(card, kind).items()} for kind in kinds}
-    slower = assumed(f"{card.name}'s × {compute:.2f}, its share of the compute: it is a slice of the card")
+    slower = assumed(f"{card.name}'s × {compute:.2f}, the slice's share of the compute")
     evidence = {f"{kind}.{dtype}": slower for kind, each in rates.items() for dtype in each}
     return replace(spec, evidence={**spec.evidence, **evidence}, **rates)  # type: ignore[arg-type]
 
 
 def _holders(machine: Machine, uuid: Any, *, held: int, own: int) -> tuple[Holder, ...]:
-    """Return who holds memory: this process, others by name where the driver tells them, and the rest."""
+    """Return the holders of memory: this process, others that the driver names, and the rest."""
     listed = [] if uuid is None else _processes(machine, str(uuid))
     rest = held - sum(holder.nbytes for holder in listed)
     mine = [Holder(who="torch in this process", nbytes=own)] if own > 0 else []
-    other = [Holder(who="the driver, and others that it does not name", nbytes=rest)] if rest > 0 else []
+    other = [Holder(who="the driver, and processes that it does not name", nbytes=rest)] if rest > 0 else []
     return (*mine, *listed, *other)
 
 
@@ -185,7 +185,9 @@ def _processes(machine: Machine, uuid: str) -> list[Holder]:
     query = "--query-compute-apps=pid,process_name,used_memory"
     text = machine.driver([f"--id={which}", query, "--format=csv,noheader,nounits"]) or ""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
-    named = [row for row in rows if len(row) == 3 and row[2].isdigit()]  # "[N/A]" where it may not tell
+    named = [
+        row for row in rows if len(row) == 3 and row[2].isdigit()
+    ]  # the driver prints "[N/A]" where it may not say
     return [Holder(who=f"{name} (process {pid})", nbytes=int(used) * 2**20) for pid, name, used in named]
 
 
@@ -196,8 +198,8 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
     evidence = {
         **dict.fromkeys(("memory_bytes", "free_bytes"), _detected(host.limited_by)),
         "host_memory_bytes": _available(host),
-        **dict.fromkeys(_CPU_TYPICAL, assumed("a usual desktop")),
-        "pinnable_bytes": _detected("nothing has to be pinned to compute on the CPU"),
+        **dict.fromkeys(_CPU_TYPICAL, assumed("typical desktop")),
+        "pinnable_bytes": _detected("the CPU computes without pinned memory"),
         **{f"{kind}_flops_per_s.{dtype}": cores for kind in ("matrix", "attention") for dtype in rates},
     }
     return DeviceSpec(
@@ -221,7 +223,7 @@ def _cpu(machine: Machine, host: HostMemory) -> DeviceSpec:
 
 
 def _available(host: HostMemory) -> Evidence:
-    return _detected(f"{host.limited_by}: what is available now, less a tenth")
+    return _detected(f"{host.limited_by}: available now, less a tenth")
 
 
 def _detected(source: str) -> Evidence:

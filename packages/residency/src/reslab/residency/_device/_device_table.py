@@ -1,4 +1,4 @@
-"""A device as a table: a row a figure, written for people, with its confidence and source."""
+"""Devices as tables: the figures of one device with confidence and source, and the devices of the catalogue."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from reslab.residency._device._evidence import NOWHERE, Evidence
+from reslab.stages.support import Markup, html_table
 
 OVERVIEW = {
     "family": pl.String,
@@ -44,31 +45,23 @@ def figures(values: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> pl.D
 
 
 def spec_html(name: str, table: pl.DataFrame, notes: Iterable[str]) -> str:
-    """Return the figures of a device as HTML, with sentences below; every text is escaped."""
-    head = "".join(f'<th style="text-align:left">{column}</th>' for column in FIGURES)
-    body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in table.cast(pl.String).rows()
-    )
+    """Return the figures of a device as an HTML table, with sentences below it."""
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f"<p><b>{escape(name)}</b></p><table><tr>{head}</tr>{body}</table>{below}"
+    return f"<p><b>{escape(name)}</b></p>{html_table(FIGURES, table.cast(pl.String).rows())}{below}"
 
 
 def overview(rows: Iterable[Sequence[str | float | None]]) -> pl.DataFrame:
-    """Return a row a device, with what people choose by: the columns of `OVERVIEW`."""
+    """Return a row a device: the columns of `OVERVIEW`."""
     return pl.DataFrame(list(rows), schema=dict(OVERVIEW), orient="row")
 
 
 def overview_html(table: pl.DataFrame) -> str:
-    """Return a line a family: its devices with their memory in GiB."""
+    """Return an HTML table with a row a family: its devices and their memory in GiB."""
     found: dict[str, list[str]] = {}
     for row in table.rows(named=True):
         found.setdefault(row["family"], []).append(f"{escape(row['device'])} <small>({row['memory_gib']:.3g})</small>")
-    body = "".join(
-        f'<tr><th style="text-align:left">{escape(family)}</th><td style="text-align:left">{", ".join(each)}</td></tr>'
-        for family, each in found.items()
-    )
-    return f"<p><b>{table.height} devices</b>, with the GiB that they have</p><table>{body}</table>"
+    rows = ((Markup(f"<b>{escape(family)}</b>"), Markup(", ".join(each))) for family, each in found.items())
+    return f"<p><b>{table.height} devices</b>, with their memory in GiB</p>{html_table((), rows)}"
 
 
 def _rows(values: Mapping[str, Any], evidence: Mapping[str, Evidence]) -> Iterator[tuple[str, str, str, str]]:

@@ -1,4 +1,4 @@
-"""Where a figure of a device comes from and how far it can be trusted, and who holds some of its memory."""
+"""The source of a device's figure and how far to trust it, and the processes that hold its memory."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from reslab.stages.support import Described
 
 
 class Confidence(Described):
-    """How far a figure can be trusted.
+    """How far to trust a figure.
 
     >>> Confidence("derived").doc
     'Computed from units, clock and operations a clock: a peak, which sustained rates stay below.'
     """
 
     MEASURED = "measured", "Measured on this device and published."
-    VENDOR = "vendor", "The vendor's datasheet or whitepaper says so."
-    PUBLISHED = "published", "A public table says so; the vendor's own sheet was not at hand."
+    VENDOR = "vendor", "From the vendor's datasheet or whitepaper."
+    PUBLISHED = "published", "From a public table; the vendor's own sheet was not available."
     DERIVED = "derived", "Computed from units, clock and operations a clock: a peak, which sustained rates stay below."
-    ASSUMED = "assumed", "Neither measured nor promised for this device: taken from another, as the row says."
+    ASSUMED = "assumed", "Neither measured nor published for this device; the row says what it is taken from."
     DETECTED = "detected", "Read from this machine."
     TIMED = "timed", "Timed on this machine."
-    GIVEN = "given", "You said so."
-    UNKNOWN = "unknown", "No source has it: give it, or name a device that this one is like."
+    GIVEN = "given", "Given by the user."
+    UNKNOWN = "unknown", "No source has it; give it, or name a similar device with like=."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Where a figure comes from."""
+    """The source of a figure, and how far to trust it."""
 
     confidence: Confidence
     source: str
 
 
-#: Of a figure that no source has.
+#: The evidence of a figure without a source.
 NOWHERE = Evidence(confidence=Confidence.UNKNOWN, source="")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds memory of a device, as far as the driver tells."""
+    """A holder of device memory, as the driver reports it."""
 
     who: str
     nbytes: int

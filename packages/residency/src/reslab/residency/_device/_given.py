@@ -1,10 +1,10 @@
-"""What the user gives for a device: sizes and rates as text with units, checked, and whence each figure then comes.
+"""Figures that the user gives for a device: sizes and rates as text with units, checked, with their evidence.
 
     size("memory", "12 GiB"), rate("bandwidth", "288 GB/s"), throughput("44 TFLOP/s")
-    with_compute(spec, "44 TFLOP/s")          # its other types in the same proportion
+    with_compute(spec, "44 TFLOP/s")          # scales its other types too
     borrowed(device("RTX 4090"), "mine")      # every figure assumed: taken from RTX 4090
 
-A bare number is refused where it cannot be meant: 24 would be 24 bytes.
+A bare number that is too small is refused: `memory=24` would be 24 bytes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from reslab.residency._device._evidence import Confidence, Evidence
 from reslab.residency._device._spec import CONTEXT_BYTES, DeviceError, DeviceSpec
 from reslab.residency._units import LEAST_BARE_RATE, parse_bytes, parse_rate
 
-GIVEN = Evidence(confidence=Confidence.GIVEN, source="you")
-#: Types of two bytes, which a rate is about that is given without one.
+GIVEN = Evidence(confidence=Confidence.GIVEN, source="user")
+#: The 16-bit types: a throughput without a type is theirs.
 _HALF = ("bfloat16", "float16")
-#: Below these a bare number is taken for one whose unit was forgotten.
+#: Below these limits a bare number is refused, since its unit was probably forgotten.
 _BARE = {"GiB": 2**20, "GB/s": LEAST_BARE_RATE, "TFLOP/s": 10**9}
 _FLOPS = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([GTP])FLOP/s\s*")
 _PREFIX = {"G": 10**9, "T": 10**12, "P": 10**15}
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z/]*)\s*")
 _SIZES = ("MB", "MiB", "GB", "GiB", "TB", "TiB")
-#: How units are written, by how people spell them; without one, the first is meant.
+#: By unit: how it is written, by how users spell it; "" is a number without a unit.
 _SPELT: Mapping[str, Mapping[str, str]] = {
     "GiB": {"": "GiB", "g": "GiB", "m": "MiB"} | {each.casefold(): each for each in _SIZES},
     "GB/s": {"": "GB/s"} | {f"{each}/s".casefold(): f"{each}/s" for each in _SIZES},
@@ -50,11 +50,11 @@ def size(what: str, value: Size, *, least: int = 2**20) -> int:
 
     Args:
         what: The argument's name.
-        value: What was given for it.
-        least: What it has to be at least; a bare number below 1 MiB is refused in any case, but for 0.
+        value: The argument's value.
+        least: The smallest size allowed; a bare number below 1 MiB is always refused, except 0.
 
     Raises:
-        DeviceError: It is no size, or too small a one.
+        DeviceError: The value is not a size, or too small.
     """
     return _checked(what, value, parse_bytes, least, "bytes", "GiB", "a size of memory is written '12 GiB'")
 
@@ -63,25 +63,25 @@ def rate(what: str, value: Size) -> int:
     """Return a rate in bytes a second.
 
     Raises:
-        DeviceError: It is no rate, nothing, or a bare number below 1 MB/s.
+        DeviceError: The value is not a rate, is zero, or is a bare number below 1 MB/s.
     """
     wanted = "a rate of copies or memory is written '25 GB/s'"
     return _checked(what, value, parse_rate, 1, "bytes a second", "GB/s", wanted)
 
 
 def throughput(value: Size) -> int:
-    """Return how fast something computes, in FLOP a second.
+    """Return a throughput in FLOP a second.
 
     >>> throughput("44 TFLOP/s")
     44000000000000
     >>> throughput("288 GB/s")
     Traceback (most recent call last):
-    reslab.residency._device._spec.DeviceError: compute='288 GB/s': how fast a card computes is written '44 TFLOP/s'
+    reslab.residency._device._spec.DeviceError: compute='288 GB/s': a throughput is written '44 TFLOP/s'
 
     Raises:
-        DeviceError: It is no throughput, nothing, or a bare number below 1 GFLOP/s.
+        DeviceError: The value is not a throughput, is zero, or is a bare number below 1 GFLOP/s.
     """
-    wanted = "how fast a card computes is written '44 TFLOP/s'"
+    wanted = "a throughput is written '44 TFLOP/s'"
     return _checked("compute", value, _parse_flops, 1, "FLOP a second", "TFLOP/s", wanted)
 
 
@@ -97,7 +97,7 @@ def _checked(what: str, value: Any, parse: Any, least: int, unit: str, meant: st
 
 
 def _meant(value: Any, unit: str) -> str:
-    """Return what was likely meant by a number without its unit, or with one that is spelt another way."""
+    """Return a proposal for a number without a unit, or with a unit spelt in another way; else ""."""
     text = f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
     match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
     written = _SPELT[unit].get(match[2].casefold()) if match else None
@@ -116,61 +116,61 @@ def _parse_flops(value: Any) -> int:
 def with_figures(
     spec: DeviceSpec, given: Mapping[str, Any], evidence: Evidence, *, name: str | None = None
 ) -> DeviceSpec:
-    """Return the device with other figures, and where they come from."""
+    """Return the device with other figures and their evidence."""
     sources = {**spec.evidence, **dict.fromkeys(given, evidence)}
     return replace(spec, name=name or spec.name, evidence=sources, **given)
 
 
 def assumed(source: str) -> Evidence:
-    """Return the evidence of what follows from something else."""
+    """Return the evidence of an assumed figure."""
     return Evidence(confidence=Confidence.ASSUMED, source=source)
 
 
 def borrowed(spec: DeviceSpec, name: str) -> DeviceSpec:
-    """Return the device under another name, all its figures assumed: taken from the one that it is like."""
+    """Return the device under another name, with all figures assumed."""
     known = {figure: each for figure, each in spec.evidence.items() if each.confidence is not Confidence.UNKNOWN}
     taken = {figure: assumed(f"taken from {spec.name}: {each.source}") for figure, each in known.items()}
     return replace(spec, name=name, evidence={**spec.evidence, **taken})
 
 
 def with_memory(spec: DeviceSpec, memory_bytes: int) -> DeviceSpec:
-    """Return the device with as much memory: all but the driver's context is free, of an Apple chip three quarters."""
+    """Return the device with this total memory and the usual share of it free: on an Apple chip three quarters."""
     spec = with_figures(spec, {"memory_bytes": memory_bytes}, GIVEN)
     if spec.kind == "mps":
-        quarters = assumed("three quarters of the memory that you gave: what a GPU of Apple may use by default")
+        quarters = assumed("three quarters of the given memory, the default limit of an Apple GPU")
         return with_figures(spec, {"free_bytes": memory_bytes * 3 // 4}, quarters)
     free = max(memory_bytes - CONTEXT_BYTES, 0)
-    return with_figures(spec, {"free_bytes": free}, assumed("the memory that you gave, less 0.5 GiB"))
+    return with_figures(spec, {"free_bytes": free}, assumed("the given memory, less 0.5 GiB"))
 
 
 def with_host(spec: DeviceSpec, host_bytes: int) -> DeviceSpec:
-    """Return the device in a host with as much memory, all of it to be pinned."""
+    """Return the device in a host with this memory, all of it pinnable."""
     spec = with_figures(spec, {"host_memory_bytes": host_bytes}, GIVEN)
     return with_figures(spec, {"pinnable_bytes": host_bytes}, assumed("all memory of the host"))
 
 
 def with_link(spec: DeviceSpec, bytes_per_s: int) -> DeviceSpec:
-    """Return the device with as fast a link, and no shared memory; copies back and pageable ones are in proportion."""
+    """Return the device with this link rate and no shared memory; other copies scale in proportion."""
     ratio = bytes_per_s / spec.link_bytes_per_s
     others = ("link_back_bytes_per_s", "link_pageable_bytes_per_s")
     scaled = {figure: round(getattr(spec, figure) * ratio) for figure in others}
     spec = with_figures(replace(spec, unified=False), {"link_bytes_per_s": bytes_per_s}, GIVEN)
-    return with_figures(spec, scaled, assumed("in proportion to the link that you gave"))
+    return with_figures(spec, scaled, assumed("in proportion to the given link"))
 
 
 def with_compute(spec: DeviceSpec, compute: Compute) -> DeviceSpec:
-    """Return the device with as fast matrix products; its other types, and attention, are in proportion.
+    """Return the device with this throughput of matrix products; other types and attention scale in proportion.
 
     Args:
         spec: The device.
-        compute: Of the types of two bytes, or by torch's name of the type.
+        compute: Throughput of the 16-bit types, or by torch's name of the type.
     """
     texts = compute if isinstance(compute, Mapping) else dict.fromkeys(_HALF, compute)
     given = {dtype: throughput(value) for dtype, value in texts.items()}
     ratio = _ratio(spec, given)
     matrix = {dtype: round(each * ratio) for dtype, each in spec.matrix_flops_per_s.items()} if ratio else {}
     attention = {dtype: round(each * ratio) for dtype, each in spec.attention_flops_per_s.items()} if ratio else {}
-    follows = assumed("in proportion to the compute that you gave")
+    follows = assumed("in proportion to the given compute")
     evidence = {key: each for key, each in spec.evidence.items() if "_flops_per_s" not in key}
     evidence |= {f"matrix_flops_per_s.{dtype}": follows for dtype in matrix}
     evidence |= {f"attention_flops_per_s.{dtype}": follows for dtype in attention}
@@ -180,6 +180,6 @@ def with_compute(spec: DeviceSpec, compute: Compute) -> DeviceSpec:
 
 
 def _ratio(spec: DeviceSpec, given: Mapping[str, int]) -> float | None:
-    """Return given ÷ known throughput, in the first type that both have."""
+    """Return given ÷ known throughput of the first type that both have, or None."""
     both = [dtype for dtype in given if dtype in spec.matrix_flops_per_s]
     return given[both[0]] / spec.matrix_flops_per_s[both[0]] if both else None

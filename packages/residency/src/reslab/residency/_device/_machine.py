@@ -1,18 +1,14 @@
-"""What `detect` reads from a machine, so that a test can hand it another one.
+"""The readings of a machine that `detect` needs, and the host memory that this process may use.
 
-    detect(machine=replace(this_machine(), torch=None))      # the same machine, as it would be without torch
+    detect(machine=replace(this_machine(), torch=None))      # this machine as it would be without torch
+    host_memory(this_machine())     # HostMemory(limit_bytes=…, available_bytes=…, usable_bytes=…, pinnable_bytes=…, …)
 
-torch is looked for only here, and only when a machine is described: nothing else in this package needs it.
+A `Machine` holds every reading as a function, so that a test can describe another machine. Of this folder, only this
+module looks for torch, and only when a machine is described.
 
-Memory of the host that this process may use: what there is, what a container allows, and what can be pinned.
-
-    host_memory(machine)            # HostMemory(limit_bytes=…, available_bytes=…, usable_bytes=…, pinnable_bytes=…, …)
-
-A plan may have what is available now, less a reserve: Python, the driver and the files that are read take memory too.
-
-In a container the machine's memory says little: a control group's limit ends the process long before. Groups lie
-inside each other, so the smallest limit on the way to the root counts, and what a group uses is counted without the
-file cache, which the kernel gives up when asked.
+A plan may use the available host memory less a reserve, since Python, the driver and files being read take memory too.
+In a container a control group's limit is smaller than the machine's memory and ends the process. Groups are nested, so
+the smallest limit on the way to the root counts.
 """
 
 from __future__ import annotations
@@ -35,14 +31,14 @@ class Machine:
     """The doors to one machine.
 
     Args:
-        torch: The torch module, or None where it is not installed.
-        read: Returns a file's text, or None where there is none.
-        driver: Runs nvidia-smi with arguments and returns what it prints, or None where it does not run.
-        memory: Returns total and available bytes of host memory.
+        torch: The torch module, or None if it is not installed.
+        read: Function that returns the text of a file, or None if there is no such file.
+        driver: Function that runs nvidia-smi with arguments and returns its output, or None if it does not run.
+        memory: Function that returns total and available bytes of host memory.
         system: "Linux", "Windows" or "Darwin".
         release: The kernel's release; WSL2 names itself in it.
-        cpus: Processors that this process may use.
-        chip: Returns the name of an Apple chip, such as "Apple M4 Max", or None elsewhere.
+        cpus: Number of processors that this process may use.
+        chip: Function that returns the name of an Apple chip, such as "Apple M4 Max", or None elsewhere.
     """
 
     torch: Any
@@ -56,7 +52,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Return the machine that this runs on."""
+    """Return a description of the machine that this process runs on."""
     usable = getattr(os, "sched_getaffinity", None)
     return Machine(
         torch=_torch(),
@@ -107,17 +103,18 @@ def _memory() -> tuple[int, int]:
 
 
 _ROOT = PurePosixPath("/sys/fs/cgroup")
-#: A limit of a control group (v1) above this means none: it is the largest page-aligned 64-bit number.
+#: A control group (v1) without a limit reports the largest page-aligned 64-bit number, which is above this.
 _UNLIMITED = 2**60
-#: Of what is available, what a plan leaves free: with 43.4 GiB available a plan for 40.9 was killed (sglang #39021).
+#: The share of available memory that a plan leaves free; with 43.4 GiB available, a plan for 40.9 was killed
+#: (sglang #39021).
 _RESERVE = 0.1
-#: What WSL2's driver lets a process pin; reported for LTX-Desktop (issues 141 and 163).
+#: The bytes that WSL2's driver lets a process pin; reported for LTX-Desktop (issues 141 and 163).
 _WSL2_PINNABLE = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostMemory:
-    """Bytes of host memory: allowed, available now, for a plan to use, and to be pinned, with the reasons."""
+    """Bytes of host memory: the limit, available now, usable by a plan, and pinnable, with the reasons."""
 
     limit_bytes: int
     available_bytes: int
@@ -149,11 +146,11 @@ _V1 = _Files(
 
 
 def host_memory(machine: Machine, *, held_bytes: int = 0) -> HostMemory:
-    """Return what this process may use of the host's memory.
+    """Return the host memory that this process may use.
 
     Args:
         machine: The machine.
-        held_bytes: What of it the process holds now and gives up for what it is asked for, such as loaded weights.
+        held_bytes: Bytes that the process holds now and releases for what it pins, such as loaded weights.
     """
     total, available = machine.memory()
     groups = list(_groups(machine))
@@ -175,12 +172,12 @@ def _pinnable(machine: Machine, limit: int, available: int) -> tuple[int, str]:
     if "microsoft" in machine.release.casefold():
         return min(_WSL2_PINNABLE, available), "WSL2 pins 1 GiB"
     if machine.system == "Windows":
-        return min(limit // 2, available), "Windows pins half of the memory at most"
-    return available, "what is available can be pinned"
+        return min(limit // 2, available), "Windows pins at most half of the memory"
+    return available, "all available memory can be pinned"
 
 
 def _groups(machine: Machine) -> Iterator[tuple[int, int]]:
-    """Yield limit and usage of every control group around this process that has a limit."""
+    """Yield limit and usage of each control group around this process that has a limit."""
     for line in (machine.read("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         for version in (_V2, _V1):
@@ -194,6 +191,7 @@ def _limits(machine: Machine, version: _Files, path: PurePosixPath) -> Iterator[
         limit = (machine.read(str(folder / version.limit)) or "max").strip()
         if limit.isdigit() and int(limit) < _UNLIMITED:
             usage = int((machine.read(str(folder / version.usage)) or "0").strip())
+            # the kernel frees the file cache on demand, so it does not count as used
             yield int(limit), usage - _cache(machine.read(str(folder / "memory.stat")) or "", version.cache)
 
 

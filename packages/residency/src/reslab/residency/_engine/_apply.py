@@ -17,7 +17,7 @@ from reslab.residency._engine._weight_files import Paths
 from reslab.residency._errors import ResidencyError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
-from reslab.residency._units import Ratio
+from reslab.residency._units import LinkRatio
 from reslab.stages import Pipeline
 from reslab.stages.support import Described
 
@@ -34,7 +34,7 @@ def apply(
     plan: Plan,
     *,
     device: torch.device | str | None = None,
-    link: str | int | Ratio | None = None,
+    link: str | int | LinkRatio | None = None,
     budget: Budget | None = None,
     on_oom: OnOom | str = OnOom.STOP,
     known: Workload | None = None,

@@ -30,7 +30,7 @@ from reslab.residency._plan._numerics import Attention, PassBatching, VaeTiling,
 from reslab.residency._plan._placement import Granularity, PlanError
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
-from reslab.residency._schedule._footprint import Footprint, footprint, pool_slack
+from reslab.residency._schedule._footprint import Footprint, allocator_slack, footprint
 from reslab.residency._schedule._kept_units import check_plan
 from reslab.residency._units import is_near, size_text
 from reslab.stages import Pipeline
@@ -172,7 +172,7 @@ def _needs(plan: Plan, workload: Workload, budget: Budget, kind: str) -> Iterato
     account = footprint(plan, workload)
     if budget.device_bytes is not None:
         for what, need in _device_needs(plan, workload, account):
-            slack = pool_slack(need, kind) if budget.slack_bytes is None else budget.slack_bytes
+            slack = allocator_slack(need, kind) if budget.slack_bytes is None else budget.slack_bytes
             beside = f" with {size_text(slack)} of the allocator's slack" if slack else ""
             yield f"{what} on the device{beside}", need + slack, budget.device_bytes
     if budget.host_bytes is not None:

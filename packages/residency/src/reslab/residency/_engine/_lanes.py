@@ -32,7 +32,7 @@ import torch
 
 from reslab.residency._engine._interrupts import masked
 from reslab.residency._engine._layout import CopyPart, copy_on_host
-from reslab.residency._units import LEAST_BARE_RATE, Ratio, parse_rate
+from reslab.residency._units import LEAST_BARE_RATE, LinkRatio, parse_rate
 from reslab.stages import Kind, Observer
 
 _LOOK_AGAIN_S = 0.1  # polling time, for a notice that an interrupt has swallowed
@@ -257,13 +257,13 @@ class LinkThrottle:
 
     def __init__(
         self,
-        link: str | int | Ratio | None,
+        link: str | int | LinkRatio | None,
         *,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.ratio = link if isinstance(link, Ratio) else None
-        self.bytes_per_s: float | None = None if link is None or isinstance(link, Ratio) else parse_rate(link)
+        self.ratio = link if isinstance(link, LinkRatio) else None
+        self.bytes_per_s: float | None = None if link is None or isinstance(link, LinkRatio) else parse_rate(link)
         if self.bytes_per_s == 0:
             raise ValueError(f"link={link!r} would never finish a copy; name a bandwidth above 0, or leave link out")
         if isinstance(link, int) and link < LEAST_BARE_RATE:

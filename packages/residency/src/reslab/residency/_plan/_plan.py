@@ -101,6 +101,14 @@ class Plan:
         }
         return replace(self, decisions=kept)
 
+    def named(self, name: str) -> Plan:
+        """Return the same plan under another name.
+
+        >>> Plan.of({"vae": "swap"}).named("VAE on demand")
+        Plan('VAE on demand', vae=swap())
+        """
+        return replace(self, name=name)
+
     def is_users(self, key: Key | str) -> bool:
         """Tell whether a person decided this, for its stage or for all.
 

@@ -38,6 +38,15 @@ class ComponentSize:
         """Return the bytes of all its weights."""
         return self.outside_bytes + sum(self.block_bytes)
 
+    @property
+    def block_count(self) -> int:
+        """Return the number of its blocks.
+
+        >>> ComponentSize(outside_bytes=100, block_bytes=(40, 40)).block_count
+        2
+        """
+        return len(self.block_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:

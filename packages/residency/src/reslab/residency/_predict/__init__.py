@@ -1,1 +1,1 @@
-"""What a rehearsed run takes on a device, before it runs: time by stage, and each memory."""
+"""Bounds of a rehearsed run on a device, before it runs: the time of each stage and the bytes in each memory."""

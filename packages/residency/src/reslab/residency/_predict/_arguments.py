@@ -1,7 +1,10 @@
-"""What callers may write for rehearsals and devices: one or many, a card's name for the card; anything else is named.
+"""Arguments that are rehearsals or devices, checked: one or several, a card or its name.
 
-one_device("RTX 4090", "bounds")
-many_devices(["RTX 4090", device("H100")], "a survey")
+    one_device("RTX 4090", "bounds")
+    many_devices(["RTX 4090", device("H100")], "a survey")
+
+Every verb that takes rehearsals or devices reads them here, so an argument of another type is the same error anywhere.
+`what` names the verb in that error.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _REHEARSAL = "a Rehearsal, from rehearse or ltx2.rehearsal"
 
 
 def one_rehearsal(given: Any, what: str) -> Rehearsal:
-    """Return the rehearsal that a caller gave for something that is about one.
+    """Return the argument if it is one rehearsal.
 
     >>> one_rehearsal("LTX-2.3", "bounds")
     Traceback (most recent call last):
@@ -30,7 +33,7 @@ def one_rehearsal(given: Any, what: str) -> Rehearsal:
 'LTX-2.3'
 
     Raises:
-        RehearsalError: It is something else.
+        RehearsalError: The argument is anything else.
     """
     if isinstance(given, Rehearsal):
         return given
@@ -40,12 +43,12 @@ def one_rehearsal(given: Any, what: str) -> Rehearsal:
 
 
 def many_rehearsals(given: Any, what: str) -> dict[str, Rehearsal]:
-    """Return rehearsals by label: those given, else the size that each was requested with.
+    """Return rehearsals by label: the given label, else the requested size.
 
-    Where two have one size, their pipelines are in the labels too.
+    Where two have the same size, the labels name their pipelines too.
 
     Raises:
-        RehearsalError: There is something else among them.
+        RehearsalError: One of them is anything else.
     """
     if isinstance(given, Rehearsal):
         given = [given]
@@ -60,13 +63,13 @@ def many_rehearsals(given: Any, what: str) -> dict[str, Rehearsal]:
 
 
 def one_device(given: Any, what: str) -> DeviceSpec:
-    """Return the device that a caller gave, or named, for something that is about one.
+    """Return the device that the argument is, or names.
 
     >>> one_device("rtx 4090", "bounds")
     DeviceSpec('RTX 4090', cuda, 23.5 GiB)
 
     Raises:
-        DeviceError: There is none of that name, there are several, or it is something else.
+        DeviceError: There is no device of that name, the argument has several devices, or it is anything else.
     """
     if isinstance(given, DeviceSpec):
         return given
@@ -74,16 +77,16 @@ def one_device(given: Any, what: str) -> DeviceSpec:
         return device(given)
     if _is_many(given) and len(given) > 1:
         raise DeviceError(
-            f"{what} are of one device, got {len(given)}; ask for each, since no plan spreads over several"
+            f"{what} take one device, got {len(given)}; ask for each of them, since no plan spreads over several"
         )
     raise DeviceError(f"{what} take {_DEVICE}, got {_short(given)}")
 
 
 def many_devices(given: Any, what: str) -> list[DeviceSpec]:
-    """Return the devices that a caller gave or named, one or several.
+    """Return the devices that the argument is, or names: one or several.
 
     Raises:
-        DeviceError: There is none of a name, or there is something else among them.
+        DeviceError: There is no device of a name, or one of them is anything else.
     """
     if isinstance(given, (DeviceSpec, str)):
         given = [given]
@@ -97,14 +100,14 @@ def many_devices(given: Any, what: str) -> list[DeviceSpec]:
 
 
 def size_label(rehearsal: Rehearsal) -> str:
-    """Return the size that a rehearsal was requested with, such as "1536×1024×121"."""
+    """Return the requested size of a rehearsal, such as "1536×1024×121"."""
     request = rehearsal.meta.get("request", {})
     axes = [str(request[name]) for name in ("width", "height", "num_frames") if name in request]
     return "×".join(axes) or str(rehearsal.meta.get("pipeline", "run"))
 
 
 def _labels(rehearsals: list[Rehearsal]) -> list[str]:
-    """Return a label for each: the size, the pipeline before it where sizes are equal, and a number where both are."""
+    """Return a label each: the size, after the pipeline where sizes repeat, with a number where both repeat."""
     sizes = list(map(size_label, rehearsals))
     named = [
         size if sizes.count(size) == 1 else f"{each.meta.get('pipeline', 'run')}, {size}"

@@ -1,24 +1,23 @@
-"""What a plan costs on a device, stage by stage, before anything runs: at least, and if nothing overlaps.
+"""The bounds of a plan on a device, stage by stage, before anything runs: the time at least, and if nothing overlaps.
 
     limits = bounds(rehearsal, plan, device("RTX 4090"))
     limits.fits, limits.why, limits.tightest
     limits.floor_ns, limits.ceiling_ns
     limits.stages()
 
-Compute is a roofline (`_roofline`), for every call the longer of the device's time and the host's for issuing its
-operations; copying is bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all copying hides
-behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not predictions:
-kernels below their best throughput and time outside stages come on top, so a real run may lie above the ceiling.
+Compute follows a roofline (`_roofline`): each call takes the longer of the device's time and the host's time for
+issuing its operations. Copying takes bytes ÷ bandwidth. A stage takes at least the longer of the two (the floor: all
+copying hides behind compute), and their sum if nothing overlaps (the ceiling). Both are bounds within that model, not
+predictions: kernels below their best throughput and time outside stages come on top, so a real run may lie above the
+ceiling.
 
-Memory is exact in the same sense: weights that the plan has on the device, slots included, and the activations that the
-rehearsal saw alive. What torch's allocator holds beyond that is the pool's slack.
+Memory is the weights that the plan has on the device, slots included, and the activations that the rehearsal recorded.
+Torch's allocator holds more than that: its slack.
 
-A card's ratio of copying to computing, from a rehearsal of what it would run.
+`link_ratio` is a card's ratio of copying to computing, for a machine that stands in for the card. A laptop that
+computes 500 times slower must copy 500 times slower too, so that it waits where the card would wait.
 
-    apply(pipeline, plan, link=like(card, rehearsal))
-
-A laptop that computes 500 times slower than a card should copy 500 times slower too: then it waits where the card
-would wait.
+    apply(pipeline, plan, link=link_ratio(card, rehearsal))
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from reslab.residency._plan._numerics import VaeTiling
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Workload
 from reslab.residency._predict._arguments import one_device, one_rehearsal
-from reslab.residency._predict._memory import Memory, memory
+from reslab.residency._predict._memory import MemoryBounds, memory
 from reslab.residency._predict._rehearsed import workload
 from reslab.residency._predict._roofline import StageCompute, compute_by_stage, remembered, uncosted
 from reslab.residency._predict._stage_bounds import StageBounds
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._schedule._footprint import ComponentBytes, footprint
-from reslab.residency._units import Ratio
+from reslab.residency._units import LinkRatio
 from reslab.stages.support import Compared
 
 if TYPE_CHECKING:
@@ -49,40 +48,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Bounds(Compared):
-    """What one plan costs on one device.
+    """The bounds of one plan on one device: time and memory.
 
     Attributes:
         rows: The stages in order.
         plan: The plan.
         device: The device.
-        memory: What is needed of each memory, and whether it is there.
-        uncosted: Operations for whose arithmetic the device has no throughput.
+        memory: The bytes needed in each memory, and whether it has them.
+        uncosted: Operations for whose arithmetic the device has no known throughput.
     """
 
     rows: tuple[StageBounds, ...]
     plan: Plan
     device: DeviceSpec
-    memory: Memory
+    memory: MemoryBounds
     uncosted: pl.DataFrame
 
     @property
     def unknown(self) -> str:
-        """Return why there are no times, in a sentence, or "": asking for one is then a `DeviceError` that says so."""
+        """Return a sentence that says why there are no times, or ""; times then raise `DeviceError`."""
         return next((row.unknown for row in self.rows if row.unknown), "")
 
     @property
     def floor_ns(self) -> int:
-        """Return what the run takes at least: in each stage all copying hides behind compute."""
+        """Return the least time of the run: in each stage all copying hides behind compute."""
         return sum(row.floor_ns for row in self.rows)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return what it takes if nothing overlaps; kernels below their best come on top."""
+        """Return the time of the run if nothing overlaps; kernels below their best throughput come on top."""
         return sum(row.ceiling_ns for row in self.rows)
 
     @property
     def compute_ns(self) -> int:
-        """Return what it takes without a copy: the floor of a plan that keeps everything resident."""
+        """Return the time of the run without a copy: the floor of a plan with everything resident."""
         return sum(row.computing_ns for row in self.rows)
 
     @property
@@ -107,12 +106,12 @@ class Bounds(Compared):
 
     @property
     def fits(self) -> bool:
-        """Tell whether device and host have the memory."""
+        """Return whether device and host have the memory."""
         return self.memory.fits
 
     @property
     def why(self) -> str:
-        """Return in a sentence whether it fits, and where it is tightest."""
+        """Return a sentence that says whether the plan fits, and where memory is tightest."""
         return self.memory.why
 
     def stages(self) -> pl.DataFrame:
@@ -135,34 +134,38 @@ class Bounds(Compared):
         return bounds_html(self.rows, title=title, why=self.why, notes=self._notes())
 
     def _notes(self) -> Iterator[str]:
-        """Yield what there is to say of the whole run: what it takes and moves, and what is not in the times."""
+        """Yield sentences about the run: its time, the bytes it moves, and operations that the times leave out."""
         moved = f"{gib(self.moved_bytes)} moved to the device and {gib(self.copied_back_bytes)} back"
         if self.unknown:
             yield f"{moved}. No times: {self.unknown}."
         else:
             times = f"{self.floor_ns / 1e9:.3g} to {self.ceiling_ns / 1e9:.3g} s"
-            yield f"In all {times}, {moved}. Bounds, not predictions."
+            yield f"The run takes {times}, with {moved}. Bounds, not predictions."
         for row in self.uncosted.cast({"op": pl.String, "dtype": pl.String}).rows(named=True):
             yield (
-                f"Not in these times: the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all "
-                f"FLOPs, since {self.device.name}'s throughput for it is not known."
+                f"These times leave out the arithmetic of {row['op']} in {row['dtype']}, {row['share']:.1%} of all "
+                f"FLOPs: no throughput of {self.device.name} for it is known."
             )
 
 
-def bounded(rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, pool_slack_bytes: int | None = None) -> Bounds:
-    """Return the bounds of a plan on a device; `bounds` is the same for names too."""
+def bounded(
+    rehearsal: Rehearsal, plan: Plan, device: DeviceSpec, *, allocator_slack_bytes: int | None = None
+) -> Bounds:
+    """Return the bounds of a plan on a device; the public `bounds` takes names too."""
     lora, numerics = plan.lora, plan.numerics
+    # a survey bounds many plans of one rehearsal, which share workload and compute
     work: Workload = remembered("workload", rehearsal, (lora, numerics), lambda: workload(rehearsal, plan))
     compute = compute_by_stage(rehearsal, device, lora, tiled=numerics.vae_tiling is VaeTiling.ON)
     account = footprint(plan, work)
-    need, by_stage = memory(account, work, device, pool_slack_bytes=pool_slack_bytes), account.by_stage
+    need, by_stage = memory(account, work, device, allocator_slack_bytes=allocator_slack_bytes), account.by_stage
     rows = (_stage(compute[stage], by_stage[stage], work, device, need) for stage in work.stages)
     return Bounds(rows=tuple(rows), plan=plan, device=device, memory=need, uncosted=uncosted(rehearsal, device))
 
 
 def _stage(
-    compute: StageCompute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: Memory
+    compute: StageCompute, placed: Sequence[ComponentBytes], work: Workload, device: DeviceSpec, need: MemoryBounds
 ) -> StageBounds:
+    # in shared memory no weight moves, whatever the plan says
     moved = 0 if device.unified else sum(row.fetched_bytes for row in placed)
     back = 0 if device.unified else sum(row.copied_back_bytes for row in placed)
     copies = 0.0 if device.unified else sum(row.fetched_bytes * need.ns_per_byte[row.component] for row in placed)
@@ -177,10 +180,10 @@ def _stage(
     )
 
 
-def like(card: DeviceSpec | str, rehearsal: Rehearsal) -> Ratio:
-    """Return the ratio of copying to computing that a card has in a rehearsed run, if every call copied its weights.
+def link_ratio(card: DeviceSpec | str, rehearsal: Rehearsal) -> LinkRatio:
+    """Return a card's ratio of copying to computing in a rehearsed run, as if every call copied its weights.
 
-    Both are as in `bounds`: computing takes what the roofline says, copying the bytes over the link of pinned memory.
+    Times are those of `bounds`: the roofline for computing, and bytes over the link from pinned memory for copying.
 
     >>> import torch
     >>> from reslab.residency import device, rehearse
@@ -188,18 +191,18 @@ def like(card: DeviceSpec | str, rehearsal: Rehearsal) -> Ratio:
     >>> pipeline = Pipeline({"model": torch.nn.Linear(64, 64, dtype=torch.bfloat16)}, result="y")
     >>> _ = pipeline.add(stage(lambda model, x: {"y": model(x)}), name="compute")
     >>> rehearsal = rehearse(pipeline, x=torch.ones(200_000, 64, dtype=torch.bfloat16))
-    >>> [round(like(device(name), rehearsal).copy_s_per_compute_s, 4) for name in ("RTX 4090", "H100 SXM 80GB")]
+    >>> [round(link_ratio(device(name), rehearsal).copy_s_per_compute_s, 4) for name in ("RTX 4090", "H100 SXM 80GB")]
     [0.0066, 0.0098]
 
     Args:
-        card: From `device`, or its name; its link for pinned memory and its throughput count.
-        rehearsal: Of what that card would run, at its size.
+        card: The device, or its name; its link from pinned memory and its throughput count.
+        rehearsal: The rehearsed run, at the size that the card would run.
 
     Raises:
-        DeviceError: If it is not known how fast the card computes in the type of a component.
+        DeviceError: No throughput of the card is known for the type of a component.
     """
-    card, rehearsal = one_device(card, "a ratio"), one_rehearsal(rehearsal, "a ratio")
+    card, rehearsal = one_device(card, "link ratios"), one_rehearsal(rehearsal, "link ratios")
     limits = bounded(rehearsal, Plan.of(), card)
     sizes = {row["component"]: row["weight_bytes"] + row["lora_bytes"] for row in rehearsal.components.rows(named=True)}
     copied = sum(sizes[component] for component in rehearsal.calls["component"])
-    return Ratio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))
+    return LinkRatio(copy_s_per_compute_s=copied / card.link_bytes_per_s / (limits.compute_ns / 1e9))

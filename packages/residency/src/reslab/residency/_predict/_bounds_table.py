@@ -1,4 +1,4 @@
-"""Bounds as tables: a frame a row a stage, and HTML that says first whether it fits."""
+"""Bounds as tables: a frame with a row a stage, and HTML that opens with whether the plan fits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from reslab.profiler import gib
-from reslab.residency._plan._plan_table import table
 from reslab.residency._predict._stage_bounds import StageBounds
+from reslab.stages.support import html_table
 
 _TEXT = ("stage", "registered_name", "limited_by")
 _DERIVED = ("floor_ns", "ceiling_ns", "peak_bytes", "limited_by")
@@ -27,22 +27,22 @@ def stages(rows: Sequence[StageBounds]) -> pl.DataFrame:
 
 
 def bounds_html(rows: Iterable[StageBounds], *, title: str, why: str, notes: Iterable[str]) -> str:
-    """Return whether it fits, and a row a stage with what it takes at least, and if nothing overlaps.
+    """Return HTML: whether the plan fits, and a row a stage with its time at least and if nothing overlaps.
 
     Args:
         rows: The stages in order; one that neither computes nor copies is left out.
-        title: Which plan and device.
-        why: Whether it fits, in a sentence.
-        notes: Sentences for below the table.
+        title: The names of plan and device.
+        why: A sentence that says whether the plan fits.
+        notes: Sentences to put below the table.
     """
     shown = [row for row in rows if row.unknown or row.ceiling_ns]
     head = ("stage", "at least", "if nothing overlaps", "limited by", "moved", "weights", "activations", "peak")
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return f"<p><b>{escape(title)}</b>: {escape(why)}</p>{table(head, map(_row, shown))}{below}"
+    return f"<p><b>{escape(title)}</b>: {escape(why)}</p>{html_table(head, map(_row, shown))}{below}"
 
 
 def _row(row: StageBounds) -> Iterator[str]:
-    yield escape(row.stage)
+    yield row.stage
     if row.unknown:
         yield from ("unknown",) * 3
     else:

@@ -1,15 +1,16 @@
-"""When streaming is free: what it costs against keeping everything, by video size and card, and what makes it free.
+"""The break-even of streaming: its cost against keeping everything resident, by video size and card.
 
     frame = break_even(rehearsals, [device("RTX 4090"), device("H100")])
     break_even_tokens(frame)           # the size from which each card hides all copies behind compute
-    survey(rehearsals, devices)        # card × size: what fits, and what it costs
 
-A component whose blocks all stream costs, a forward, the longer of its compute and its copies: more tokens mean more
-compute for the same bytes. Both are as `bounds` has them: compute is the longer of the device's time by roofline and
-the host's for issuing the operations, and a distilled LoRA that is added on the fly moves with its blocks. The device's
-time has two readings: operations one by one, as diffusers runs them, and as if everything but matrix products,
-convolutions and attention were fused away (`fused`). Most runs lie between them: bounds, not predictions. Keeping k of
-n blocks leaves (n − k)/n of the copies, so that ⌈n·(1 − compute ÷ copy)⌉ blocks make streaming the others free.
+If all blocks of a component stream, a forward takes the longer of its compute and its copies. More tokens mean more
+compute for the same bytes, so large videos stream for free. Times are those of `bounds`: compute is the longer of the
+device's time by roofline and the host's time for issuing operations, and a dynamic LoRA moves with its blocks.
+
+The device's time has two readings: operations one by one, as diffusers runs them, and as if everything but matrix
+products, convolutions and attention were fused into them (`fused`). Most runs lie between the two: bounds, not
+predictions. Keeping k of n blocks leaves (n − k)/n of the copies, so keeping ⌈n·(1 − compute ÷ copy)⌉ blocks makes
+streaming the others free.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ BREAK_EVEN: Mapping[str, Any] = {
     "size": pl.String,  # the rehearsal's label
     "device": pl.String,
     "stage": pl.String,
-    "tokens": pl.Int64,  # of the longest argument: what the size of the stage's video comes to
-    "compute_ns": pl.Int64,  # of one forward and what runs between two, operations one by one; the host's time included
-    "fused_ns": pl.Int64,  # the same, all but matrix products, convolutions and attention fused away on the device
+    "tokens": pl.Int64,  # longest axis of the call's first argument: the video's size in the stage
+    "compute_ns": pl.Int64,  # one forward and its share of the time between calls, operations one by one, host included
+    "fused_ns": pl.Int64,  # the same, with only matrix products, convolutions and attention on the device
     "copy_ns": pl.Int64,  # of all blocks
     "ratio": pl.Float64,  # time streamed ÷ time resident
     "fused_ratio": pl.Float64,
@@ -55,24 +56,24 @@ def break_even(
     component: str = "transformer",
     lora: str = "dynamic",
 ) -> pl.DataFrame:
-    """Return what streaming all blocks of a component costs against keeping them: a row a size, device and stage.
+    """Return the cost of streaming all blocks of a component against keeping them: a row a size, device and stage.
 
-    The ratio is that of `bounds` for the same stage: its floor under a plan that streams all blocks, divided by what it
-    takes with everything resident.
+    The ratio is the stage's floor in `bounds` under a plan that streams all blocks, divided by its time with everything
+    resident.
 
     Args:
-        rehearsals: One or several; by label, or without labels by the size they were requested with.
+        rehearsals: One or several, by label; without labels, they are labelled by their requested size.
         devices: One card or several, or their names.
-        component: Whose blocks stream.
-        lora: "dynamic", as in a plan by default (a distilled LoRA moves with its blocks, and computes where it is on),
-            or "merged" (it costs nothing).
+        component: The component whose blocks stream.
+        lora: "dynamic", the default of a plan (a distilled LoRA moves with its blocks and computes where it is on), or
+            "merged" (it costs nothing).
 
     Returns:
         The columns of `BREAK_EVEN`, sorted by device (as given) and tokens.
 
     Raises:
-        ValueError: A rehearsal has no such component, or it has no blocks to stream.
-        RehearsalError, DeviceError: For anything else than rehearsals and devices.
+        ValueError: A rehearsal has no such component, or the component has no blocks to stream.
+        RehearsalError, DeviceError: An argument is neither rehearsals nor devices.
     """
     cards = many_devices(devices, "a break-even")
     rows = [
@@ -88,12 +89,12 @@ def break_even(
 
 
 def break_even_tokens(frame: pl.DataFrame, *, ratio: str = "ratio") -> pl.DataFrame:
-    """Return for each device the tokens from which streaming is free: device, tokens (null: at no size that is there).
+    """Return the tokens from which streaming is free on each device: device, tokens (null: at none of the sizes).
 
-    Between two sizes the ratio is taken to be a power of the tokens, which it nearly is.
+    Between two sizes the ratio is interpolated as a power of the tokens.
 
     Args:
-        frame: From `break_even`.
+        frame: The frame that `break_even` returns.
         ratio: "ratio" or "fused_ratio".
     """
     slow = "compute_ns" if ratio == "ratio" else "fused_ns"
@@ -105,11 +106,12 @@ def break_even_tokens(frame: pl.DataFrame, *, ratio: str = "ratio") -> pl.DataFr
 
 
 def _crossing(points: Sequence[tuple[int, float]]) -> int | None:
-    """Return where copy ÷ compute falls to 1, from points in the order of tokens."""
+    """Return the tokens where copy ÷ compute falls to 1, from points in the order of tokens."""
     if points[0][1] <= 1:
         return points[0][0]
     for (few, above), (many, below) in pairwise(points):
         if below <= 1:
+            # a straight line between two points of a log-log chart
             share = math.log(above) / math.log(above / below)
             return round(few * (many / few) ** share)
     return None
@@ -119,15 +121,15 @@ def _rows(label: str, rehearsal: Rehearsal, card: DeviceSpec, component: str, lo
     work = workload(rehearsal, Plan.of({"lora": lora}))
     size = work.components.get(component)
     if size is None or not size.block_bytes:
-        raise ValueError(f"{component!r} has no blocks that could stream; there are: {_streamable(work)}")
-    each = sum(size.block_bytes) / len(size.block_bytes)
+        raise ValueError(f"{component!r} has no blocks to stream; known: {_streamable(work)}")
+    each = sum(size.block_bytes) / size.block_count
     copy_ns = 0 if card.unified else round(sum(size.block_bytes) / card.link_bytes_per_s * 1e9)
     forwards = forward_times(rehearsal, card, Lora(lora), component)
     for stage, shapes, compute, fused in forwards.iter_rows():
-        keep = [_keep(ns, copy_ns, len(size.block_bytes)) for ns in (compute, fused)]
+        keep = [_keep(ns, copy_ns, size.block_count) for ns in (compute, fused)]
         ratios = [max(ns, copy_ns) / ns for ns in (compute, fused)]
         at = (label, card.name, stage, longest(shapes))
-        yield (*at, compute, fused, copy_ns, *ratios, len(size.block_bytes), *keep, round(keep[0] * each))
+        yield (*at, compute, fused, copy_ns, *ratios, size.block_count, *keep, round(keep[0] * each))
 
 
 def _keep(compute_ns: int, copy_ns: int, blocks: int) -> int:
@@ -139,7 +141,7 @@ def _streamable(work: Workload) -> str:
 
 
 def longest(shapes: str) -> int:
-    """Return the longest axis in the shape of a call's first argument: its tokens.
+    """Return the longest axis of the first shape in a call's shapes: its tokens.
 
     >>> longest("hidden_states 1×24576×128, timestep 1")
     24576

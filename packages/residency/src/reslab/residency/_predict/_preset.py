@@ -1,11 +1,10 @@
-"""As many blocks on the device as it has room for: how a preset is fitted to a card.
+"""Presets for a rehearsal, fitted to a card, and `bounds` of a plan or a preset.
 
-roomy("streaming", rehearsal, device("RTX 4090"))      # bounds of the plan that keeps most of the transformer
-most_resident(48, fits)                                # the search, for any plan
+    preset("streaming", rehearsal, device="RTX 4090")      # the plan, with as many resident blocks as fit
+    bounds(rehearsal, "streaming", "RTX 4090")             # its bounds
+    most_resident(48, fits)                                # the search for the most blocks that fit
 
-Presets laid over a rehearsal, and fitted to a card; the recipes are in `_plan/_presets`.
-
-`bounds`: of a plan or a preset, on a card or a name of one; `_bounds` has what it returns.
+The recipes of the presets are in `_plan/_presets`, and what `bounds` returns is in `_bounds`.
 """
 
 from __future__ import annotations
@@ -27,54 +26,55 @@ from reslab.residency._rehearse._rehearsal import Rehearsal
 
 
 def most_resident(blocks: int, fits: Callable[[int], bool]) -> int:
-    """Return how many of a component's blocks can stay on the device: the most that fit, 0 where not even one does.
+    """Return the most blocks of a component that can stay on the device; 0 if not even one fits.
 
-    More blocks never make a peak lower, so they are found by bisection.
+    More resident blocks never lower the peak, so the search bisects.
 
     >>> most_resident(48, lambda kept: kept * 773_000_000 <= 24_000_000_000)
     31
 
     Args:
-        blocks: How many there are.
-        fits: Tells whether as many have room.
+        blocks: The number of blocks that the component has.
+        fits: Function that returns whether a number of resident blocks fits.
     """
+    # the number that fit is the index of the first that does not
     return bisect_left(range(1, blocks + 1), True, key=lambda kept: not fits(kept))
 
 
-def placed(rehearsal: Rehearsal, name: str, settings: Settings | Mapping[str, Any] | None) -> Workload:
-    """Return what a preset's plan is laid over: the workload with the choices that the preset makes."""
+def preset_workload(rehearsal: Rehearsal, name: str, settings: Settings | Mapping[str, Any] | None) -> Workload:
+    """Return the workload of a rehearsal with the choices that a preset makes."""
     return workload(rehearsal, Plan.of(settings).decide(preset_choices(name), why="preset"))
 
 
-def roomy(
+def fitted_preset(
     name: str,
     rehearsal: Rehearsal,
     card: DeviceSpec,
     *,
     component: str | None = None,
     settings: Settings | Mapping[str, Any] | None = None,
-    pool_slack_bytes: int | None = None,
+    allocator_slack_bytes: int | None = None,
 ) -> Bounds:
-    """Return the bounds of a preset, with as many blocks of one component resident as the device has room for.
+    """Return the bounds of a preset with as many resident blocks of one component as fit on the device.
 
     Args:
-        name: The preset; one that keeps no blocks is bounded as it is.
+        name: The preset's name; a preset without resident blocks is bounded unchanged.
         rehearsal: A rehearsed run.
         card: The device.
-        component: Which one keeps them; see `main_component`.
-        settings: What the user set.
-        pool_slack_bytes: As for `bounds`.
+        component: The component with resident blocks; see `main_component`.
+        settings: The user's settings.
+        allocator_slack_bytes: Slack of torch's allocator, as in `bounds`.
     """
-    work = placed(rehearsal, name, settings)
+    work = preset_workload(rehearsal, name, settings)
 
     def limits(kept: int | None) -> Bounds:
         plan = preset_plan(name, work, settings, component=component, kept=kept)
-        return bounded(rehearsal, plan, card, pool_slack_bytes=pool_slack_bytes)
+        return bounded(rehearsal, plan, card, allocator_slack_bytes=allocator_slack_bytes)
 
     main = main_component(work, component)
     if main is None or not keeps_blocks(name):
         return limits(None)
-    blocks = len(work.components[main].block_bytes)
+    blocks = work.components[main].block_count
     return limits(most_resident(blocks, lambda kept: limits(kept).memory.fits_device))
 
 
@@ -86,7 +86,7 @@ def preset(
     device: DeviceSpec | str | None = None,
     component: str | None = None,
 ) -> Plan:
-    """Return the plan that a preset makes.
+    """Return the plan of a preset.
 
     >>> from reslab.residency import Call, ComponentSize
     >>> vae = ComponentSize(outside_bytes=100)
@@ -96,63 +96,65 @@ def preset(
 
     Args:
         name: One of `presets()`, such as the name of a plan that `survey` found.
-        subject: A rehearsal, or a workload, whose components are placed.
-        settings: What the user set; the preset passes over it.
-        device: A card, or its name: a preset that streams then keeps as many blocks as it has room for, else none.
-        component: Which one keeps them; by default the transformer, or else the heaviest that has blocks.
+        subject: The rehearsal or workload whose components are placed.
+        settings: The user's settings, which the preset never changes.
+        device: The card, or its name; a preset that streams then keeps as many blocks as fit there, and otherwise none.
+        component: The component with resident blocks; by default the transformer, or the heaviest.
 
     Raises:
-        PlanError: There is no such preset or component; it names the nearest. Or a card is given for a workload, which
-            does not say what its calls compute.
+        PlanError: There is no such preset or component (the message names the nearest), or a card is given for a
+            workload, which does not say what its calls compute.
     """
-    preset_choices(name)
+    preset_choices(name)  # an unknown name is refused before anything else
     if isinstance(subject, Workload):
         if device is not None:
-            raise PlanError("device= needs a rehearsal, to see what fits there; a workload has only sizes and calls")
+            raise PlanError(
+                "device= needs a rehearsal to find the blocks that fit; a workload has only sizes and calls"
+            )
         return preset_plan(name, subject, settings, component=component)
     run = one_rehearsal(subject, "presets")
     if device is not None:
-        return roomy(name, run, one_device(device, "presets"), component=component, settings=settings).plan
-    return preset_plan(name, placed(run, name, settings), settings, component=component)
+        return fitted_preset(name, run, one_device(device, "presets"), component=component, settings=settings).plan
+    return preset_plan(name, preset_workload(run, name, settings), settings, component=component)
 
 
 def bounds(
-    rehearsal: Rehearsal, plan: Plan | str, device: DeviceSpec | str, *, pool_slack_bytes: int | None = None
+    rehearsal: Rehearsal, plan: Plan | str, device: DeviceSpec | str, *, allocator_slack_bytes: int | None = None
 ) -> Bounds:
-    """Bound what a plan costs on a device, in time and memory, for one rehearsed run.
+    """Bound the time and memory of a rehearsed run under a plan on a device.
 
     Args:
-        rehearsal: What the run consists of.
-        plan: Where weights live; or the name of a preset, fitted to the device as `preset(..., device=...)` does.
-        device: What it runs on, or its name; its free memory is what there is.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default, on CUDA, a tenth of that and
-            2 GiB at most (`POOL_SLACK_BYTES`).
+        rehearsal: The rehearsed run.
+        plan: The plan, or the name of a preset, which is fitted to the device as `preset(..., device=...)` does.
+        device: The device, or its name; the plan has its free memory.
+        allocator_slack_bytes: Bytes that torch's allocator holds beyond live tensors; by default, on CUDA, a tenth of
+            the peak and at most 2 GiB (`ALLOCATOR_SLACK_BYTES`).
 
     Raises:
-        PlanError: There is no such preset, or the plan places a component or a stage that the rehearsal does not have;
-            it names the nearest.
-        RehearsalError, DeviceError: For anything else than one rehearsal and one device.
+        PlanError: There is no such preset, or the rehearsal lacks a component or stage that the plan places; the
+            message names the nearest.
+        RehearsalError, DeviceError: An argument is not one rehearsal or one device.
     """
     run, card = one_rehearsal(rehearsal, "bounds"), one_device(device, "bounds")
-    slack = checked_slack(pool_slack_bytes)
+    slack = checked_slack(allocator_slack_bytes)
     if isinstance(plan, str):
-        return roomy(plan, run, card, pool_slack_bytes=slack)
+        return fitted_preset(plan, run, card, allocator_slack_bytes=slack)
     if not isinstance(plan, Plan):
         raise PlanError(
             f"bounds take a Plan, or the name of a preset, got {_kind(plan)}; make one with Plan.of or preset"
         )
-    return bounded(run, plan, card, pool_slack_bytes=slack)
+    return bounded(run, plan, card, allocator_slack_bytes=slack)
 
 
 def checked_slack(nbytes: Any) -> int | None:
-    """Return a number of bytes that a caller gave for the allocator's slack; None is the default.
+    """Return the argument if it is a number of bytes for the allocator's slack, or None for the default.
 
     Raises:
-        ValueError: For anything else.
+        ValueError: The argument is anything else.
     """
     if nbytes is None or (isinstance(nbytes, int) and not isinstance(nbytes, bool) and nbytes >= 0):
         return nbytes
-    raise ValueError(f"pool_slack_bytes is a whole number of bytes, such as 2**30, got {nbytes!r}")
+    raise ValueError(f"allocator_slack_bytes is a whole number of bytes, such as 2**30, got {nbytes!r}")
 
 
 def _kind(given: Any) -> str:

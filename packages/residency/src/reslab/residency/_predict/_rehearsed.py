@@ -1,16 +1,16 @@
-"""From a rehearsal to what a plan is laid over, as the plan's own choices change it.
+"""The workload of a rehearsal: sizes and calls, as a plan's `lora` and `numerics` change them.
 
-    workload(rehearsal)                                    # the LoRA added on the fly
+    workload(rehearsal)                                    # dynamic LoRA
     workload(rehearsal, Plan.of({"lora": "merged"}))       # a second transformer, "transformer+lora", for refining
 
-With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" they are gone, and
-calls with the LoRA run on a component of its own, named with "+lora" and of the same size. With
-`weight_dtype="float8"` the blocks of the component that denoises take half the bytes, and `pass_batching="batched"`
-makes one call of a step's passes, whose activations add up. With `vae_tiling="on"` what can compute in tiles does.
-Buffers never leave the device: they count with the activations.
+With `lora="dynamic"` the LoRA's weights belong to the component that carries them. With "merged" there are no LoRA
+weights, and calls with the LoRA run on a second component of the same size, named with "+lora". With
+`weight_dtype="float8"` the blocks of the denoising component take half the bytes. With `pass_batching="batched"` the
+passes of a step are one call, and their activations add up. With `vae_tiling="on"` components that can decode in tiles
+do. Buffers never leave the device, so they count with the activations.
 
-The copy in two bytes of the one layer that computes, with float8, is not counted: a rehearsal has the bytes of blocks
-and not of layers, and what an operation reads does not say which of it is weights.
+With float8, the 16-bit copy of the layer that computes is not counted: a rehearsal has bytes by block and not by layer,
+and the bytes that an operation reads do not tell weights from activations.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
-_PAIR = {"bfloat16", "float16"}  # types of two bytes, which float8 halves
+_HALVED = {"bfloat16", "float16"}  # float8 halves the bytes of 16-bit types
 
 
 def workload(rehearsal: Rehearsal, plan: Plan | None = None) -> Workload:
-    """Return the components and calls of a rehearsal, as a plan's `lora` and `numerics` make them.
+    """Return sizes and calls of a rehearsal, as a plan's `lora` and `numerics` change them.
 
     Args:
         rehearsal: A rehearsed run.
-        plan: Whose choices count; by default those of an empty plan.
+        plan: The plan with those choices; by default an empty plan.
     """
     return _Reading(rehearsal=rehearsal, plan=plan or Plan.of()).workload()
 
 
 def traced(*, merged: bool, tiled: bool) -> pl.Expr:
-    """Return which trace a call runs: of its own, with the LoRA merged, or in tiles.
+    """Return an expression for the trace of a call: plain, with the LoRA merged, or in tiles.
 
     Args:
-        merged: Whether calls with a LoRA run with it merged.
-        tiled: Whether what can compute in tiles does.
+        merged: Whether calls with a LoRA run with the LoRA merged.
+        tiled: Whether calls that can compute in tiles do.
     """
     wanted = [name for name, on in (("merged_trace", merged), ("tiled_trace", tiled)) if on]
     return pl.coalesce(*wanted, "trace")
@@ -54,7 +54,7 @@ def traced(*, merged: bool, tiled: bool) -> pl.Expr:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """One rehearsal read in the way of one plan."""
+    """A rehearsal, read with the choices of a plan."""
 
     rehearsal: Rehearsal
     plan: Plan
@@ -71,7 +71,7 @@ class _Reading:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The calls, with what their traces say of memory."""
+        """The calls, with the memory peak of their traces."""
         tiled = self.plan.numerics.vae_tiling is VaeTiling.ON
         calls = self.rehearsal.calls.with_columns(trace=traced(merged=self.merged, tiled=tiled))
         peaks = self.rehearsal.traces.select("trace", peak=pl.col("activation_peak_bytes") + pl.col("workspace_bytes"))
@@ -92,12 +92,12 @@ class _Reading:
         return row["component"] + (MERGED if with_lora else "")
 
     def piece(self, row: dict[str, Any]) -> tuple[Any, ...]:
-        """What is called at once: one call, or all passes of a step."""
+        """Return a key that is equal for rows of one call: a call by itself, or all passes of a step."""
         together = self.batched and row["step"] is not None
         return (row["registered_name"], self.name(row), row["step"], None if together else row["call"])
 
     def call(self, rows: list[dict[str, Any]]) -> Call:
-        """The call that runs what lies in these rows: one, or all passes of a step."""
+        """Return the call of these rows: one row, or all passes of a step."""
         first = rows[0]
         return Call(
             stage=first["registered_name"],
@@ -106,12 +106,12 @@ class _Reading:
             blocks=self.blocks[first["trace"]],
             traces=tuple(row["trace"] for row in rows),
             step=first["step"],
-            guidance_pass=first["guidance_pass"] if len(rows) == 1 else None,
+            guidance_pass=first["guidance_pass"] if len(rows) == 1 else None,  # a batched call makes all passes
         )
 
     @cached_property
     def blocks(self) -> dict[int, tuple[int, ...]]:
-        """The blocks that each trace runs, in order."""
+        """The blocks of each trace, in the order of computing."""
         inside = self.rehearsal.segments.filter(pl.col("block") >= 0).sort("trace", "position")
         found: dict[int, tuple[int, ...]] = dict.fromkeys(self.rehearsal.traces["trace"].to_list(), ())
         for (trace,), part in inside.group_by("trace", maintain_order=True):
@@ -131,8 +131,9 @@ class _Reading:
     def size(self, row: dict[str, Any]) -> ComponentSize:
         blocks = self.rehearsal.blocks.filter(pl.col("component") == row["component"]).sort("block")
         lora = blocks["lora_bytes"] * (not self.merged)
+        # float8 is layerwise casting of the model that denoises; text encoder and VAE keep their type
         denoises = any(call["component"] == row["component"] and call["step"] is not None for call in self.rows)
-        halved = denoises and row["dtype"] in _PAIR and self.plan.numerics.weight_dtype is WeightDtype.FLOAT8
+        halved = denoises and row["dtype"] in _HALVED and self.plan.numerics.weight_dtype is WeightDtype.FLOAT8
         own = blocks["weight_bytes"] // 2 if halved else blocks["weight_bytes"]
         outside = row["outside_bytes"] + (0 if self.merged else row["lora_bytes"] - blocks["lora_bytes"].sum())
         return ComponentSize(outside_bytes=outside, block_bytes=tuple(own + lora))
@@ -143,4 +144,5 @@ class _Reading:
         for stage in stages:
             own = [group for group in grouped if group[0]["registered_name"] == stage]
             peaks = [group[0]["live_bytes"] + sum(row["peak"] for row in group) for group in own]
+            # buffers are on the device all the time, and no plan places them
             yield stage, buffers + max([glue[stage], *peaks])

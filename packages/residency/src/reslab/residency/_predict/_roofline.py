@@ -1,25 +1,20 @@
-"""How long operations take at least on a device: by roofline, from what a rehearsal counted.
-
-Each operation takes the longer of its arithmetic (FLOP ÷ throughput of its kind and type) and its traffic (bytes read
-and written ÷ memory bandwidth), one after the other, every one reading from and writing to device memory: this is what
-running operations one by one comes to at best. `fused_ns` counts matrix products, convolutions and attention alone, as
-if all else were fused into them for free. Arithmetic that nobody knows a throughput for is listed, with its share;
-its traffic is counted.
+"""The least time of a rehearsed run's operations on a device, by roofline: by trace, by stage and by call.
 
     trace_times(rehearsal, device)         # a row a trace: device_ns, fused_ns, memory_ns, host_ns
-    uncosted(rehearsal, device)            # op, kind, dtype, flops, share
-    unknown(rehearsal, device)             # "" or a sentence: what has to be given for times
-
-Read on: Williams, Waterman, Patterson, "Roofline" (CACM 2009).
-
-What each stage of a rehearsed run computes on a device, without a single copy.
-
     compute_by_stage(rehearsal, device, Lora.MERGED)["LTX2RefinementStage"].compute_ns
+    forward_times(rehearsal, device, Lora.DYNAMIC, "transformer")      # one call of a component
+    unknown(rehearsal, device)             # "", or a sentence: which figures to give for times
+    uncosted(rehearsal, device)            # op, kind, dtype, flops, share
 
-For every call the longer of the device's time (`_roofline`) and the host's for issuing its operations; what runs
-between calls is bound by its traffic, or by the host.
+An operation takes the longer of its arithmetic (FLOP ÷ throughput of its kind and type) and its traffic (bytes read and
+written ÷ memory bandwidth). Operations run one after the other, and each reads from and writes to device memory.
+`fused_ns` counts only matrix products, convolutions and attention, as if all other operations were fused into them for
+free. Arithmetic without a known throughput is listed with its share; its traffic counts.
 
-    forward_times(rehearsal, device, Lora.DYNAMIC, "transformer")      # the same account, for one call of a component
+A call takes the longer of the device's time and the host's time for issuing its operations. The time between calls is
+bound by traffic, or by the host. No copy of weights is counted here; `_bounds` adds them.
+
+Source: Williams, Waterman, Patterson, "Roofline" (CACM 2009).
 """
 
 from __future__ import annotations
@@ -34,10 +29,10 @@ from reslab.residency._plan._numerics import Lora
 from reslab.residency._predict._rehearsed import traced
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
-#: Kinds of operations whose arithmetic counts; all others are bound by their traffic.
+#: Kinds of operations whose arithmetic counts; all other kinds are bound by their traffic.
 ARITHMETIC = ("matmul", "conv", "attention")
 
-#: A larger share of all FLOPs than this must have a throughput, or an upper bound would be none.
+#: The largest share of all FLOPs that may lack a throughput: above it, the times would bound nothing.
 _NEGLIGIBLE = 0.01
 _HALF = ("bfloat16", "float16")
 _REMEMBERED = 16
@@ -45,8 +40,9 @@ _known: dict[tuple[Any, ...], tuple[Rehearsal, Any]] = {}
 
 
 def remembered(what: str, rehearsal: Rehearsal, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """Return what was made before for the same rehearsal (by identity) and key, else make it."""
+    """Return the value made before for the same rehearsal (by identity) and key, or make it."""
     place = (what, id(rehearsal), *key)
+    # the entry holds the rehearsal, so its id cannot be given to another one while the entry exists
     if place not in _known or _known[place][0] is not rehearsal:
         while len(_known) >= _REMEMBERED:
             del _known[next(iter(_known))]
@@ -55,7 +51,7 @@ def remembered(what: str, rehearsal: Rehearsal, key: tuple[Any, ...], make: Call
 
 
 def speed(device: DeviceSpec) -> tuple[Any, ...]:
-    """Return what of a device decides how long operations take."""
+    """Return the figures of a device that decide the time of operations."""
     rates = (device.matrix_flops_per_s, device.attention_flops_per_s)
     known = (tuple(sorted(rate.items())) for rate in rates)
     return (device.memory_bytes_per_s, device.host_ns_per_operation, *known)
@@ -66,10 +62,10 @@ def trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
 
     Args:
         rehearsal: A rehearsed run.
-        device: Whose throughputs count.
+        device: The device that computes.
 
     Raises:
-        DeviceError: Its throughputs are not known; it names them.
+        DeviceError: Throughputs of the device are not known; the message names them.
     """
     _check_known(rehearsal, device)
     return remembered("traces", rehearsal, speed(device), lambda: _trace_times(rehearsal, device))
@@ -84,7 +80,7 @@ def block_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
 
 
 def uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
-    """Return the operations for whose arithmetic the device has no throughput, the largest first.
+    """Return the operations for whose arithmetic no throughput of the device is known, the largest first.
 
     Columns: op, kind, dtype, operations and flops of the whole run, share of all FLOPs (0 to 1).
     """
@@ -92,7 +88,7 @@ def uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
 
 
 def unknown(rehearsal: Rehearsal, device: DeviceSpec) -> str:
-    """Return in a sentence what of a device has to be given before it has times, "" where nothing has."""
+    """Return a sentence that says which figures of a device to give before it has times, or ""."""
     shares = (
         uncosted(rehearsal, device).group_by("dtype").agg(pl.col("share").sum()).filter(pl.col("share") > _NEGLIGIBLE)
     )
@@ -100,9 +96,9 @@ def unknown(rehearsal: Rehearsal, device: DeviceSpec) -> str:
     if dtypes := shares["dtype"].cast(pl.String).sort().to_list():
         plain = all(dtype in _HALF for dtype in dtypes)
         given = "'44 TFLOP/s'" if plain else f"{dict.fromkeys(dtypes, '44 TFLOP/s')}"
-        lacking[f"how fast {device.name} computes in {', '.join(dtypes)}"] = f"compute={given}"
+        lacking[f"{', '.join(dtypes)} throughput of {device.name}"] = f"compute={given}"
     if device.memory_bytes_per_s is None:
-        lacking[f"how fast the memory of {device.name} is"] = "bandwidth='288 GB/s'"
+        lacking[f"memory bandwidth of {device.name}"] = "bandwidth='288 GB/s'"
     return not_known(lacking)
 
 
@@ -112,7 +108,7 @@ def _check_known(rehearsal: Rehearsal, device: DeviceSpec) -> None:
 
 
 def bandwidth(device: DeviceSpec) -> int:
-    """Return the bandwidth of a device's memory, where `unknown` has found it known."""
+    """Return the memory bandwidth of a device for which `unknown` returned ""."""
     assert device.memory_bytes_per_s is not None
     return device.memory_bytes_per_s
 
@@ -126,7 +122,7 @@ def _trace_times(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
 
 
 def _bodies(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
-    """Return a row a body: the sums over its operations."""
+    """Return a row a body: the summed times of its operations."""
     arithmetic = pl.col("flops") / pl.col("flops_per_s") * 1e9
     traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / bandwidth(device) * 1e9
     costed = _with_throughput(rehearsal, device).with_columns(
@@ -155,7 +151,7 @@ def _uncosted(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
     every = _with_throughput(rehearsal, device).join(bodies, on="body")
     every = every.with_columns(operations=pl.col("repeats") * pl.col("calls"))
     every = every.with_columns(flops=pl.col("flops").cast(pl.Float64) * pl.col("operations"))
-    total = max(every["flops"].sum(), 1)
+    total = max(every["flops"].sum(), 1)  # a run may have no arithmetic
     unknown = every.filter((pl.col("flops") > 0) & pl.col("flops_per_s").is_null())
     sums = unknown.group_by("op", "kind", "dtype").agg(pl.col("operations", "flops").sum())
     return sums.with_columns(share=pl.col("flops") / total).sort("flops", "op", descending=[True, False])
@@ -165,7 +161,7 @@ _READINGS = ("compute_ns", "fused_ns")
 
 
 class StageCompute(NamedTuple):
-    """A stage without its copies; where the device's rates are not known there are no times, and a sentence says so."""
+    """The compute of a stage, without copies; without known rates, times are None and `unknown` is a sentence."""
 
     stage: str
     registered_name: str
@@ -179,7 +175,8 @@ class StageCompute(NamedTuple):
 def compute_by_stage(
     rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, *, tiled: bool = False
 ) -> Mapping[str, StageCompute]:
-    """Return by registered name what each stage computes, with what can decode in tiles doing so where `tiled`."""
+    """Return the compute of each stage by registered name; with `tiled`, calls that can compute in tiles do."""
+    # some types without a throughput would make the ceiling too low, so there are no times at all
     if sentence := unknown(rehearsal, device):
         return _uncounted(rehearsal, sentence)
     key = (lora, tiled, *speed(device))
@@ -190,16 +187,16 @@ def compute_by_stage(
 
 
 def forward_times(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, component: str) -> pl.DataFrame:
-    """Return what one call of a component takes in each stage, on average: stage, shapes, compute_ns, fused_ns.
+    """Return the mean time of a component's call in each stage: stage, shapes, compute_ns, fused_ns.
 
-    What runs between the calls is part of it. `fused_ns` takes all but matrix products, convolutions and attention as
-    fused away on the device; the host issues every operation in both, as `compute_by_stage` has it.
+    Each call includes its share of the time between calls. `fused_ns` counts only matrix products, convolutions and
+    attention on the device. In both, the host issues every operation, as in `compute_by_stage`.
 
     Args:
         rehearsal: A rehearsed run.
-        device: Whose throughputs count.
-        lora: Merged or dynamic: which trace a call has that knows both.
-        component: Whose calls.
+        device: The device that computes.
+        lora: Merged or dynamic, which selects the trace of calls that have both.
+        component: The component that is called.
     """
     calls = rehearsal.calls.filter(pl.col("component").cast(pl.String) == component)
     own = calls.select("registered_name", "stage", "shapes", trace=traced(merged=lora is Lora.MERGED, tiled=False))
@@ -216,7 +213,7 @@ def forward_times(rehearsal: Rehearsal, device: DeviceSpec, lora: Lora, componen
 
 
 def _compute(rehearsal: Rehearsal, device: DeviceSpec, trace: pl.Expr) -> dict[str, StageCompute]:
-    """Return by registered name what each stage computes, what runs between its calls included."""
+    """Return the compute of each stage by registered name, with the time between its calls."""
     times = trace_times(rehearsal, device).with_columns(compute_ns=pl.max_horizontal("device_ns", "host_ns"))
     calls = rehearsal.calls.select("registered_name", trace=trace).join(times, on="trace", how="left")
     sums = calls.group_by("registered_name").agg(
@@ -235,7 +232,7 @@ def _compute(rehearsal: Rehearsal, device: DeviceSpec, trace: pl.Expr) -> dict[s
 
 
 def _uncounted(rehearsal: Rehearsal, sentence: str) -> dict[str, StageCompute]:
-    """Return the stages with their calls and without times."""
+    """Return the stages with their calls, without times."""
     calls = rehearsal.calls.group_by("registered_name").agg(calls=pl.len().cast(pl.Int64))
     stages = rehearsal.glue.select("stage", "registered_name")
     rows = stages.join(calls, on="registered_name", how="left", maintain_order="left").fill_null(0)
@@ -244,7 +241,7 @@ def _uncounted(rehearsal: Rehearsal, sentence: str) -> dict[str, StageCompute]:
 
 
 def _between(rehearsal: Rehearsal, device: DeviceSpec) -> pl.DataFrame:
-    """Return what runs between the calls of each stage: stage, registered_name, glue_ns, glue_host_ns."""
+    """Return the time between the calls of each stage: stage, registered_name, glue_ns, glue_host_ns."""
     traffic = (pl.col("read_bytes") + pl.col("written_bytes")) / bandwidth(device) * 1e9
     return rehearsal.glue.select(
         pl.col("stage", "registered_name"),

@@ -1,13 +1,13 @@
-"""What lies where on the device while blocks stream, block for block: the order of moves on two lanes.
+"""The contents of the slots while blocks stream, block by block: the order of moves on a compute lane and a copy lane.
 
     slot_times({"two slots": plan}, workload, copy=3)        # a row a bar: place, state, block, start, end
 
-The unit of time is what one block computes; copying a block takes `copy` of them. That is all a picture of slots needs:
-no device, no seconds, and what it shows holds wherever copying takes that much longer than computing. Blocks are taken
-as equally long to compute, and the lane as free for this component alone.
+The unit of time is the compute of one block; copying a block takes `copy` units. No device and no seconds are needed,
+and the result holds wherever copying takes that much longer than computing. All blocks compute for the same time, and
+the copy lane serves this component alone.
 
-A place is a piece of memory of one block's size: a slot, or a block that stays; what lies outside the blocks has none
-here. Two rows more are the lanes: what computes, or stalls for a copy that is not hidden, and what is copied.
+A place is device memory of one block's size: a slot, or a resident block. Weights outside the blocks have no place. Two
+more rows are the lanes: computing, with stalls for copies that are not hidden, and copying.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from reslab.residency._schedule._kept_units import OUTSIDE, unit_bytes
 from reslab.residency._schedule._schedule import Act, Move, schedule
 
 COMPUTES, COPIED, THERE, STALLS = "computes", "is copied", "is there", "stalls"
-#: The rows that are lanes.
+#: The places that are lanes.
 COMPUTING, COPYING = "computing", "copying"
-_PASSES = 2, 6  # the first one differs: it begins with empty slots
+_PASSES = 2, 6  # the first pass differs, since it begins with empty slots
 SLOT_TIMES: Mapping[str, Any] = {
     "plan": pl.String,
-    "place": pl.String,  # a lane, "slot 0", or "block 7", which stays
+    "place": pl.String,  # a lane, "slot 0", or "block 7" for a resident block
     "state": pl.String,
     "block": pl.Int64,
     "start": pl.Float64,
@@ -40,7 +40,7 @@ SLOT_TIMES: Mapping[str, Any] = {
 def slot_times(
     plans: Mapping[str, Plan], workload: Workload, *, copy: float, component: str = "transformer"
 ) -> pl.DataFrame:
-    """Return when each block is copied, there and computing, and in which place, under each plan.
+    """Return when and in which place each block is copied, is there and computes, under each plan.
 
     >>> from reslab.residency import Plan, layerwise
     >>> times = slot_times({"stream": Plan.of({"transformer": layerwise()})}, equal_blocks(3), copy=2)
@@ -49,25 +49,25 @@ def slot_times(
 ('stream', 'computing', 'stalls', 1, 3.0, 4.0)]
 
     Args:
-        plans: By label.
-        workload: The calls of a run; only the component's own count.
-        copy: How many times longer copying a block takes than computing it.
-        component: What to look at.
+        plans: The plans by label.
+        workload: The calls of a run; only the component's own calls count.
+        copy: The time to copy a block, as a multiple of the time to compute it.
+        component: The component whose blocks stream.
 
     Returns:
-        The columns of `SLOT_TIMES`; places in the order lanes, slots, blocks that stay. Times are in computes of a
-        block; what is fetched before the run is there at 0.
+        The columns of `SLOT_TIMES`, with places in the order lanes, slots, resident blocks. The unit of time is the
+        compute of a block; blocks that are fetched before the run are there at 0.
 
     Raises:
-        PlanError: If a plan places what the workload does not have.
-        ValueError: If the component is not there, or has no blocks.
+        PlanError: A plan places a component or stage that the workload does not have.
+        ValueError: There is no such component, or it has no blocks.
     """
     size = workload.components.get(component)
     if size is None or not size.block_bytes:
         known = [name for name, each in workload.components.items() if each.block_bytes]
-        raise ValueError(f"{component!r} has no blocks here; choose one of {known}")
+        raise ValueError(f"{component!r} has no blocks in this workload; choose one of {known}")
     calls = tuple(call for call in workload.calls if call.component == component)
-    own = replace(workload, calls=calls)
+    own = replace(workload, calls=calls)  # other components would take the copy lane
     rows = [
         (label, *bar)
         for label, plan in plans.items()
@@ -78,16 +78,16 @@ def slot_times(
 
 
 def pass_time(plan: Plan, *, blocks: int, copy: float) -> float:
-    """Return what a pass takes in the long run, as a multiple of one in which nothing is waited for.
+    """Return the time of a pass in the long run, as a multiple of a pass without stalls.
 
     >>> from reslab.residency import Plan, layerwise
     >>> pass_time(Plan.of({"transformer": layerwise(prefetch=5)}), blocks=12, copy=3)
     3.0
 
     Args:
-        plan: What it says of the transformer counts.
-        blocks: Blocks of the model, all equal.
-        copy: How many times longer copying a block takes than computing it.
+        plan: The plan; only its transformer counts.
+        blocks: The number of blocks of the model, all equal.
+        copy: The time to copy a block, as a multiple of the time to compute it.
     """
     early, late = (
         max(slot_times({"": plan}, equal_blocks(blocks, passes=passes), copy=copy)["end"]) for passes in _PASSES
@@ -104,15 +104,15 @@ class _Bar(NamedTuple):
 
 
 class _Lanes:
-    """A compute lane beside a copy lane, each working through its moves in order."""
+    """A compute lane and a copy lane, each of which carries out its moves in order."""
 
     def __init__(self, workload: Workload, component: str, copy: float) -> None:
         self.workload, self.component = workload, component
         self.size = workload.components[component]
-        self.copy_per_byte = copy * len(self.size.block_bytes) / sum(self.size.block_bytes)
-        self.now = 0.0  # of the compute lane
-        self.copied = 0.0  # until when the copy lane is busy
-        self.held: dict[int, tuple[str, float]] = {}  # block → its place, and when it is there
+        self.copy_per_byte = copy * self.size.block_count / sum(self.size.block_bytes)
+        self.now = 0.0  # time of the compute lane
+        self.copied = 0.0  # time at which the copy lane is free
+        self.held: dict[int, tuple[str, float]] = {}  # block → its place, and the time from which it is there
 
     def bars(self, plan: Plan) -> Iterator[_Bar]:
         for move in schedule(plan, self.workload).moves:
@@ -128,7 +128,7 @@ class _Lanes:
         if move.act is Act.COMPUTE:
             assert move.call is not None
             return self.workload.calls[move.call].blocks
-        return (OUTSIDE, *range(len(self.size.block_bytes)))
+        return (OUTSIDE, *range(self.size.block_count))
 
     def _make(self, move: Move, block: int) -> Iterator[_Bar]:
         if move.act in (Act.FETCH, Act.COPY_BACK):
@@ -146,7 +146,7 @@ class _Lanes:
 
     def _copy(self, move: Move, block: int) -> Iterator[_Bar]:
         place = f"block {block}" if move.slot is None else f"slot {move.slot}"
-        if move.stage is None:
+        if move.stage is None:  # fetched before the run, which no bar shows
             self.held[block] = place, 0.0
             return
         begun = max(self.now, self.copied)
@@ -164,7 +164,7 @@ class _Lanes:
 
 
 def _order(bar: _Bar) -> tuple[int, int, float, str]:
-    """Lanes first, then slots, then blocks that stay, in the order of time."""
+    """Return a key that sorts lanes first, then slots, then resident blocks, each by time."""
     if bar.place in (COMPUTING, COPYING):
         return 0, (COMPUTING, COPYING).index(bar.place), bar.start, bar.state
     kind, number = bar.place.split()

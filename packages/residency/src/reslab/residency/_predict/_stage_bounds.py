@@ -1,4 +1,4 @@
-"""One stage of a plan on a device: what it computes, copies and holds, and what follows for its time."""
+"""The bounds of one stage of a plan on a device: compute, copies and memory, and the times that follow."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from reslab.residency._device._spec import DeviceError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageBounds:
-    """One stage: times in nanoseconds, sizes in bytes.
+    """The bounds of one stage: times in nanoseconds, sizes in bytes.
 
     Attributes:
-        stage: Its profile name.
-        registered_name: Its registered name.
-        calls: Component calls in it.
-        compute_ns: Of its calls and what runs between them, by roofline.
-        host_ns: What issuing its operations costs the host; a part of compute where it is longer than the device's.
+        stage: The stage's profile name.
+        registered_name: The stage's registered name.
+        calls: The number of component calls.
+        compute_ns: Time of the calls and of the work between them, by roofline.
+        host_ns: Time in which the host issues the operations.
         memory_ns: The part of the device's time that is bound by memory traffic.
-        copy_ns: Copies to the device, or from it where those take longer.
-        back_ns: Copies from the device.
-        moved_bytes: To the device.
-        copied_back_bytes: From the device.
-        weight_bytes: On the device, slots included, at most.
-        activation_bytes: Alive besides weights, at most.
-        unknown: Why there are no times, where the device's rates are not known: compute_ns, host_ns and memory_ns are
-            then None, and asking for what follows from them is a `DeviceError`.
+        copy_ns: Time of copies to the device.
+        back_ns: Time of copies from the device.
+        moved_bytes: Bytes copied to the device.
+        copied_back_bytes: Bytes copied from the device.
+        weight_bytes: The most bytes of weights on the device, slots included.
+        activation_bytes: The most bytes alive besides weights.
+        unknown: A sentence that says why there are no times, if the device's rates are not known; compute_ns, host_ns
+            and memory_ns are then None, and the times that follow from them raise `DeviceError`.
     """
 
     stage: str
@@ -49,17 +49,17 @@ class StageBounds:
 
     @property
     def computing_ns(self) -> int:
-        """Return compute_ns; a DeviceError where the device's rates are not known."""
+        """Return compute_ns; raise `DeviceError` if the device's rates are not known."""
         return self._known(self.compute_ns)
 
     @property
     def floor_ns(self) -> int:
-        """Return what the stage takes at least: all copying hides behind compute."""
+        """Return the least time of the stage: all copying hides behind compute."""
         return max(self.computing_ns, self.copy_ns, self.back_ns)
 
     @property
     def ceiling_ns(self) -> int:
-        """Return what it takes if nothing overlaps."""
+        """Return the time of the stage if nothing overlaps."""
         return self.computing_ns + self.copy_ns + self.back_ns
 
     @property
@@ -69,7 +69,7 @@ class StageBounds:
 
     @property
     def limited_by(self) -> str:
-        """Return what the floor is bound by: "copy", "host", "memory", "compute", or "nothing" if nothing is done."""
+        """Return the limit of the floor: "copy", "host", "memory", "compute", or "nothing" for a stage without work."""
         if not self.ceiling_ns:
             return "nothing"
         if max(self.copy_ns, self.back_ns) > self.computing_ns:

@@ -1,1 +1,1 @@
-"""Reports: tables across cards and sizes, and the frames that charts are drawn from."""
+"""Charts, and the frames that compare bounds with measurement and recipes with each other."""

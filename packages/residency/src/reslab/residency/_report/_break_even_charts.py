@@ -1,18 +1,17 @@
-"""The picture of what offloading costs: time streamed ÷ time resident against video size, a line a card.
+"""Charts of `break_even`: the cost of offloading by video size, and the resident blocks that make streaming free.
 
-    offloading_chart(break_even(rehearsals, [device("RTX 4090"), device("H100")]))
+    streaming = break_even(rehearsals, [device("RTX 4090"), device("H100")])
+    offloading(streaming)                                                # a line a card
+    resident_blocks(streaming.filter(pl.col("tokens") == 6144))          # a bar a card
 
-At 1 the copies hide behind compute and streaming every block is free. A card's solid line runs each operation by
-itself, as diffusers does; for the dotted one all but matrix products, convolutions and attention is fused away, so
-computing is shorter and hides less. Most runs lie between them. Where they come down to 1 is the card's break-even,
-named in the legend; where one is level, the host's time for issuing operations decides. Both axes are logarithmic.
+`offloading` draws time streamed ÷ time resident against video size. At 1 the copies hide behind compute, so streaming
+every block is free; the legend names that break-even. A solid line is for operations one by one, as diffusers runs
+them. A dotted line is for all operations but matrix products, convolutions and attention fused away: computing is
+shorter and hides less. Most runs lie between them. A level line means that the host's time for issuing operations
+decides. Both axes are logarithmic.
 
-How many blocks to keep so that streaming the others is free: a bar a card.
-
-    kept_chart(break_even(rehearsals, cards).filter(pl.col("tokens") == 6144))
-
-The full bar is what has to stay if operations run one by one; its outline goes on to what is enough if all but matrix
-products, convolutions and attention is fused away.
+In `resident_blocks` the full bar is the number of blocks to keep if operations run one by one; its outline goes on to
+the number if small operations are fused away.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ import polars as pl
 from reslab.profiler import BARE_AXIS, GIB, PALETTE, Figure
 from reslab.residency._predict._break_even import break_even_tokens
 
-#: Lines that a reader can tell apart; grey is for what is not a card.
+#: Hues of lines; grey is for marks that are not a card.
 _HUES = [PALETTE[hue] for hue in ("green", "blue", "sky", "purple", "orange", "vermilion", "yellow")]
 _READINGS = {"ratio": "one by one", "fused_ratio": "fused"}
 _WIDTH_PX, _HEIGHT_PX = 520, 300
 
 
-def offloading_chart(streaming: pl.DataFrame) -> Figure:
-    """Draw what streaming all blocks of a component costs.
+def offloading(streaming: pl.DataFrame) -> Figure:
+    """Draw the cost of streaming all blocks of a component.
 
     Args:
-        streaming: What `break_even` returns, of up to seven devices.
+        streaming: The frame that `break_even` returns, for up to seven devices.
 
     Returns:
         Two lines a device, one for each reading of its compute, and a point where each reaches 1.
@@ -87,7 +86,7 @@ Free = Mapping[str, Mapping[str, int | None]]
 
 
 def _lines(streaming: pl.DataFrame, labels: Mapping[str, str], free: Free) -> list[dict[str, Any]]:
-    """Return the points of all lines, each ending where it reaches 1."""
+    """Return the points of all lines; each line ends where it reaches 1."""
     rows = [
         {"device": labels[row["device"]], "reading": _READINGS[name], "tokens": row["tokens"], "ratio": row[name]}
         for row in streaming.unique(["device", "tokens"], keep="first", maintain_order=True).rows(named=True)
@@ -123,9 +122,9 @@ def _offloading_caption(streaming: pl.DataFrame) -> str:
     costs = ", ".join(f"{_times(row)} on the {row['device']}" for row in small.rows(named=True))
     level = (streaming["compute_ns"] == streaming["fused_ns"]).any()
     return (
-        "What streaming every block costs against keeping all of them; the host's time for issuing operations and the "
-        f"LoRA's weights are counted. The larger the video, the cheaper: at {fewest:,} tokens {costs}. "
-        "Solid: operations one by one. Dotted: all small ones fused away."
+        "The cost of streaming every block against keeping all of them, with the host's time for issuing operations "
+        f"and the LoRA's weights. The larger the video, the lower the cost: at {fewest:,} tokens {costs}. "
+        "Solid: operations one by one. Dotted: all small operations fused away."
         f"{' Where a line is level, the host decides.' if level else ''} Bounds by roofline, not predictions."
     )
 
@@ -135,11 +134,11 @@ def _times(row: Mapping[str, Any]) -> str:
     return one if one == other else f"{one} to {other}"
 
 
-def kept_chart(streaming: pl.DataFrame) -> Figure:
-    """Draw how many blocks have to stay on each card.
+def resident_blocks(streaming: pl.DataFrame) -> Figure:
+    """Draw the number of resident blocks that make streaming the others free, for each card.
 
     Args:
-        streaming: Rows of `break_even` at one number of tokens.
+        streaming: Rows of `break_even` for one number of tokens.
 
     Raises:
         ValueError: The rows are of several sizes.
@@ -148,7 +147,7 @@ def kept_chart(streaming: pl.DataFrame) -> Figure:
 
     sizes = streaming["tokens"].unique().to_list()
     if len(sizes) != 1:
-        raise ValueError(f"a bar is about one size, and these rows have {sizes} tokens; filter them by tokens")
+        raise ValueError(f"a bar is for one size, but these rows have {sizes} tokens; filter them by tokens")
     rows = [_bar(row) for row in streaming.unique("device", keep="first", maintain_order=True).rows(named=True)]
     blocks = int(streaming["blocks"][0])
     scale = alt.Scale(domain=[0, blocks], nice=False)
@@ -182,7 +181,7 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
 
 def _kept_caption(tokens: int, blocks: int) -> str:
     return (
-        f"Of the {blocks} blocks, as many have to stay on the card for streaming the others to cost nothing in a pass "
-        f"of {tokens:,} tokens. Full bars: operations one by one; outlines: all small ones fused away. Bounds, not "
+        f"The number of the {blocks} blocks to keep on the card so that streaming the others is free in a pass of "
+        f"{tokens:,} tokens. Full bars: operations one by one. Outlines: all small operations fused away. Bounds, not "
         "predictions."
     )

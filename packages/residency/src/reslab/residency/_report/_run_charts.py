@@ -1,20 +1,14 @@
-"""The bounds of a plan, stage by stage: at least, and if nothing overlaps.
+"""Charts of a run: its bounds by stage, its arithmetic, and the plans that fit by card and size.
 
-    bounds_chart(bounds(rehearsal, plan, card).stages())
+    charts.bounds(residency.bounds(rehearsal, plan, card).stages())
+    charts.work(rehearsal.table()).save("work.svg")
+    charts.survey(residency.survey(rehearsals, cards))
 
-The full bar is the floor, where every copy hides behind compute; its outline goes on to the ceiling, where none does.
-So the hollow part is all that overlapping can win, and the colour says what the floor is bound by.
+In `bounds` the full bar of a stage is its floor, where every copy hides behind compute; the outline goes on to the
+ceiling, where no copy does. The hollow part is the most that overlap can save; the colour says what limits the floor.
 
-What a rehearsed run computes, as bars: a row a stage and component.
-
-    work_chart(rehearsal.table()).save("work.svg")
-
-Arithmetic decides what a run costs at least, whatever it runs on. Bars stand in the order of running and carry their
-own labels: no axis, no grid, no legend.
-
-Card × size at a glance: what fits, how, and in what time: at least, and if nothing overlaps.
-
-survey_chart(survey(rehearsals, cards).frame)
+`work` has a bar for each stage and component in the order of running, with its label at the bar in place of an axis.
+`survey` has a cell for each card and size: the plan, and its time at least and if nothing overlaps.
 """
 
 from __future__ import annotations
@@ -27,18 +21,18 @@ from reslab.profiler import BARE_AXIS, PALETTE, Figure, gib
 from reslab.residency._plan._presets import TILED
 from reslab.residency._tune._survey import Survey
 
-#: What a floor is bound by, with its colour.
+#: Limits of a floor, with their hues.
 LIMITS = {"compute": "blue", "memory": "green", "host": "purple", "copy": "vermilion"}
 
 
-def bounds_chart(stages: pl.DataFrame) -> Figure:
-    """Draw what each stage takes at least, and if nothing overlaps.
+def bounds(stages: pl.DataFrame) -> Figure:
+    """Draw the time of each stage at least, and if nothing overlaps.
 
     Args:
-        stages: What `Bounds.stages` returns.
+        stages: The frame that `Bounds.stages` returns.
 
     Returns:
-        A bar a stage that computes or copies: its floor, and hollow beyond it what copying adds where nothing hides.
+        A bar a stage that computes or copies: full up to its floor, hollow up to its ceiling.
     """
     import altair as alt  # takes two seconds
 
@@ -87,11 +81,11 @@ def _bounds_caption(stages: pl.DataFrame) -> str:
     )
 
 
-def work_chart(table: pl.DataFrame) -> Figure:
-    """Draw where the arithmetic of a run is.
+def work(table: pl.DataFrame) -> Figure:
+    """Draw the arithmetic of each stage and component of a run.
 
     Args:
-        table: What `Rehearsal.table` returns.
+        table: The frame that `Rehearsal.table` returns.
 
     Returns:
         A bar a stage, component and method, labelled with TFLOP, share and calls; its length is its TFLOP.
@@ -150,11 +144,11 @@ _PLANS = {
 }
 
 
-def survey_chart(rows: pl.DataFrame | Survey) -> Figure:
-    """Draw a cell a card and size: the plan that keeps most and fits, and its bounds.
+def survey(rows: pl.DataFrame | Survey) -> Figure:
+    """Draw a cell for each card and size: the plan that keeps most and fits, and its bounds.
 
     Args:
-        rows: What `survey` returns, or rows of its frame.
+        rows: The `Survey`, or rows of its frame.
     """
     import altair as alt  # takes two seconds
 

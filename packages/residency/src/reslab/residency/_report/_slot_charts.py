@@ -1,17 +1,14 @@
-"""The picture of slots: what lies where on the device while blocks stream, and what is copied meanwhile.
+"""Charts of streaming blocks: the contents of the slots over time, and the time of a pass against memory.
 
-    slots_chart(slot_times({"deeper prefetch": deep, "resident blocks": kept}, workload, copy=3))
+    charts.slots(slot_times({"deeper prefetch": deep, "resident blocks": kept}, workload, copy=3))
+    charts.memory_time(rows)     # columns way, device_bytes, expected, measured
 
-A plan a panel, all on one axis of time. On top the two lanes: computing, with the stalls in it, and copying. Below, a
-row for every block's worth of memory: what is copied into it, how long it is there (a thin line), when it computes.
-Panels of equal height need equal memory, and the shorter one is faster.
+`slots` has a panel for each plan, all on one time axis. On top are the two lanes: computing, with its stalls, and
+copying. Below is a row for each block's worth of memory: when a block is copied into it, how long the block stays (a
+thin line), and when it computes. Panels of equal height need equal memory; of those, the shorter panel is faster.
 
-What more memory buys, by the way it is spent: time of a pass against memory, a line a way.
-
-    ways_chart(rows)     # columns way, device_bytes, expected, measured
-
-Where two lines lie over the same memory, the lower one spends it better. Lines join what is expected, points are what
-was measured; where they agree, one knows why.
+`memory_time` has a line for each way of spending memory, such as a deeper prefetch or more resident blocks. Where two
+lines have the same memory, the lower one spends it better. Lines are expected times, points are measured.
 """
 
 from __future__ import annotations
@@ -28,19 +25,19 @@ _SLOT_HUES = {COMPUTES: "blue", STALLS: "vermilion", COPIED: "orange", THERE: "g
 _WIDTH_PX, _ROW_PX, _DIGIT_PX = 580, 15, 5.0
 
 
-def slots_chart(times: pl.DataFrame) -> Figure:
-    """Draw what lies where, for each plan.
+def slots(times: pl.DataFrame) -> Figure:
+    """Draw the contents of the slots over time, for each plan.
 
     Args:
-        times: What `slot_times` returns.
+        times: The frame that `slot_times` returns.
 
     Raises:
-        ValueError: There is nothing to draw.
+        ValueError: The frame is empty.
     """
     import altair as alt  # takes two seconds
 
     if not times.height:
-        raise ValueError("there is nothing to draw; slot_times wants a workload with calls, and a plan at least")
+        raise ValueError("there are no times to draw; give slot_times a workload with calls, and at least one plan")
     until = _until(times)
     last = max(until.values())
     x = alt.X(
@@ -62,7 +59,7 @@ def _panel(times: pl.DataFrame, x: Any, px: float) -> Any:
     import altair as alt
 
     places = times["place"].unique(maintain_order=True).to_list()
-    drawn = [THERE, COPIED, STALLS, COMPUTES]  # over each other
+    drawn = [THERE, COPIED, STALLS, COMPUTES]  # later states are drawn over earlier ones
     rows = sorted(times.rows(named=True), key=lambda row: drawn.index(row["state"]))
     color = alt.Color(
         "state:N",
@@ -103,7 +100,7 @@ def _bar(row: dict[str, Any], px: float) -> dict[str, Any]:
 
 
 def _heading(times: pl.DataFrame) -> str:
-    """Say what a panel is about, how much memory it takes and when it is done."""
+    """Return the heading of a panel: the plan, its memory and its end."""
     places = times.filter(~pl.col("place").is_in([COMPUTING, COPYING]))["place"].n_unique()
     return f"{times['plan'][0]}: memory for {places} block{'s' * (places > 1)}, done at {max(times['end']):g}"
 
@@ -117,7 +114,7 @@ def _slots_caption(times: pl.DataFrame, until: dict[str, float]) -> str:
     counts = dict(copies.rows())
     said = [f"{plan}: {counts.get(plan, 0)} copies, done at {end:g}" for plan, end in until.items()]
     computes = times.filter(pl.col("state") == COMPUTES, pl.col("place") == COMPUTING).height // len(until)
-    return f"Computing alone takes {computes}. {'; '.join(said)}. Numbers are blocks."
+    return f"Computing alone takes {computes}. {'; '.join(said)}. The numbers are those of blocks."
 
 
 _WAY_HUES = [PALETTE[hue] for hue in ("orange", "blue", "green", "purple")]
@@ -125,12 +122,12 @@ _WIDTH_PX, _HEIGHT_PX = 500, 260
 _UNITS = (("MiB", 2**20), ("GiB", 2**30))
 
 
-def ways_chart(rows: pl.DataFrame) -> Figure:
-    """Draw the time of a pass against the memory that it takes, for up to four ways of spending it.
+def memory_time(rows: pl.DataFrame) -> Figure:
+    """Draw the time of a pass against the memory of its weights, for up to four ways of spending memory.
 
     Args:
-        rows: Columns `way` (a label), `device_bytes`, `expected` and `measured`: times as multiples of a pass in which
-            nothing is moved; `measured` is null where nothing was.
+        rows: Columns `way` (a label), `device_bytes`, `expected` and `measured`. Times are multiples of a pass without
+            moves; `measured` is null where none was taken.
 
     Raises:
         ValueError: There are more ways than hues.
@@ -176,10 +173,10 @@ def _point(row: dict[str, Any], unit_bytes: int) -> dict[str, Any]:
 
 
 def _ways_caption(rows: pl.DataFrame) -> str:
-    """Say where equal memory makes most of a difference."""
+    """Return the caption: the memory at which the measured ways differ most, and their times."""
     pairs = rows.drop_nulls("measured").group_by("device_bytes", maintain_order=True)
     spread = pairs.agg(by=pl.col("measured").max() - pl.col("measured").min()).sort("by", descending=True)
-    said = "Lines are expected, points measured; at 1 nothing is waited for."
+    said = "Lines are expected, points measured; at 1 no pass waits for a copy."
     if not spread.height or not spread["by"][0]:
         return said
     unit, unit_bytes = _unit(rows)

@@ -1,9 +1,9 @@
-"""What recipes move over the link for one video, by component, the LoRA apart.
+"""The bytes that recipes move over the link for one video, by component, with the LoRA as a row of its own.
 
     frame = moved_bytes(rehearsal, {"ours": (preset("swap", work), work)})
-    moved_chart(frame)
+    charts.moved(frame)
 
-Only bytes: nothing here depends on a card.
+Bytes do not depend on the card.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOVED: Mapping[str, Any] = {
 }
 LORA = "distilled LoRA"
 REST = "all others"
-#: Components that are drawn by themselves; the same hues as in every chart of a run.
+#: Components with a bar segment of their own, in the hues of every chart of a run.
 _HUES = {"transformer": "blue", "text_encoder": "orange", "connectors": "yellow", REST: "grey"}
 
 
@@ -38,8 +38,8 @@ def moved_bytes(rehearsal: Rehearsal, recipes: Mapping[str, tuple[Plan, Workload
     """Return the bytes that each recipe copies to the device and back for one run.
 
     Args:
-        rehearsal: Of the run; its sizes without the LoRA tell the LoRA apart.
-        recipes: By label, a plan and the workload that it is laid over.
+        rehearsal: The rehearsed run; its sizes without the LoRA give the LoRA's share.
+        recipes: By label, a plan and its workload.
 
     Returns:
         A row a recipe, direction and component: the columns of `MOVED`.
@@ -55,7 +55,7 @@ def moved_bytes(rehearsal: Rehearsal, recipes: Mapping[str, tuple[Plan, Workload
 
 
 def _by_component(plan: Plan, work: Workload, bare: Workload, direction: str) -> Iterator[tuple[str, int]]:
-    """Yield what each component moves without the LoRA, and at last the LoRA."""
+    """Yield the bytes that each component moves without the LoRA, then those of the LoRA."""
     plain = replace(work, components={name: bare.components[name] for name in work.components})
     moved, with_lora = _sums(plan, plain, direction), sum(_sums(plan, work, direction).values())
     yield from moved.items()
@@ -70,18 +70,18 @@ def _sums(plan: Plan, work: Workload, direction: str) -> dict[str, int]:
     return sums
 
 
-def moved_chart(moved: pl.DataFrame) -> Figure:
-    """Draw what each recipe moves, without the LoRA: not every recipe has one.
+def moved(frame: pl.DataFrame) -> Figure:
+    """Draw the bytes that each recipe moves, without the LoRA, since not every recipe has one.
 
     Args:
-        moved: What `moved_bytes` returns.
+        frame: The frame that `moved_bytes` returns.
     """
     import altair as alt  # takes two seconds
 
     part = pl.when(pl.col("component").is_in(list(_HUES))).then("component").otherwise(pl.lit(REST))
     label = pl.format("{}, {}", "recipe", "direction")
     bars = (
-        moved.filter(pl.col("component") != LORA)
+        frame.filter(pl.col("component") != LORA)
         .group_by(label=label, part=part, maintain_order=True)
         .agg(gib=pl.col("bytes").sum() / GIB)
     )
@@ -104,7 +104,7 @@ def moved_chart(moved: pl.DataFrame) -> Figure:
     texts = [{"label": name, "gib": gib, "text": f"{gib:.1f} GiB"} for name, gib in total.rows()]
     sums = alt.Chart(alt.Data(values=texts)).mark_text(align="left", dx=5).encode(y=y, x="gib:Q", text="text:N")
     chart = alt.layer(stacks, sums).properties(width=380, height=alt.Step(28))
-    return Figure.from_altair(chart, caption=_caption(moved))
+    return Figure.from_altair(chart, caption=_caption(frame))
 
 
 def _rounded(row: dict[str, Any], place: int) -> dict[str, Any]:

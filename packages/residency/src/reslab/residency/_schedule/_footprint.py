@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
-from reslab.residency._plan._placement import Kind, Placement, Until
+from reslab.residency._plan._placement import Kind, Placement, PlanError, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import ComponentSize, Workload
 from reslab.residency._schedule._kept_units import (
@@ -33,29 +33,29 @@ from reslab.residency._schedule._kept_units import (
 )
 from reslab.residency._schedule._slots import streamed_bytes
 from reslab.residency._units import size_text
-from reslab.stages.support import freeze
+from reslab.stages.support import freeze, nearest
 
 #: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
 #: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
-POOL_SLACK_BYTES = 2 * 2**30
+ALLOCATOR_SLACK_BYTES = 2 * 2**30
 #: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
 #: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
 #: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
-POOL_SLACK_SHARE = 0.1
+ALLOCATOR_SLACK_SHARE = 0.1
 _POOLED = ("cuda", "xpu")
 
 
-def pool_slack(peak_bytes: int, kind: str) -> int:
-    """Return what torch's allocator takes of a device beyond a peak: `POOL_SLACK_BYTES`, or a tenth of it if less.
+def allocator_slack(peak_bytes: int, kind: str) -> int:
+    """Return what torch's allocator takes of a device beyond a peak: `ALLOCATOR_SLACK_BYTES`, or a tenth of it if less.
 
-    >>> [pool_slack(peak * 2**30, "cuda") / 2**30 for peak in (5, 60)]
+    >>> [allocator_slack(peak * 2**30, "cuda") / 2**30 for peak in (5, 60)]
     [0.5, 2.0]
 
     Args:
         peak_bytes: What is alive there at most.
         kind: What torch calls the device; only "cuda" and "xpu" keep such a pool.
     """
-    return min(POOL_SLACK_BYTES, round(peak_bytes * POOL_SLACK_SHARE)) if kind in _POOLED else 0
+    return min(ALLOCATOR_SLACK_BYTES, round(peak_bytes * ALLOCATOR_SLACK_SHARE)) if kind in _POOLED else 0
 
 
 class ComponentBytes(NamedTuple):
@@ -192,6 +192,23 @@ class Footprint:
             totals[row.stage] += row.device_bytes
         return totals
 
+    def weight_peak_bytes(self, component: str) -> int:
+        """Return the most bytes of a component's weights on the device in any stage, slots included.
+
+        >>> from reslab.residency import Call, ComponentSize
+        >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
+        >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
+        >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
+        >>> footprint(Plan.of({"transformer": "layerwise"}), work).weight_peak_bytes("transformer")
+        25
+
+        Raises:
+            PlanError: The plan's pipeline has no such component; the message names the nearest.
+        """
+        if component not in self.waiting:
+            raise PlanError(f"there is no component {component!r}; {nearest(component, self.waiting)}")
+        return max((row.device_bytes for row in self.rows if row.component == component), default=0)
+
     @property
     def fetched_bytes(self) -> int:
         """Return the bytes copied to the device in a run."""
@@ -245,11 +262,6 @@ def footprint(plan: Plan, workload: Workload) -> Footprint:
         activations={stage: workload.activations.get(stage, 0) for stage in workload.stages},
         waiting=waiting,
     )
-
-
-def device_bytes(plan: Plan, workload: Workload) -> dict[str, int]:
-    """Return the highest bytes on the device in each stage, activations included."""
-    return footprint(plan, workload).device_bytes
 
 
 class _Streamed(NamedTuple):

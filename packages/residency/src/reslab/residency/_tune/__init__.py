@@ -1,1 +1,1 @@
-"""Which plan: the one that fits and takes least, for one card or many, and what would help."""
+"""The choice of a plan: the plan that keeps most and fits, for one card or many, and the changes that would help."""

@@ -1,18 +1,14 @@
-"""An answer: the plan that was found for one run on one card, what it costs there, and the code that carries it out.
+"""An answer of `survey`: the plan found for one run on one card, its bounds there, and the code that carries it out.
 
-answer = survey(rehearsal, "RTX 4090")[0]
-answer.fits, answer.why                  # where it is tightest
-answer.hint                              # where it does not fit: by how much, and the smallest change that would do
-answer.plan, answer.bounds
-print(answer.code())                     # loads the weights as the plan has them, and runs it
-print(answer.as_code("diffusers"))       # the nearest settings of another tool
+    answer = survey(rehearsal, "RTX 4090")[0]
+    answer.fits, answer.why                  # whether it fits, and where memory is tightest
+    answer.hint                              # if it does not fit: by how much, and the smallest change that would do
+    answer.plan, answer.bounds
+    print(answer.code())                     # Python that loads the weights for the plan, and runs it
+    print(answer.as_code("diffusers"))       # the nearest settings of another tool
 
-The code that carries an answer out: a plan as text, the lines that load a pipeline by it, and those that run it.
-
-    print(code(answer.plan, answer.rehearsal.meta))
-
-A rehearsal says in its meta, under "code", how its pipeline is loaded; where it does not, the code leaves that to the
-reader. The plan is written out, so that the text stands by itself.
+A rehearsal's meta says under "code" how its pipeline is loaded; without that entry, the code leaves loading to the
+reader. The code writes the plan out, so that it needs no file.
 """
 
 from __future__ import annotations
@@ -41,31 +37,32 @@ if TYPE_CHECKING:
 SURVEY: Mapping[str, Any] = {
     "device": pl.String,
     "size": pl.String,
-    "plan": pl.String,  # a preset: all resident, swap, streaming …
-    "fits": pl.Boolean,  # False: no plan fits, and the row is about the one that comes nearest
-    "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
+    "plan": pl.String,  # a preset, such as "streaming"
+    "fits": pl.Boolean,  # False: no plan fits, and the row is about the nearest plan
+    "keep": pl.Int64,  # resident blocks of the component that streams; null if it does not stream
     "floor_s": pl.Float64,  # at least: all copying hides behind compute
     "ceiling_s": pl.Float64,  # if nothing overlaps
-    "resident_s": pl.Float64,  # the same run without a copy
+    "resident_s": pl.Float64,  # without a copy
     "peak_gib": pl.Float64,
     "moved_gib": pl.Float64,
     "host_gib": pl.Float64,
     "why": pl.String,
-    "hint": pl.String,  # the smallest change with which it would fit; empty where it does
+    "hint": pl.String,  # the smallest change with which it would fit; empty if it fits
 }
-_TILED = "The VAE decodes in tiles, since nothing fits without: that is another choice of bits."
+_TILED = "The VAE decodes in tiles, which changes bits, since no plan fits without."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
-    """What `survey` found for one rehearsed run on one card.
+    """The answer of `survey` for one rehearsed run on one card.
 
     Attributes:
-        label: Of the rehearsal, such as its size.
-        bounds: What the plan costs there.
-        rehearsal: The run.
-        keep: Blocks that stay of the component that streams; None where it does not stream.
-        hint: Where it does not fit, by how much, in which stage, and the smallest change with which it would.
+        label: The label of the rehearsal, such as its size.
+        bounds: The bounds of the plan on the card.
+        rehearsal: The rehearsed run.
+        keep: Resident blocks of the component that streams; None if it does not stream.
+        hint: If the plan does not fit, a sentence that says by how much, in which stage, and the smallest change with
+            which it would; else "".
     """
 
     label: str
@@ -76,7 +73,7 @@ class Answer:
 
     @property
     def plan(self) -> Plan:
-        """Return the plan: the one that keeps most and fits, or that comes nearest to it."""
+        """Return the plan that keeps most and fits, or the nearest plan if none fits."""
         return self.bounds.plan
 
     @property
@@ -86,19 +83,19 @@ class Answer:
 
     @property
     def fits(self) -> bool:
-        """Tell whether device and host have the memory."""
+        """Return whether device and host have the memory."""
         return self.bounds.fits
 
     @property
     def why(self) -> str:
-        """Return in a sentence whether it fits, and where it is tightest."""
+        """Return a sentence that says whether the plan fits, and where memory is tightest."""
         tiled = self.plan.numerics.vae_tiling is VaeTiling.ON
         times = f"No times: {self.bounds.unknown}." if self.bounds.unknown else ""
         return " ".join(filter(None, (self.bounds.why, times, _TILED * tiled)))
 
     @property
     def workload(self) -> Workload:
-        """Return sizes and calls of the run with this plan: what `apply(known=...)` takes, to schedule a first run."""
+        """Return sizes and calls of the run with this plan; `apply(known=...)` takes them to schedule a first run."""
         return workload(self.rehearsal, self.plan)
 
     @property
@@ -107,19 +104,19 @@ class Answer:
         return frame([self])
 
     def code(self) -> str:
-        """Return the Python that loads the weights as the plan has them, and runs it; `print` it and paste.
+        """Return Python code that loads the weights for the plan and runs it; `print` it and paste.
 
-        What the plan has on disk stays there, so loading needs no more host memory than the plan says.
+        Weights that the plan has on disk stay there, so loading needs no more host memory than the plan.
 
         Raises:
-            PlanError: The plan does not fit; it says what would help.
+            PlanError: The plan does not fit; the message says which change would help.
         """
         if not self.fits:
-            raise PlanError(f"no plan was found that fits, so there is nothing to run. {self.hint}")
+            raise PlanError(f"no plan fits, so there is no code to run. {self.hint}")
         return code(self.plan, self.rehearsal.meta)
 
     def as_code(self, tool: str) -> Code:
-        """Return the nearest settings of another tool, with all that differs; see `Plan.as_code`."""
+        """Return the nearest settings of another tool, with all differences; see `Plan.as_code`."""
         names = self.rehearsal.components["component"].cast(str).to_list()
         return self.plan.as_code(tool, components=names, device=self.device.kind)
 
@@ -172,32 +169,32 @@ def _row(answer: Answer) -> tuple[Any, ...]:
 
 
 def _seconds(limits: Bounds) -> tuple[float | None, ...]:
-    """Return the least, the most, and the time without a copy; None each where the device's rates are not known."""
+    """Return floor, ceiling and the time without a copy; None each if the device's rates are not known."""
     if limits.unknown:
         return None, None, None
     return limits.floor_ns / 1e9, limits.ceiling_ns / 1e9, limits.compute_ns / 1e9
 
 
-#: Where in a rehearsal's meta it is said how its pipeline is loaded, and what is said there: texts of Python.
+#: The entry of a rehearsal's meta that says how its pipeline is loaded, and its keys; values are Python code.
 CODE = "code"
 IMPORTS, LOAD, FILES, REHEARSAL, RUN = "imports", "load", "files", "rehearsal", "run"
 
 
 def code(plan: Plan, meta: Mapping[str, Any]) -> str:
-    """Return the Python that loads a rehearsed pipeline as a plan has its weights, and runs it.
+    """Return Python code that loads a rehearsed pipeline for a plan, and runs it.
 
     Args:
         plan: The plan.
-        meta: Of the rehearsal.
+        meta: The meta of the rehearsal.
     """
-    told = {**_unknown(meta), **meta.get(CODE, {})}
-    known = f"residency.workload({told[REHEARSAL]}, plan)" if told[REHEARSAL] else ""
+    texts = {**_placeholders(meta), **meta.get(CODE, {})}
+    known = f"residency.workload({texts[REHEARSAL]}, plan)" if texts[REHEARSAL] else ""
     arguments = ["pipe", "plan"]
-    arguments += [f"files={told[FILES]}"] if told[FILES] else []
+    arguments += [f"files={texts[FILES]}"] if texts[FILES] else []
     arguments += ["known=known"] if known else []
-    lines = [told[IMPORTS], "", f"plan = {plan_text(plan)}", *told[LOAD]]
+    lines = [texts[IMPORTS], "", f"plan = {plan_text(plan)}", *texts[LOAD]]
     lines += [f"known = {known}"] if known else []
-    return "\n".join([*lines, f"with residency.apply({', '.join(arguments)}):", f"    {told[RUN]}", ""])
+    return "\n".join([*lines, f"with residency.apply({', '.join(arguments)}):", f"    {texts[RUN]}", ""])
 
 
 def plan_text(plan: Plan) -> str:
@@ -234,13 +231,13 @@ def _placement(placement: Placement) -> str | Mapping[str, Any]:
     return {"placement": kind, **own} if own else kind
 
 
-def _unknown(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the code says where the rehearsal does not know how its pipeline is loaded."""
+def _placeholders(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the code for a rehearsal that does not say how its pipeline is loaded."""
     name, request = meta.get("pipeline", "pipeline"), meta.get("request", {})
     given = ", ".join(["...", *(f"{key}={value!r}" for key, value in request.items())])
     return {
         IMPORTS: "from reslab import residency",
-        LOAD: [f"pipe = ...  # {name}, loaded to the host: what the plan places there, and on disk, need not be moved"],
+        LOAD: [f"pipe = ...  # {name}, loaded to host memory"],
         FILES: "",
         REHEARSAL: "",
         RUN: f"pipe.run({given})",

@@ -1,19 +1,17 @@
-"""Card × size: for each the plan that keeps most and fits, what it takes, and what it moves.
+"""A survey of cards and sizes: for each pair the plan that keeps most and fits, its time, and the bytes it moves.
 
     survey(rehearsals, ["RTX 4090", "H100"]).frame          # a row a card and size: the columns of `SURVEY`
     answer = survey(rehearsal, "RTX 4090")                  # one of each
     answer.plan, answer.why, answer.code()
 
-Plans are tried in the order of what they keep: everything resident; components swapped for their stages; one component
-streaming with as many of its blocks as fit, all others streaming too; the same with the others on disk; and at last
-with itself on disk, for hosts with little memory. Where none fits, the same again with the VAE decoding in tiles, which
-changes its bits. It is a reader's first answer, by bounds: nothing is optimised. Each of these plans is a preset of
-that name, so `preset(name, rehearsal, device=card)` gives it too.
+Plans are tried from the one that keeps most: everything resident; components swapped for their stages; one component
+streaming with as many resident blocks as fit, while all others stream too; the same with the others on disk; and last
+the component itself on disk, for hosts with little memory. If none fits, the same plans are tried with the VAE decoding
+in tiles, which changes bits. A survey is a first answer by bounds: it optimises nothing. Each plan is a preset of its
+name, so `preset(name, rehearsal, device=card)` returns it too.
 
-What would help where nothing fits: by how much a plan misses, where, and the smallest change with which it fits.
-
-missing(limits)              # bytes, of the device and of the host
-smallest_change(limits)
+If no plan fits, the answer is the nearest plan with a hint: by how much it misses, where, and the smallest change with
+which it would fit.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from reslab.residency._plan._presets import SURVEYED, TILED, main_component
 from reslab.residency._plan._workload import Workload
 from reslab.residency._predict._arguments import Devices, Rehearsals, many_devices, many_rehearsals
 from reslab.residency._predict._bounds import Bounds
-from reslab.residency._predict._preset import checked_slack, roomy
+from reslab.residency._predict._preset import checked_slack, fitted_preset
 from reslab.residency._predict._rehearsed import workload
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._tune._answer import Answer, frame
@@ -43,17 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Survey(Sequence[Answer]):
-    """Answers, card by card and size by size; what it says of the only one, where there is one.
+    """Answers, card by card and size by size; with one answer, its attributes are the survey's too.
 
     Attributes:
-        answers: In the order of cards, and of rehearsals for each.
+        answers: The answers in the order of cards, and of rehearsals for each card.
     """
 
     answers: tuple[Answer, ...]
 
     @property
     def frame(self) -> pl.DataFrame:
-        """Return a row an answer, with the columns of `SURVEY`: to filter, to select from, to draw."""
+        """Return a row an answer, with the columns of `SURVEY`."""
         return frame(self.answers)
 
     @property
@@ -68,30 +66,30 @@ class Survey(Sequence[Answer]):
 
     @property
     def fits(self) -> bool:
-        """Tell whether the only answer's plan fits."""
+        """Return whether the only answer's plan fits."""
         return self._only.fits
 
     @property
     def why(self) -> str:
-        """Return why the only answer's plan fits, or does not."""
+        """Return a sentence that says why the only answer's plan fits, or does not."""
         return self._only.why
 
     @property
     def hint(self) -> str:
-        """Return the smallest change with which the only answer's plan would fit; empty where it does."""
+        """Return the smallest change with which the only answer's plan would fit; "" if it fits."""
         return self._only.hint
 
     @property
     def workload(self) -> Workload:
-        """Return sizes and calls of the only answer's run with its plan, as for `apply(known=...)`."""
+        """Return sizes and calls of the only answer's run with its plan, for `apply(known=...)`."""
         return self._only.workload
 
     def code(self) -> str:
-        """Return the Python that loads and runs the only answer; see `Answer.code`."""
+        """Return Python code that loads and runs the only answer; see `Answer.code`."""
         return self._only.code()
 
     def as_code(self, tool: str) -> Code:
-        """Return the only answer's plan for another tool; see `Plan.as_code`."""
+        """Return the nearest settings of another tool for the only answer's plan; see `Plan.as_code`."""
         return self._only.as_code(tool)
 
     @property
@@ -132,29 +130,29 @@ def survey(
     devices: Devices,
     *,
     component: str | None = None,
-    pool_slack_bytes: int | None = None,
+    allocator_slack_bytes: int | None = None,
 ) -> Survey:
-    """Find for each device and rehearsed run the plan that keeps most and fits.
+    """Find the plan that keeps most and fits, for each device and rehearsed run.
 
     Args:
-        rehearsals: One or several; by label, or without labels by the size they were requested with.
+        rehearsals: One or several, by label; without labels, they are labelled by their requested size.
         devices: One card or several, or their names.
-        component: Which one keeps as many blocks as fit where it does not fit whole; by default the transformer, or
-            else the heaviest that has blocks.
-        pool_slack_bytes: What the allocator takes beyond what is alive; by default as in `bounds`.
+        component: The component that keeps as many blocks as fit if it does not fit whole; by default the transformer,
+            or else the heaviest with blocks.
+        allocator_slack_bytes: Bytes that torch's allocator holds beyond live tensors; the default is that of `bounds`.
 
     Returns:
         The answers; their rows are in `frame`.
 
     Raises:
-        RehearsalError, DeviceError: For anything else than rehearsals and devices.
-        PlanError: There is no such component with blocks; it names the nearest.
+        RehearsalError, DeviceError: An argument is neither rehearsals nor devices.
+        PlanError: There is no such component with blocks; the message names the nearest.
     """
     runs, cards = many_rehearsals(rehearsals, "a survey"), many_devices(devices, "a survey")
-    slack = checked_slack(pool_slack_bytes)
+    slack = checked_slack(allocator_slack_bytes)
     return Survey(
         tuple(
-            _answer(label, run, card, component=component, pool_slack_bytes=slack)
+            _answer(label, run, card, component=component, allocator_slack_bytes=slack)
             for card in cards
             for label, run in runs.items()
         )
@@ -162,11 +160,11 @@ def survey(
 
 
 def _answer(
-    label: str, run: Rehearsal, card: DeviceSpec, *, component: str | None, pool_slack_bytes: int | None
+    label: str, run: Rehearsal, card: DeviceSpec, *, component: str | None, allocator_slack_bytes: int | None
 ) -> Answer:
     tried = []
     for name in _names(run):
-        limits = roomy(name, run, card, component=component, pool_slack_bytes=pool_slack_bytes)
+        limits = fitted_preset(name, run, card, component=component, allocator_slack_bytes=allocator_slack_bytes)
         if limits.fits:
             break
         tried.append(limits)
@@ -190,12 +188,12 @@ def _names(run: Rehearsal) -> Iterator[str]:
 
 
 def missing(limits: Bounds) -> int:
-    """Return the bytes that a plan lacks, of the device and of the host together; 0 where it fits."""
+    """Return the bytes that device and host lack together; 0 if the plan fits."""
     return limits.memory.missing_device_bytes + limits.memory.missing_host_bytes
 
 
 def smallest_change(limits: Bounds) -> str:
-    """Return by how much the plan that comes nearest misses, in which stage, and what it would take to fit."""
+    """Return sentences: by how much the nearest plan misses, in which stage, and the smallest change that would do."""
     memory, card = limits.memory, limits.device
     short, wanted = [], []
     if memory.missing_device_bytes:
@@ -211,7 +209,7 @@ def smallest_change(limits: Bounds) -> str:
         )
     smaller = ", or with a smaller or shorter request" * bool(memory.missing_device_bytes)
     sentences = [
-        f"Nearest is {limits.plan.name!r}, which lacks {' and '.join(short)}.",
+        f"The nearest plan is {limits.plan.name!r}, which lacks {' and '.join(short)}.",
         f"It fits with {' and '.join(wanted)}{smaller}.",
         *_slack(limits),
     ]
@@ -223,11 +221,12 @@ def _slack(limits: Bounds) -> Iterator[str]:
     left = memory.free_bytes - memory.peak_bytes
     if memory.missing_device_bytes and memory.fits_host and left >= 0:
         yield (
-            f"Only {gib(memory.slack_bytes)} for torch's allocator are in the way: with "
-            f"PYTORCH_ALLOC_CONF=expandable_segments:True it takes less, and pool_slack_bytes={left} plans for that."
+            f"Only the {gib(memory.slack_bytes)} of slack for torch's allocator do not fit: with "
+            "PYTORCH_ALLOC_CONF=expandable_segments:True it takes less, and "
+            f"allocator_slack_bytes={left} plans for that."
         )
 
 
 def _up(nbytes: int) -> str:
-    """Return a size in GiB, rounded up, so that as much does suffice."""
+    """Return a size in GiB, rounded up so that it suffices."""
     return f"{math.ceil(nbytes / 2**30 * 100) / 100:.2f} GiB"

@@ -1,12 +1,12 @@
-"""What to change first: the same video on the same card, with twice as much of one thing at a time.
+"""The change that helps most: the same video on the same card, with one resource doubled at a time.
 
     advice = what_helps(rehearsal, card, instead={"LTX-2.3 distilled": another})
-    advice.says                # which change helps most, and which change nothing
+    advice.says                # which change helps most, and which do not help
     advice.frame               # a row a change: the columns of `ADVICE`
 
-Each change is surveyed like the card itself (`_survey`), so the plan follows the change. What costs no money, another
-model for the same video, comes first. Times are bounds: changes are ranked by what the video takes at least, and where
-that is the same, by what it takes if nothing overlaps.
+Each change is surveyed like the card itself (`_survey`), so that the plan follows the change. Another model for the
+same video costs no money, so it comes first. Times are bounds: changes are ranked by the floor, and by the ceiling
+where floors are equal.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ ADVICE: Mapping[str, Any] = {
     "change": pl.String,
     "plan": pl.String,
     "fits": pl.Boolean,
-    "keep": pl.Int64,  # blocks of the streaming component that stay; null where it does not stream
+    "keep": pl.Int64,  # resident blocks of the component that streams; null if it does not stream
     "floor_s": pl.Float64,  # at least: all copying hides behind compute
     "ceiling_s": pl.Float64,  # if nothing overlaps
     "faster": pl.Float64,  # floor as it is ÷ floor with the change
 }
-#: A change of less than this share of the time is none.
+#: The smallest share of the time that counts as a change.
 _NOTICED = 0.01
 _LINK = ("link_bytes_per_s", "link_back_bytes_per_s", "link_pageable_bytes_per_s")
-#: What can be had twice as much of, by the figures of a device that double.
+#: Resources that can be doubled, with the figures of a device that double.
 _DOUBLED = {
     "link ×2": _LINK,
     "memory of the card ×2": ("memory_bytes", "free_bytes"),
@@ -48,11 +48,11 @@ _DOUBLED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Advice(Compared):
-    """What helps one video on one card.
+    """The changes that help one video on one card.
 
     Attributes:
-        frame: A row a change, the card as it is first: the columns of `ADVICE`.
-        says: Which change helps most, and which change nothing, in sentences.
+        frame: A row a change, after a row for the card as it is: the columns of `ADVICE`.
+        says: Sentences that say which change helps most, and which do not help.
     """
 
     frame: pl.DataFrame = field(repr=False)
@@ -64,15 +64,15 @@ class Advice(Compared):
 
 
 def what_helps(rehearsal: Rehearsal, card: DeviceSpec, *, instead: Mapping[str, Rehearsal] | None = None) -> Advice:
-    """Find what helps most to make one video faster on one card: twice the link, memory, host memory or disk.
+    """Find the change that makes one video fastest on one card: twice the link, memory, host memory or disk.
 
     Args:
-        rehearsal: Of the video.
+        rehearsal: The rehearsed run of the video.
         card: The card, with its host.
-        instead: Other models for the same video, by name: changes that cost no money.
+        instead: Other models for the same video, by name; they cost no money.
 
     Raises:
-        RehearsalError, DeviceError: For anything else than rehearsals and devices.
+        RehearsalError, DeviceError: An argument is neither rehearsals nor devices.
     """
     now = survey(rehearsal, card)[0]
     free = {name: survey(other, card)[0] for name, other in (instead or {}).items()}
@@ -83,7 +83,7 @@ def what_helps(rehearsal: Rehearsal, card: DeviceSpec, *, instead: Mapping[str, 
 
 
 def _changes(card: DeviceSpec) -> list[str]:
-    """Return what can be changed: memory that is one has neither a link nor a host of its own."""
+    """Return the changes that a card allows; unified memory has no link and no separate host."""
     return [name for name in _DOUBLED if not card.unified or name == "memory of the card ×2"]
 
 
@@ -103,22 +103,23 @@ def _sentences(frame: pl.DataFrame, free: set[str], now: Answer) -> Iterator[str
     yield f"As it is: {_took(first)}." if now.fits else f"It does not fit as it is. {now.hint}"
     if now.fits and _waits_for_the_host(now):
         ns = now.device.host_ns_per_operation
-        yield f"Most of that the host takes for issuing operations, {ns / 1e3:g} µs each, which no faster card changes."
+        yield f"The host takes most of that to issue operations, {ns / 1e3:g} µs each; no faster card changes it."
     for row in changes:
         if row["change"] in free and row["fits"]:
             yield f"{row['change']}, which costs nothing: {_took(row)}{_times(row)}."
     bought = [row for row in changes if row["change"] not in free]
     useful = sorted((row for row in bought if row["fits"] and _notices(row, first)), key=_speed)
     if useful:
-        yield f"Of what can be bought, {useful[0]['change']} helps most: {_took(useful[0])}{_times(useful[0])}."
+        best = useful[0]
+        yield f"Of the changes that cost money, {best['change']} helps most: {_took(best)}{_times(best)}."
         others = [f"{row['change']}{_times(row)}" for row in useful[1:]]
         if others:
-            yield f"Less: {', '.join(others)}."
+            yield f"These help less: {', '.join(others)}."
     nothing = [row["change"] for row in bought if row not in useful]
     if nothing and now.fits:
-        yield f"{_listed(nothing)} {'changes' if len(nothing) == 1 else 'change'} nothing."
+        yield f"{_listed(nothing)} {'does' if len(nothing) == 1 else 'do'} not help."
     elif nothing:
-        yield f"{_listed(nothing)}: it still does not fit."
+        yield f"It does not fit with {' or '.join(nothing)} either."
 
 
 def _waits_for_the_host(now: Answer) -> bool:
@@ -127,14 +128,14 @@ def _waits_for_the_host(now: Answer) -> bool:
 
 
 def _notices(row: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
-    """Tell whether a change makes it fit, or saves more than a hundredth of either time."""
+    """Return whether a change makes the video fit, or saves more than a hundredth of either time."""
     if not first["fits"]:
         return bool(row["fits"])
     return any(row[name] < (1 - _NOTICED) * first[name] for name in ("floor_s", "ceiling_s"))
 
 
 def _speed(row: Mapping[str, Any]) -> tuple[float, float]:
-    """Sort by what it takes at least, to three digits, then by what it takes if nothing overlaps."""
+    """Return a key that sorts by the floor, to three digits, then by the ceiling."""
     return float(f"{row['floor_s']:.3g}"), row["ceiling_s"]
 
 

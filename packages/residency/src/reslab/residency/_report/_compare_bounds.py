@@ -1,22 +1,19 @@
-"""Bounds beside measurement, stage by stage: one plan that was bounded, and then run and profiled.
+"""Bounds compared with measurement, stage by stage: a plan that was bounded, then run and profiled.
 
     with apply(pipeline, plan) as managed:
-        pipeline.run(**request)                     # puts weights where they wait; not what is to be measured
+        pipeline.run(**request)                     # a first run, not measured, moves weights to their places
         with Profiler(pipeline, counters=managed) as prof:
             pipeline.run(**request)
-    frame = beside(bounds(rehearsal, plan, card), prof.profile)
-    beside_chart(frame); kept_row(limits, prof.profile, rehearsal).write_csv("mine.csv")
+    frame = compare_bounds(bounds(rehearsal, plan, card), prof.profile)
+    charts.compared_bounds(frame)
+    record_row(limits, prof.profile, rehearsal).write_csv("mine.csv")
 
-Where a device was timed, a stage took what the device took, else what passed on the host's clock. Bytes moved have to
-be the plan's exactly. Times have no such duty: a kernel below its best is above the floor, and one far below it above
-the ceiling too.
+The time of a stage is the device's where the device was timed, else the host's. Bytes moved must equal the plan's.
+Times need not lie within the bounds: a kernel below its best throughput takes longer than the floor, and one far below
+it longer than the ceiling.
 
-Bounds beside measurement as a picture: a band from floor to ceiling, a mark where the run came out.
-
-    beside_chart(pl.concat(beside(limits[name], profiles[name]) for name in plans))
-
-Times are on a scale of powers of ten, so that a stage of a millisecond and one of a minute can be compared: equal
-distances are equal ratios, and how far a mark lies to the right of its band is how far it is from the card's best.
+The chart draws a band from floor to ceiling and a point for the measured time. The axis is logarithmic, so that a stage
+of a millisecond and one of a minute can be compared: equal distances are equal ratios.
 """
 
 from __future__ import annotations
@@ -30,19 +27,19 @@ from reslab.profiler import BARE_AXIS, PALETTE, Figure, Profile, gib
 from reslab.residency._predict._bounds import Bounds
 from reslab.residency._rehearse._rehearsal import Rehearsal
 
-BESIDE: Mapping[str, Any] = {
+COMPARED_BOUNDS: Mapping[str, Any] = {
     "plan": pl.String,
     "stage": pl.String,
     "floor_s": pl.Float64,
     "measured_s": pl.Float64,
     "ceiling_s": pl.Float64,
-    "over_floor": pl.Float64,  # measured ÷ floor; null where the floor is 0
-    "planned_bytes": pl.Int64,  # to be copied to the device
-    "moved_bytes": pl.Int64,  # that were
-    "peak_bytes": pl.Int64,  # on the device at most, as bounded
-    "measured_peak_bytes": pl.Int64,  # by torch's allocator; null where none keeps books, as on a CPU
+    "over_floor": pl.Float64,  # measured ÷ floor; null if the floor is 0
+    "planned_bytes": pl.Int64,  # copied to the device, by the plan
+    "moved_bytes": pl.Int64,  # copied to the device, as measured
+    "peak_bytes": pl.Int64,  # most bytes on the device, as bounded
+    "measured_peak_bytes": pl.Int64,  # by torch's allocator; null where there is no allocator, as on a CPU
 }
-KEPT: Mapping[str, Any] = {
+RECORD: Mapping[str, Any] = {
     "pipeline": pl.String,
     "request": pl.String,  # without prompt, image and paths
     "device": pl.String,
@@ -60,15 +57,18 @@ KEPT: Mapping[str, Any] = {
 }
 
 
-def beside(limits: Bounds, profile: Profile) -> pl.DataFrame:
-    """Return a row a stage that computes or copies: the columns of `BESIDE`; of several runs their mean.
+def compare_bounds(limits: Bounds, profile: Profile) -> pl.DataFrame:
+    """Compare bounds with measurement: a row a stage that computes or copies, averaged over runs.
 
     Args:
-        limits: The bounds of the plan on the device that it ran on.
-        profile: Of runs under that plan.
+        limits: The bounds of the plan on the device that ran it.
+        profile: The profile of runs under that plan.
+
+    Returns:
+        The columns of `COMPARED_BOUNDS`.
 
     Raises:
-        ValueError: The profile lacks stages of the run that was bounded.
+        ValueError: The profile lacks stages that were bounded.
     """
     measured, rows = _measured(profile), []
     if missing := [row.stage for row in limits.rows if row.stage not in measured]:
@@ -82,18 +82,18 @@ def beside(limits: Bounds, profile: Profile) -> pl.DataFrame:
             floor, ceiling = row.floor_ns / 1e9, row.ceiling_ns / 1e9
             times = floor, seconds, ceiling, seconds / floor if floor else None
             rows.append((limits.plan.name, row.stage, *times, row.moved_bytes, moved, row.peak_bytes, peak))
-    return pl.DataFrame(rows, schema=dict(BESIDE), orient="row")
+    return pl.DataFrame(rows, schema=dict(COMPARED_BOUNDS), orient="row")
 
 
-def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataFrame:
-    """Return one row about a whole run, to be kept and compared: the columns of `KEPT`.
+def record_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataFrame:
+    """Return one row about a whole run, to save and compare: the columns of `RECORD`.
 
-    It names no person, path or prompt: the request without what is private, the device, the versions.
+    The row has the request, the device and the versions, but no user name, path or prompt.
 
     Args:
-        limits: The bounds of the plan on the device that it ran on.
-        profile: Of runs under that plan.
-        rehearsal: What was bounded.
+        limits: The bounds of the plan on the device that ran it.
+        profile: The profile of runs under that plan.
+        rehearsal: The rehearsal that was bounded.
     """
     stages = profile.stages()
     runs = stages.row(-1, named=True)["calls"]
@@ -115,35 +115,35 @@ def kept_row(limits: Bounds, profile: Profile, rehearsal: Rehearsal) -> pl.DataF
         "measured_peak_bytes": max(peaks, default=None),
         "versions": ", ".join(f"{name} {each}" for name, each in sorted(profile.meta["versions"].items())),
     }
-    return pl.DataFrame([row], schema=dict(KEPT))
+    return pl.DataFrame([row], schema=dict(RECORD))
 
 
 def _measured(profile: Profile) -> dict[str, tuple[float, int, int | None]]:
-    """Return by stage the seconds and the bytes moved in one run, and the peak of the device's memory."""
+    """Return by stage the seconds and the bytes moved in one run, and the peak of device memory."""
     stages = profile.stages().with_columns(pl.col("stage").cast(pl.String))
     runs = int(stages.tail(1)["calls"].sum()) or 1
     moved = profile.transfers().group_by(pl.col("stage").cast(pl.String)).agg(pl.col("moved_bytes").sum())
-    has_books = "device" in profile.memory.filter(pl.col("component").is_null())["pool"].cast(pl.String)
+    has_allocator = "device" in profile.memory.filter(pl.col("component").is_null())["pool"].cast(pl.String)
     rows: list[dict[str, Any]] = stages.join(moved, on="stage", how="left", maintain_order="left").to_dicts()
     return {
         row["stage"]: (
             (row["host_ms"] if row["device_ms"] is None else row["device_ms"]) / 1e3 / runs,
             (row["moved_bytes"] or 0) // runs,
-            row["allocated_peak_bytes"] if has_books else None,
+            row["allocated_peak_bytes"] if has_allocator else None,
         )
         for row in rows
     }
 
 
-#: What is shorter in every plan than this share of the longest is left out: the picture is about where time goes.
+#: Stages below this share of the longest stage, in every plan, are left out, since the chart shows where time goes.
 _SMALL = 1e-2
 
 
-def beside_chart(rows: pl.DataFrame) -> Figure:
-    """Draw for each plan and stage the band of its bounds and the measured time.
+def compared_bounds(rows: pl.DataFrame) -> Figure:
+    """Draw the band of bounds and the measured time, for each plan and stage.
 
     Args:
-        rows: What `beside` returns, of one plan or of several concatenated.
+        rows: The frame that `compare_bounds` returns, for one plan, or for several concatenated.
     """
     import altair as alt  # takes two seconds
 
@@ -186,17 +186,17 @@ def _bar(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(seconds: float) -> float:
-    """Return three significant digits: a scale of powers of ten has no zero, and a floor may be one."""
+    """Return three significant digits, and never zero, which a logarithmic scale does not have."""
     return float(f"{max(seconds, 1e-6):.3g}")
 
 
 def _caption(rows: pl.DataFrame) -> str:
     sums = rows.group_by("plan", maintain_order=True).agg(pl.col("floor_s", "measured_s", "ceiling_s").sum())
-    told = [
+    times = [
         f"{row['plan']}: {row['measured_s']:.2g} s, bounds {row['floor_s']:.2g} to {row['ceiling_s']:.2g}"
         for row in sums.rows(named=True)
     ]
     return (
-        "Bands go from the floor to what it takes if nothing overlaps, points are what was measured; all stages "
-        f"together, {'; '.join(told)}."
+        "Bands go from the floor to the time if nothing overlaps; points are measured. All stages together, "
+        f"{'; '.join(times)}."
     )

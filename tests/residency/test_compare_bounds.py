@@ -6,7 +6,7 @@ import torch
 
 from reslab.profiler import Profiler
 from reslab.profiler.testing import FakeClock, FakeMemory
-from reslab.residency import Plan, apply, beside, beside_chart, bounds, detect, kept_row, rehearse
+from reslab.residency import Plan, apply, bounds, charts, compare_bounds, detect, record_row, rehearse
 from reslab.stages import Pipeline, stage
 
 CLOCK, MEMORY = FakeClock(), FakeMemory()
@@ -60,7 +60,7 @@ def made():
 
 def test_a_stage_has_its_bounds_its_time_and_the_plans_bytes(made):
     limits, profile, _rehearsal = made
-    row = beside(limits, profile).row(by_predicate=pl.col("stage") == "compute", named=True)
+    row = compare_bounds(limits, profile).row(by_predicate=pl.col("stage") == "compute", named=True)
     (own,) = (each for each in limits.rows if each.stage == "compute")
     assert (row["plan"], row["measured_s"]) == ("mine", 2.0)  # the mean of two runs
     assert (row["floor_s"], row["ceiling_s"]) == (own.floor_ns / 1e9, own.ceiling_ns / 1e9)
@@ -74,7 +74,8 @@ def test_without_an_allocators_books_the_peak_is_unknown(made):
     pipeline = make()
     with torch.no_grad(), Profiler(pipeline, clock=FakeClock(), memory=FakeMemory(pool="host")) as prof:
         pipeline.run(**REQUEST)
-    assert beside(limits, prof.profile)["measured_peak_bytes"].null_count() == beside(limits, prof.profile).height
+    rows = compare_bounds(limits, prof.profile)
+    assert rows["measured_peak_bytes"].null_count() == rows.height
 
 
 def test_a_profile_of_something_else_is_refused(made):
@@ -82,12 +83,12 @@ def test_a_profile_of_something_else_is_refused(made):
     with Profiler(clock=FakeClock(), memory=None) as prof:
         pass
     with pytest.raises(ValueError, match="the profile lacks 2 of the 2 stages that were bounded, such as 'draw'"):
-        beside(limits, prof.profile)
+        compare_bounds(limits, prof.profile)
 
 
 def test_the_row_to_keep_says_what_ran_where_and_nothing_private(made, tmp_path):
     limits, profile, rehearsal = made
-    kept_row(limits, profile, rehearsal).write_csv(tmp_path / "mine.csv")
+    record_row(limits, profile, rehearsal).write_csv(tmp_path / "mine.csv")
     row = pl.read_csv(tmp_path / "mine.csv").row(0, named=True)
     assert (row["pipeline"], row["device"], row["plan"]) == ("three layers", "CPU", "mine")
     assert (row["measured_s"], row["moved_bytes"], row["measured_peak_bytes"]) == (2.0, 3 * 4160 * 4, 70_000)
@@ -98,8 +99,8 @@ def test_the_row_to_keep_says_what_ran_where_and_nothing_private(made, tmp_path)
 
 def test_the_chart_has_a_band_and_a_mark_for_what_takes_time(made):
     limits, profile, _rehearsal = made
-    rows = beside(limits, profile)
-    figure = beside_chart(
+    rows = compare_bounds(limits, profile)
+    figure = charts.compared_bounds(
         pl.concat([rows, rows.with_columns(plan=pl.lit("again"), measured_s=pl.col("measured_s") * 2)])
     )
     drawn = figure.spec["data"]["values"]
