@@ -23,7 +23,7 @@ from reslab.residency._plan._placement import Placement, PlanError, disk, layerw
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._presets import presets
 from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user_settings
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
+from reslab.residency._plan._workload import Call, ComponentSize, Workload, uniform_workload
 from reslab.residency._predict._bounds import Bounds, like
 from reslab.residency._predict._break_even import break_even, break_even_tokens
 from reslab.residency._predict._memory import Memory
@@ -48,8 +48,8 @@ from reslab.residency._schedule._footprint import (
     footprint,
 )
 from reslab.residency._schedule._kept_units import check_plan
-from reslab.residency._schedule._leaner import leaner
 from reslab.residency._schedule._schedule import Act, Move, Schedule, schedule
+from reslab.residency._schedule._step_down import step_down
 from reslab.residency._tools import _diffusers as _diffusers  # enters itself in `TOOLS`
 from reslab.residency._tools import _ltx_pipelines as _ltx_pipelines
 from reslab.residency._tune._answer import SURVEY, Answer
@@ -155,13 +155,11 @@ __all__ = [
     "device_bytes",
     "devices",
     "disk",
-    "equal_blocks",
     "footprint",
     "host_need",
     "kept_chart",
     "kept_row",
     "layerwise",
-    "leaner",
     "like",
     "lora_difference",
     "measure_link",
@@ -179,10 +177,12 @@ __all__ = [
     "schedule",
     "slot_times",
     "slots_chart",
+    "step_down",
     "survey",
     "survey_chart",
     "swap",
     "this_machine",
+    "uniform_workload",
     "user_settings",
     "ways_chart",
     "weightless",

@@ -34,11 +34,11 @@ from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._script import Script
 from reslab.residency._engine._unit import without_values
 from reslab.residency._errors import OutOfMemory, ResidencyError
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import DecidedBy
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
-from reslab.residency._schedule._leaner import leaner
+from reslab.residency._schedule._step_down import step_down
 from reslab.stages import Pipeline, Section, Stage, StockStage, Subscription
 
 if TYPE_CHECKING:
@@ -370,9 +370,9 @@ class Residency(View):
     def _leaner(self, stage: str) -> Plan | None:
         if not self.may_retry:
             return None
-        kept = {name: Kind.RESIDENT for name, component in self._components.items() if component.is_kept}
+        kept = {name: Place.RESIDENT for name, component in self._components.items() if component.is_kept}
         plan = self.plan.decide(kept, by=DecidedBy.USER, why="it cannot be moved") if kept else self.plan
-        return leaner(plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
+        return step_down(plan, _oom.so_far(self.workload, self._failed, stage), stage=stage)
 
     def _step_down(self, plan: Plan, problem: str) -> None:
         self._note(f"{problem}; so the stage is run again with the leaner {plan!r}")

@@ -29,10 +29,10 @@ class PlanError(ValueError):
     """A plan cannot be made or carried out as it was asked for; nothing was moved."""
 
 
-class Kind(Described):
+class Place(Described):
     """The four places.
 
-    >>> Kind("swap").doc
+    >>> Place("swap").doc
     'On the device for the stages that use it, brought from host memory.'
     """
 
@@ -42,7 +42,7 @@ class Kind(Described):
     DISK = "disk", "Blocks stream from disk through a bounded window of host memory."
 
 
-class Layout(Described):
+class ResidentLayout(Described):
     """Which blocks stay where only some do."""
 
     STRIDED = "strided", "Evenly spread, so that copies of the others hide behind compute everywhere."
@@ -88,9 +88,9 @@ class Placement:
         PlanError: For a number below 0, or a swap until the end of the run, which is resident.
     """
 
-    kind: Kind = Kind.RESIDENT
+    kind: Place = Place.RESIDENT
     resident: int = 0
-    layout: Layout = Layout.STRIDED
+    layout: ResidentLayout = ResidentLayout.STRIDED
     prefetch: int = 1
     prefetch_stages: int = 0
     until: Until = Until.LAST
@@ -101,13 +101,13 @@ class Placement:
         for name, unit in COUNTED.items():
             if not _is_count(getattr(self, name)):
                 raise PlanError(f"{name} is a whole number of {unit} from 0 up, got {getattr(self, name)!r}")
-        if self.kind is Kind.SWAP and self.until is Until.RUN:
+        if self.kind is Place.SWAP and self.until is Until.RUN:
             raise PlanError("a swap until the end of the run never leaves: write 'resident'")
 
     @property
     def streams(self) -> bool:
         """Tell whether blocks stream through slots."""
-        return self.kind in (Kind.LAYERWISE, Kind.DISK)
+        return self.kind in (Place.LAYERWISE, Place.DISK)
 
     @property
     def slots(self) -> int:
@@ -121,9 +121,9 @@ class Placement:
         ([0, 2, 5], [])
         """
         if not self.streams:
-            return frozenset(range(count)) if self.kind is Kind.RESIDENT else frozenset()
+            return frozenset(range(count)) if self.kind is Place.RESIDENT else frozenset()
         kept = min(self.resident, count)
-        if self.layout is Layout.LEADING:
+        if self.layout is ResidentLayout.LEADING:
             return frozenset(range(kept))
         return frozenset(place * count // kept for place in range(kept))
 
@@ -143,17 +143,17 @@ class Placement:
 #: Which settings mean something for which kind, with the type that reads them.
 _STREAMING: Mapping[str, Any] = {
     "resident": int,
-    "layout": Layout,
+    "layout": ResidentLayout,
     "prefetch": int,
     "until": Until,
     "granularity": Granularity,
     "copy_back": bool,
 }
-FIELDS: Mapping[Kind, Mapping[str, Any]] = {
-    Kind.RESIDENT: {},
-    Kind.SWAP: {"until": Until, "prefetch_stages": int, "copy_back": bool},
-    Kind.LAYERWISE: _STREAMING,
-    Kind.DISK: _STREAMING,
+FIELDS: Mapping[Place, Mapping[str, Any]] = {
+    Place.RESIDENT: {},
+    Place.SWAP: {"until": Until, "prefetch_stages": int, "copy_back": bool},
+    Place.LAYERWISE: _STREAMING,
+    Place.DISK: _STREAMING,
 }
 #: Settings that describe other tools, or need room that is seldom there, and their value otherwise.
 SELDOM: Mapping[str, Any] = {"prefetch_stages": 0, "granularity": Granularity.BLOCK, "copy_back": False}
@@ -172,21 +172,25 @@ def swap(*, until: Until | str = Until.LAST, prefetch_stages: int = 0) -> Placem
 
     With `prefetch_stages=1` its copy is made while the stage before computes; see `Placement`.
     """
-    return Placement(kind=Kind.SWAP, until=Until(until), prefetch_stages=prefetch_stages)
+    return Placement(kind=Place.SWAP, until=Until(until), prefetch_stages=prefetch_stages)
 
 
 def layerwise(
-    *, resident: int = 0, layout: Layout | str = Layout.STRIDED, prefetch: int = 1, until: Until | str = Until.LAST
+    *,
+    resident: int = 0,
+    layout: ResidentLayout | str = ResidentLayout.STRIDED,
+    prefetch: int = 1,
+    until: Until | str = Until.LAST,
 ) -> Placement:
     """Stream blocks from host memory, while `resident` of them stay; arguments as in `Placement`."""
     return Placement(
-        kind=Kind.LAYERWISE, resident=resident, layout=Layout(layout), prefetch=prefetch, until=Until(until)
+        kind=Place.LAYERWISE, resident=resident, layout=ResidentLayout(layout), prefetch=prefetch, until=Until(until)
     )
 
 
-def disk(*, resident: int = 0, layout: Layout | str = Layout.STRIDED, prefetch: int = 1) -> Placement:
+def disk(*, resident: int = 0, layout: ResidentLayout | str = ResidentLayout.STRIDED, prefetch: int = 1) -> Placement:
     """Stream blocks from disk, while `resident` of them stay on the device; arguments as in `Placement`."""
-    return Placement(kind=Kind.DISK, resident=resident, layout=Layout(layout), prefetch=prefetch)
+    return Placement(kind=Place.DISK, resident=resident, layout=ResidentLayout(layout), prefetch=prefetch)
 
 
 def _is_count(number: Any) -> bool:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from reslab.residency._plan._code import Code, Wanted, code_for
 from reslab.residency._plan._numerics import NUMERICS, Lora, Numerics
-from reslab.residency._plan._placement import FIELDS, Kind, Placement, PlanError
+from reslab.residency._plan._placement import FIELDS, Place, Placement, PlanError
 from reslab.residency._plan._settings import (
     LORA,
     NUMERIC,
@@ -34,8 +34,8 @@ from reslab.residency._plan._settings import (
     DecidedBy,
     Decision,
     Key,
-    Setting,
     Settings,
+    UserSetting,
     flatten,
     parse_key,
     read_value,
@@ -205,7 +205,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
         told = self._told(component, stage)
         if PLACEMENT not in told:
             told = self._told(component, None) | told
-        kind = told.pop(PLACEMENT, Kind.RESIDENT)
+        kind = told.pop(PLACEMENT, Place.RESIDENT)
         own = {field: value for field, value in told.items() if field in FIELDS[kind]}
         return Placement(kind=kind, **own)
 
@@ -248,7 +248,7 @@ re-pointing; diffusers copies it when it is called, while nothing computes, and 
         return plan_html(self.name, self.table())
 
 
-def _reason(setting: Setting) -> str:
+def _reason(setting: UserSetting) -> str:
     if setting.implied_by:
         return f"{setting.implied_by} was set, which means nothing elsewhere"
     return f"set through {setting.door}"
@@ -259,7 +259,7 @@ def _means_something(key: Key, decided: Mapping[Key, Decision]) -> bool:
     if not key.places or key.field == PLACEMENT:
         return True
     place = decided.get(key.sibling(PLACEMENT)) or decided.get(key.general().sibling(PLACEMENT))
-    return key.field in FIELDS[place.value if place else Kind.RESIDENT]
+    return key.field in FIELDS[place.value if place else Place.RESIDENT]
 
 
 #: Raised when a name changes its meaning; plans of a newer version are refused.

@@ -23,7 +23,7 @@ from typing import Any
 
 from reslab.residency._plan._placement import (
     Granularity,
-    Kind,
+    Place,
     Placement,
     PlanError,
     Until,
@@ -133,7 +133,7 @@ def _reference_original(component: str, blocks: int) -> Placement:
     return layerwise() if component in _REFERENCE_LAYERWISE else resident()
 
 
-def _lightricks(kind: Kind) -> Callable[[str, int], Placement]:
+def _lightricks(kind: Place) -> Callable[[str, int], Placement]:
     whole, streamed = swap(until=Until.EACH), Placement(kind=kind, until=Until.EACH)
     return lambda component, blocks: streamed if blocks and component.startswith(STREAMED) else whole
 
@@ -167,24 +167,24 @@ _OWN: Mapping[str, Preset] = {
     ),
     "diffusers model offload": Preset(
         doc="Each model is moved whole when it is called, and copied back when the next one is.",
-        place=_everywhere(Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)),
+        place=_everywhere(Placement(kind=Place.SWAP, until=Until.EACH, copy_back=True)),
         other={},
     ),
     "diffusers group offload": Preset(
         doc="Each block is moved before it runs and copied back after it, nothing ahead of time.",
         place=_everywhere(
-            Placement(kind=Kind.LAYERWISE, prefetch=0, granularity=Granularity.GROUP, copy_back=True, until=Until.EACH)
+            Placement(kind=Place.LAYERWISE, prefetch=0, granularity=Granularity.GROUP, copy_back=True, until=Until.EACH)
         ),
         other={},
     ),
     "diffusers group offload, streamed": Preset(
         doc="Each block is fetched while the one before it runs, and let go after it.",
-        place=_everywhere(Placement(kind=Kind.LAYERWISE, prefetch=1, granularity=Granularity.GROUP, until=Until.EACH)),
+        place=_everywhere(Placement(kind=Place.LAYERWISE, prefetch=1, granularity=Granularity.GROUP, until=Until.EACH)),
         other={},
     ),
     "diffusers sequential offload": Preset(
         doc="Each layer is moved before it runs and let go after it.",
-        place=_everywhere(Placement(kind=Kind.LAYERWISE, prefetch=0, granularity=Granularity.LEAF, until=Until.EACH)),
+        place=_everywhere(Placement(kind=Place.LAYERWISE, prefetch=0, granularity=Granularity.LEAF, until=Until.EACH)),
         other={},
     ),
     "lightricks none": Preset(
@@ -194,12 +194,12 @@ _OWN: Mapping[str, Preset] = {
     ),
     "lightricks cpu": Preset(
         doc="Blocks of text encoder and transformer stream from pinned host memory through two slots.",
-        place=_lightricks(Kind.LAYERWISE),
+        place=_lightricks(Place.LAYERWISE),
         other=_BATCHED_FLOAT8,
     ),
     "lightricks disk": Preset(
         doc="Blocks of text encoder and transformer stream from disk through two slots.",
-        place=_lightricks(Kind.DISK),
+        place=_lightricks(Place.DISK),
         other=_BATCHED_FLOAT8,
     ),
     "reference original": Preset(

@@ -31,12 +31,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
-from reslab.residency._plan._placement import COUNTED, FIELDS, Kind, Placement, PlanError, Until
+from reslab.residency._plan._placement import COUNTED, FIELDS, Place, Placement, PlanError, Until
 from reslab.stages import Described, freeze, nearest
 
 LORA, NUMERIC, PLACEMENT = "lora", "numerics", "placement"
 #: What can be told of a component, with the type that reads it.
-COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Kind, **FIELDS[Kind.LAYERWISE], **FIELDS[Kind.SWAP]}
+COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Place, **FIELDS[Place.LAYERWISE], **FIELDS[Place.SWAP]}
 
 
 class Key(NamedTuple):
@@ -108,7 +108,7 @@ def read_value(key: Key, value: Any) -> Any:
     """Return a setting's value in its type.
 
     >>> read_value(parse_key("transformer"), "swap")
-    <Kind.SWAP: 'swap'>
+    <Place.SWAP: 'swap'>
 
     Raises:
         PlanError: For a value that the setting does not have.
@@ -162,7 +162,7 @@ KEYWORD, MAPPING, JSON = "a keyword", "a mapping", "JSON"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class UserSetting:
     """One thing that a person set: its name, its value, through which door, and which setting implied it, if any."""
 
     key: Key
@@ -184,7 +184,7 @@ class Settings:
     Settings(transformer.prefetch=2 from a keyword, transformer='layerwise' from a keyword (implied by transformer.prefetch))
     """  # noqa: E501
 
-    items: Mapping[Key, Setting]
+    items: Mapping[Key, UserSetting]
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -212,7 +212,7 @@ leave one of them out
     Raises:
         PlanError: For two settings that contradict each other, naming both, or one that does not exist.
     """
-    found: dict[Key, Setting] = {}
+    found: dict[Key, UserSetting] = {}
     for setting in _told(mappings, json, keywords):
         before = found.setdefault(setting.key, setting)
         if before.value != setting.value:
@@ -225,15 +225,15 @@ leave one of them out
 
 def _told(
     mappings: tuple[Mapping[str, Any] | Settings, ...], json: str | None, keywords: Mapping[str, Any]
-) -> Iterator[Setting]:
+) -> Iterator[UserSetting]:
     for mapping in mappings:
         if isinstance(mapping, Settings):
             yield from (setting for setting in mapping.items.values() if setting.implied_by is None)
         else:
-            yield from (Setting(key=key, value=value, door=MAPPING) for key, value in flatten(mapping))
+            yield from (UserSetting(key=key, value=value, door=MAPPING) for key, value in flatten(mapping))
     if json is not None:
-        yield from (Setting(key=key, value=value, door=JSON) for key, value in flatten(_object(json)))
-    yield from (Setting(key=key, value=value, door=KEYWORD) for key, value in flatten(keywords))
+        yield from (UserSetting(key=key, value=value, door=JSON) for key, value in flatten(_object(json)))
+    yield from (UserSetting(key=key, value=value, door=KEYWORD) for key, value in flatten(keywords))
 
 
 def _object(text: str) -> Mapping[str, Any]:
@@ -246,14 +246,14 @@ def _object(text: str) -> Mapping[str, Any]:
     return value
 
 
-def _settle(scope: tuple[str, str | None], found: dict[Key, Setting]) -> None:
+def _settle(scope: tuple[str, str | None], found: dict[Key, UserSetting]) -> None:
     """See that the settings of a component and stage mean something for the place that is told or implied for them."""
     own = {key.field: setting for key, setting in found.items() if key.scope == scope}
     place = own.pop(PLACEMENT, None) or _inherited(scope, own, found)
     if place is None:
         first = next(iter(own.values()))
         key = first.key.sibling(PLACEMENT)
-        found[key] = Setting(key=key, value=_simplest(own), door=first.door, implied_by=first.key)
+        found[key] = UserSetting(key=key, value=_simplest(own), door=first.door, implied_by=first.key)
         return
     for field, setting in own.items():
         if not _means_something(setting, place.value):
@@ -265,21 +265,21 @@ def _settle(scope: tuple[str, str | None], found: dict[Key, Setting]) -> None:
 
 
 def _inherited(
-    scope: tuple[str, str | None], own: Mapping[str, Setting], found: Mapping[Key, Setting]
-) -> Setting | None:
+    scope: tuple[str, str | None], own: Mapping[str, UserSetting], found: Mapping[Key, UserSetting]
+) -> UserSetting | None:
     """Return the place told for all stages, for settings of one stage that go with it."""
     component, stage = scope
     place = found.get(Key(component, None, PLACEMENT)) if stage is not None else None
     return place if place is not None and all(_means_something(each, place.value) for each in own.values()) else None
 
 
-def _simplest(own: Mapping[str, Setting]) -> Kind:
+def _simplest(own: Mapping[str, UserSetting]) -> Place:
     """Return the simplest place for which all of these settings mean something."""
-    whole = all(_means_something(setting, Kind.SWAP) for setting in own.values())
-    return Kind.SWAP if whole else Kind.LAYERWISE
+    whole = all(_means_something(setting, Place.SWAP) for setting in own.values())
+    return Place.SWAP if whole else Place.LAYERWISE
 
 
-def _means_something(setting: Setting, kind: Kind) -> bool:
+def _means_something(setting: UserSetting, kind: Place) -> bool:
     """Tell whether a place has this setting; a swap that stays until the end of the run would be no swap."""
-    never_leaves = kind is Kind.SWAP and setting.value == Until.RUN
+    never_leaves = kind is Place.SWAP and setting.value == Until.RUN
     return setting.key.field in FIELDS[kind] and not never_leaves

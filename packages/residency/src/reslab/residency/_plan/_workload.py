@@ -124,10 +124,10 @@ class Workload:
         return {name: tuple(place for place in places if (name, place) in self.calls_of) for name in self.components}
 
 
-def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
+def uniform_workload(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
     """Return the workload of a model of equal blocks which a stage `denoise` calls some times: enough to think with.
 
-    >>> [(call.step, call.blocks) for call in equal_blocks(3, passes=2).calls]
+    >>> [(call.step, call.blocks) for call in uniform_workload(3, passes=2).calls]
     [(0, (0, 1, 2)), (1, (0, 1, 2))]
 
     Args:

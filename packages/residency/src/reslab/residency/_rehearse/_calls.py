@@ -20,14 +20,14 @@ from reslab.residency._model._storage import Unusual
 from reslab.residency._rehearse._failures import UnknownValueError
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
-from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
+from reslab.residency._rehearse._structure import GivenTensors, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.stages import shadowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
+class TracedCall:
     """A distinct component call."""
 
     component: str
@@ -40,7 +40,7 @@ class Traced:
     output_bytes: int
 
 
-class Call(NamedTuple):
+class ComponentCall(NamedTuple):
     """One component call: its trace, those with a merged LoRA and in tiles, its shapes, and what was alive before."""
 
     trace: int
@@ -75,7 +75,7 @@ class _Known(NamedTuple):
     result: Template | None  # None: it cannot be made again
 
 
-class Calls:
+class CallTracer:
     """Answers component calls with phantoms.
 
     Args:
@@ -85,10 +85,12 @@ class Calls:
         told: Called with each call made.
     """
 
-    def __init__(self, phantoms: Phantoms, liveness: Liveness, *, share: bool, told: Callable[[Call], None]) -> None:
+    def __init__(
+        self, phantoms: Phantoms, liveness: Liveness, *, share: bool, told: Callable[[ComponentCall], None]
+    ) -> None:
         self.phantoms, self.liveness, self.told = phantoms, liveness, told
         self.repeats = Repeats(phantoms, share=share)
-        self.traced: list[Traced] = []
+        self.traced: list[TracedCall] = []
         self._known: dict[Any, _Known] = {}
         self._by_value: set[Any] = set()
         self._tracing = False
@@ -115,7 +117,7 @@ class Calls:
                 raise_unfollowed(name(), weights)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
-            self.told(Call(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
+            self.told(ComponentCall(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
@@ -153,7 +155,7 @@ class Calls:
                 self._traced(about, name, shapes, "merged", given)
             merged = len(self.traced) - 1
         tiled = self._in_tiles(about, name, shapes, given)
-        before = Given(given)
+        before = GivenTensors(given)
         result = self._traced(about, name, shapes, "dynamic" if lora else "none", given)
         number = len(self.traced) - 1
         if tiled is not None and self.traced[tiled].segments == self.traced[number].segments:
@@ -175,7 +177,7 @@ class Calls:
             return None
         return len(self.traced) - 1
 
-    def _template(self, result: Any, before: Given) -> Template | None:
+    def _template(self, result: Any, before: GivenTensors) -> Template | None:
         with self.phantoms.paused():
             try:
                 return Template(result, before, self.phantoms)
@@ -192,7 +194,7 @@ class Calls:
             self.phantoms.record, self._tracing = outside, False
         trace.close()
         self.traced.append(
-            Traced(
+            TracedCall(
                 component=name,
                 method=about.name,
                 shapes=shapes,
@@ -207,7 +209,7 @@ class Calls:
 
     def _again(self, template: Template, given: Any) -> Any:
         with self.phantoms.paused():
-            result, fresh = template.build(Given(given))
+            result, fresh = template.build(GivenTensors(given))
         for tensor in fresh:
             self.liveness.add(tensor)
         return result

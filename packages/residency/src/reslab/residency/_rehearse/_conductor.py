@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from reslab.residency._rehearse._calls import Call
+from reslab.residency._rehearse._calls import ComponentCall
 from reslab.residency._rehearse._costs import UNKNOWN
-from reslab.residency._rehearse._phantom import Phantoms, Row
+from reslab.residency._rehearse._phantom import OperationRow, Phantoms
 from reslab.residency._rehearse._trace import Liveness
 from reslab.stages import Kind, Section, Stage, StockStage
 
 
-class Stand:
+class RehearsalConductor:
     """Knows which stage, step, pass and component is under way, and lists the calls made."""
 
     #: Blocks make their tensors on the CPU: small ones are real, large ones become phantoms.
@@ -27,11 +27,11 @@ class Stand:
 
     def __init__(self, phantoms: Phantoms, liveness: Liveness) -> None:
         self.phantoms, self.liveness = phantoms, liveness
-        self.glue: list[Glue] = []
+        self.glue: list[GlueCounter] = []
         self.calls: list[tuple[Any, ...]] = []
         self.component = ""
         self._stage: Stage | None = None
-        self._before: Glue | None = None
+        self._before: GlueCounter | None = None
         self._within: list[tuple[str, str, int]] = []
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
@@ -41,7 +41,7 @@ class Stand:
 
     def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
         """Make the call of a stock pipeline, counting what lies before its first section with that."""
-        self.phantoms.record = self._before = Glue("", "", self.liveness)
+        self.phantoms.record = self._before = GlueCounter("", "", self.liveness)
         call()
 
     def section(self, stage: Section) -> AbstractContextManager[None]:
@@ -51,7 +51,7 @@ class Stand:
     @contextmanager
     def _within_stage(self, stage: Stage) -> Iterator[None]:
         self._stage = stage
-        glue, self._before = self._before or Glue("", "", self.liveness), None
+        glue, self._before = self._before or GlueCounter("", "", self.liveness), None
         glue.stage, glue.registered_name = stage.profile_name, stage.registered_name
         self.glue.append(glue)
         self.phantoms.record = glue
@@ -70,7 +70,7 @@ class Stand:
         """Be told that it ended."""
         self._within.pop()
 
-    def told(self, call: Call) -> None:
+    def told(self, call: ComponentCall) -> None:
         """List a component call."""
         assert self._stage is not None
         _kind, text, _index = self._within[-1]
@@ -81,16 +81,16 @@ class Stand:
         self.calls.append((len(self.calls), *stage, *where, *call))
 
 
-class Glue:
+class GlueCounter:
     """Counts the operations of one stage that lie outside components."""
 
     def __init__(self, stage: str, registered_name: str, liveness: Liveness) -> None:
         self.stage, self.registered_name, self.liveness = stage, registered_name, liveness
         self.operations = self.flops = self.read_bytes = self.written_bytes = 0
         self.peak_bytes = liveness.now
-        self.unknown: list[Row] = []
+        self.unknown: list[OperationRow] = []
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         self.operations += 1
         self.flops += row.flops
         self.read_bytes += row.read_bytes

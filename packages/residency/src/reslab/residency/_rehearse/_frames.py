@@ -11,16 +11,18 @@ import polars as pl
 
 from reslab.residency._model._anatomy import Anatomy
 from reslab.residency._model._storage import unusual
-from reslab.residency._rehearse._calls import Traced
-from reslab.residency._rehearse._conductor import Stand
+from reslab.residency._rehearse._calls import TracedCall
+from reslab.residency._rehearse._conductor import RehearsalConductor
 from reslab.residency._rehearse._costs import UNKNOWN
 from reslab.residency._rehearse._failures import raise_uncosted
-from reslab.residency._rehearse._phantom import Row
+from reslab.residency._rehearse._phantom import OperationRow
 from reslab.residency._rehearse._schema import frame
 from reslab.residency._rehearse._weightless import raise_unfollowed
 
 
-def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> dict[str, pl.DataFrame]:
+def frames(
+    named: Mapping[str, Anatomy], traced: Sequence[TracedCall], conductor: RehearsalConductor
+) -> dict[str, pl.DataFrame]:
     """Build the frames of a rehearsal."""
     bodies = Bodies()
     segments = [
@@ -31,11 +33,11 @@ def frames(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand)
     return {
         "components": frame("components", (anatomy.row(name) for name, anatomy in named.items())),
         "blocks": frame("blocks", (row for name, anatomy in named.items() for row in anatomy.block_rows(name))),
-        "calls": frame("calls", stand.calls),
+        "calls": frame("calls", conductor.calls),
         "traces": frame("traces", (bodies.trace_row(number, each) for number, each in enumerate(traced))),
         "segments": frame("segments", segments),
         "operations": frame("operations", bodies.operations()),
-        "glue": frame("glue", (glue.row() for glue in stand.glue)),
+        "glue": frame("glue", (glue.row() for glue in conductor.glue)),
     }
 
 
@@ -43,11 +45,11 @@ class Bodies:
     """Numbers distinct stretches of operations, and keeps the sums of each."""
 
     def __init__(self) -> None:
-        self._numbers: dict[tuple[Row, ...], int] = {}
+        self._numbers: dict[tuple[OperationRow, ...], int] = {}
         self._number_of: dict[int, int] = {}
         self._sums: list[Counter[str]] = []
 
-    def number(self, rows: list[Row]) -> int:
+    def number(self, rows: list[OperationRow]) -> int:
         """The number that equal stretches have in common."""
         if id(rows) not in self._number_of:
             own = tuple(rows)
@@ -57,7 +59,7 @@ class Bodies:
             self._number_of[id(rows)] = self._numbers[own]
         return self._number_of[id(rows)]
 
-    def trace_row(self, number: int, traced: Traced) -> tuple[Any, ...]:
+    def trace_row(self, number: int, traced: TracedCall) -> tuple[Any, ...]:
         """A row of the frame `traces`."""
         sums: Counter[str] = Counter()
         for segment in traced.segments:
@@ -74,7 +76,7 @@ class Bodies:
                 yield body, position, *row, sum(1 for _ in equal)
 
 
-def _sums(rows: Sequence[Row]) -> Counter[str]:
+def _sums(rows: Sequence[OperationRow]) -> Counter[str]:
     sums: Counter[str] = Counter(operations=len(rows))
     for row in rows:
         sums.update(flops=row.flops, read=row.read_bytes, written=row.written_bytes)
@@ -83,14 +85,14 @@ def _sums(rows: Sequence[Row]) -> Counter[str]:
     return sums
 
 
-def check_costs(named: Mapping[str, Anatomy], traced: Sequence[Traced], stand: Stand) -> None:
+def check_costs(named: Mapping[str, Anatomy], traced: Sequence[TracedCall], conductor: RehearsalConductor) -> None:
     """Raise `RehearsalError` listing the operations that nobody can cost, or the weights that ask for them."""
     for each in traced:
         ops = {row.op for segment in each.segments for row in segment.rows if row.kind == UNKNOWN}
         if ops and each.component in named and (weights := unusual(named[each.component].component)):
             raise_unfollowed(each.component, weights, f", used by {', '.join(sorted(ops))}")
     rows = [row for each in traced for segment in each.segments for row in segment.rows]
-    rows += [row for glue in stand.glue for row in glue.unknown]
+    rows += [row for glue in conductor.glue for row in glue.unknown]
     unknown = [row for row in rows if row.kind == UNKNOWN]
     if unknown:
         nbytes: Counter[str] = Counter()

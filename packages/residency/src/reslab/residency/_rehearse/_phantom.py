@@ -39,7 +39,7 @@ _PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 SMALL = 2**20
 
 
-class Row(NamedTuple):
+class OperationRow(NamedTuple):
     """One operation as it is recorded; FLOPs and bytes as in `_costs`."""
 
     op: str
@@ -50,22 +50,22 @@ class Row(NamedTuple):
     written_bytes: int
 
 
-class Record(Protocol):
+class Recorder(Protocol):
     """Is told each operation, the tensors that it allocated, and the bytes that its kernel may need beside them."""
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         """Take one operation."""
 
     def touch(self, extra_bytes: int) -> None:
         """Note bytes that a kernel had for itself while it ran."""
 
 
-class Result(NamedTuple):
+class OperationResult(NamedTuple):
     """What an operation on given shapes returns: geometry of each tensor, and the row to record."""
 
     tensors: tuple[tuple[Any, Any, torch.dtype] | None, ...]
     sequence: type | None  # list or tuple; None for a single tensor
-    row: Row
+    row: OperationRow
     workspace_bytes: int
 
     def build(self) -> Any:
@@ -86,13 +86,13 @@ class Phantoms(TorchDispatchMode):
         costs: Formulas for operations that torch's registry lacks: name → FLOPs from (arguments, result).
     """
 
-    def __init__(self, record: Record, *, answers: Answers | None = None, costs: Costs | None = None) -> None:
+    def __init__(self, record: Recorder, *, answers: Answers | None = None, costs: Costs | None = None) -> None:
         super().__init__()
         self.record = record
         self.answers: Mapping[str, tuple[Any, str]] = answers or {}
         self.costs: Mapping[str, Callable[..., int]] = costs or {}
         self._paused = False
-        self._results: dict[Any, Result] = {}
+        self._results: dict[Any, OperationResult] = {}
         self._unknown: set[int] = set()
 
     @classmethod
@@ -175,7 +175,7 @@ class Phantoms(TorchDispatchMode):
         self.record(row, list(_costs.tensors(out)))
         return out
 
-    def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Result:
+    def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> OperationResult:
         """Ask torch's meta kernel for the geometry of a result."""
         bare = {name: META if name == "device" else None if name == "generator" else v for name, v in kwargs.items()}
         out = func(*_to_meta(args), **_to_meta(bare))
@@ -183,7 +183,7 @@ class Phantoms(TorchDispatchMode):
         made = out if sequence is not None else (out,)
         geometry = tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in made)
         workspace = _costs.conv_workspace(args, out) if op.kind == "conv" else 0
-        return Result(geometry, sequence, self._row(op, args, kwargs, out), workspace)
+        return OperationResult(geometry, sequence, self._row(op, args, kwargs, out), workspace)
 
     def _created(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Any:
         """Make a tensor from nothing but its geometry: really where it is small."""
@@ -226,13 +226,13 @@ class Phantoms(TorchDispatchMode):
                 return value
         raise_unknown(op.name)
 
-    def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> Row:
+    def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> OperationRow:
         """Cost an operation; one that nobody can cost keeps the kind `unknown`, for `rehearse` to list."""
         read, written = _costs.traffic(op, args, kwargs, out)
         dtype = next((str(tensor.dtype).removeprefix("torch.") for tensor in _costs.tensors(out)), "")
         if op.name in self.costs:
-            return Row(op.name, "other", dtype, self.costs[op.name](args, out), read, written)
-        return Row(op.name, op.kind, dtype, _costs.flops(op, args, kwargs, out), read, written)
+            return OperationRow(op.name, "other", dtype, self.costs[op.name](args, out), read, written)
+        return OperationRow(op.name, op.kind, dtype, _costs.flops(op, args, kwargs, out), read, written)
 
     def attention(self, query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
         """Record scaled dot-product attention as one fused operation and return a phantom laid out as kernels do.
@@ -248,7 +248,7 @@ class Phantoms(TorchDispatchMode):
         read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
         flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
         dtype = str(query.dtype).removeprefix("torch.")
-        row = Row(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
+        row = OperationRow(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
         beside = 4 * query.numel() // query.shape[-1]
         beside += sum(_costs.nbytes(mask) * query.itemsize for mask in masked if mask.dtype is torch.bool)
         self.record(row, [out])
@@ -296,7 +296,7 @@ _TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
 _SEEN = frozenset((_ATTENTION, torch.Tensor.tolist, *_FROM_VALUES, *_TO_NUMPY))
 
 
-class Functions(TorchFunctionMode):
+class PhantomFunctions(TorchFunctionMode):
     """Sees the calls of torch's functions while a rehearsal runs."""
 
     def __init__(self, phantoms: Phantoms) -> None:

@@ -22,14 +22,14 @@ from reslab.residency._model._anatomy import Anatomy
 from reslab.residency._model._eager import uncompiled
 from reslab.residency._model._storage import all_plain, unusual
 from reslab.residency._rehearse import _frames
-from reslab.residency._rehearse._calls import Calls
-from reslab.residency._rehearse._conductor import Stand
+from reslab.residency._rehearse._calls import CallTracer
+from reslab.residency._rehearse._conductor import RehearsalConductor
 from reslab.residency._rehearse._failures import Answers, Costs
-from reslab.residency._rehearse._phantom import META, Functions, Phantoms
+from reslab.residency._rehearse._phantom import META, PhantomFunctions, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._trace import Liveness
-from reslab.residency._rehearse._weightless import Unrecorded, without_weights
+from reslab.residency._rehearse._weightless import IgnoreOperations, without_weights
 from reslab.stages import Pipeline, Section, keep_attributes, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
@@ -61,16 +61,21 @@ def rehearse(
     """
     _load_meta_kernels()
     liveness = Liveness()
-    phantoms = Phantoms(Unrecorded(), answers=answers, costs=costs)
-    stand = Stand(phantoms, liveness)
-    calls = Calls(phantoms, liveness, share=share_blocks, told=stand.told)
+    phantoms = Phantoms(IgnoreOperations(), answers=answers, costs=costs)
+    conductor = RehearsalConductor(phantoms, liveness)
+    calls = CallTracer(phantoms, liveness, share=share_blocks, told=conductor.told)
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     anatomies = {id(module): Anatomy(module) for module in modules.values()}
-    with _prepared(pipeline, modules, anatomies, calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
+    with (
+        _prepared(pipeline, modules, anatomies, calls, conductor),
+        torch.no_grad(),
+        phantoms,
+        PhantomFunctions(phantoms),
+    ):
         pipeline.run(**request | _results_as_tensors(pipeline, request))
     named = _named(modules, anatomies)
-    _frames.check_costs(named, calls.traced, stand)
-    return Rehearsal(**_frames.frames(named, calls.traced, stand), meta=_meta(pipeline, request))
+    _frames.check_costs(named, calls.traced, conductor)
+    return Rehearsal(**_frames.frames(named, calls.traced, conductor), meta=_meta(pipeline, request))
 
 
 def _load_meta_kernels() -> None:
@@ -103,8 +108,8 @@ def _prepared(
     pipeline: Pipeline,
     modules: Mapping[str, torch.nn.Module],
     anatomies: Mapping[int, Anatomy],
-    calls: Calls,
-    stand: Stand,
+    calls: CallTracer,
+    conductor: RehearsalConductor,
 ) -> Iterator[None]:
     """Let the components answer with phantoms; afterwards everything is what it was."""
     progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
@@ -117,8 +122,8 @@ def _prepared(
         for component in pipeline.components.values():
             if hasattr(component, "set_timesteps"):
                 stack.callback(keep_attributes(component))
-        stack.enter_context(pipeline.conduct(stand))
-        stack.enter_context(pipeline.observe(stand))
+        stack.enter_context(pipeline.conduct(conductor))
+        stack.enter_context(pipeline.observe(conductor))
         stack.enter_context(uncompiled(parts))
         for weight in stack.enter_context(without_weights(parts)):
             calls.liveness.hold(weight)
@@ -128,7 +133,7 @@ def _prepared(
             stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
-                    answer = calls.answering(module, lambda: stand.component, method, weights.get(id(module)))
+                    answer = calls.answering(module, lambda: conductor.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
 

@@ -26,7 +26,7 @@ import torch
 from reslab.residency._model._eager import method, original, plain
 from reslab.residency._model._storage import USUAL, parts
 from reslab.residency._rehearse._phantom import Phantoms
-from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
+from reslab.residency._rehearse._structure import GivenTensors, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
 from reslab.stages import shadowed
 
@@ -41,7 +41,7 @@ _PLAIN_OR_DERIVED = (bool, int, float, str, type(None), torch.dtype)
 _PLAIN = frozenset(_PLAIN_OR_DERIVED)
 
 
-class Memory(NamedTuple):
+class CallMemo(NamedTuple):
     """What is remembered of a call: its segments, what it had alive beyond its start, and how to make its result.
 
     Paths of segments begin after the module's own; the last segment is what follows them. `numbers` are what the call
@@ -55,7 +55,7 @@ class Memory(NamedTuple):
     numbers: list[tuple[int, Any, Any]]
 
 
-class Watched(NamedTuple):
+class WatchedMethod(NamedTuple):
     """A method that may be called again and again."""
 
     owner: torch.nn.Module
@@ -78,7 +78,7 @@ class Repeats:
     def __init__(self, phantoms: Phantoms, *, share: bool = True) -> None:
         self.phantoms, self.share = phantoms, share
         self.trace: Trace | None = None
-        self._memories: dict[Any, Memory] = {}
+        self._memories: dict[Any, CallMemo] = {}
         self._changing: set[int] = set()  # kinds of modules that a call changes
         self._kinds: dict[Any, int] = {}
         self._state: Any = None
@@ -115,7 +115,7 @@ class Repeats:
                     stack.enter_context(shadowed(component, name, self._watching(watched)))
             yield
 
-    def _watching(self, watched: Watched) -> Any:
+    def _watching(self, watched: WatchedMethod) -> Any:
         @functools.wraps(watched.written)
         def call(*args: Any, **kwargs: Any) -> Any:
             trace = self.trace
@@ -131,7 +131,7 @@ class Repeats:
 
         return call
 
-    def _shared(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def _shared(self, trace: Trace, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
         same = self._same(trace, watched, args, kwargs)
         if same is None:
             return watched.written(*args, **kwargs)
@@ -139,7 +139,7 @@ class Repeats:
             return self._replay(trace, watched, self._memories[same], (args, kwargs))
         return self._remember(trace, same, watched, args, kwargs)
 
-    def _same(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def _same(self, trace: Trace, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
         """What equal calls have in common; None if no other is known to be equal."""
         if not self.share or any(self._hooks_inside(watched.owner)):
             return None
@@ -154,7 +154,7 @@ class Repeats:
                 return None
         return watched.function, kind, segments, self._state, about
 
-    def _replay(self, trace: Trace, watched: Watched, memory: Memory, arguments: Any) -> Any:
+    def _replay(self, trace: Trace, watched: WatchedMethod, memory: CallMemo, arguments: Any) -> Any:
         *ended, last = memory.segments
         for segment in ended:
             _again(trace, watched, segment)
@@ -164,12 +164,12 @@ class Repeats:
         for container, place, number in memory.numbers:
             _containers(*arguments)[container][place] = number
         with self.phantoms.paused():
-            result, fresh = memory.result.build(Given(arguments))
+            result, fresh = memory.result.build(GivenTensors(arguments))
         for tensor in fresh:
             trace.liveness.add(tensor)
         return result
 
-    def _remember(self, trace: Trace, same: Any, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def _remember(self, trace: Trace, same: Any, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
         live, mark, shared = trace.liveness, trace.mark(), watched.ends and trace.is_fresh
         start, peak, workspace = live.now, live.peak, trace.workspace_peak
         with self.phantoms.paused():
@@ -185,10 +185,10 @@ class Repeats:
         segments, prefix = trace.since(mark, shared=shared), watched.prefix
         if made is not None and all(segment.path.startswith(prefix) for segment in segments if segment.path):
             inside = [segment._replace(path=segment.path.removeprefix(prefix)) for segment in segments]
-            self._memories[same] = Memory(inside, above, work, *made)
+            self._memories[same] = CallMemo(inside, above, work, *made)
         return result
 
-    def _made(self, watched: Watched, before: Arguments, result: Any, kept_bytes: int) -> Any:
+    def _made(self, watched: WatchedMethod, before: Arguments, result: Any, kept_bytes: int) -> Any:
         """How a result is made again, and what else the call leaves; None where it leaves more than can be told."""
         try:
             template = Template(result, before.given, self.phantoms)
@@ -241,7 +241,7 @@ class Arguments:
     """What a call is given, to tell afterwards what it did to it."""
 
     def __init__(self, args: Any, kwargs: Any, phantoms: Phantoms) -> None:
-        self.given, self._phantoms = Given((args, kwargs)), phantoms
+        self.given, self._phantoms = GivenTensors((args, kwargs)), phantoms
         self._containers = _containers(args, kwargs)
         self._before = [self._contents(each) for each in self._containers]
 
@@ -276,13 +276,13 @@ def _containers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     return [args, *containers(args), *containers(kwargs)]
 
 
-def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> Watched:
+def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> WatchedMethod:
     written = method(owner, name)
     inside = tuple([each.removeprefix(prefix) for each in blocks if each.startswith(prefix)])
-    return Watched(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
+    return WatchedMethod(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
 
 
-def _again(trace: Trace, watched: Watched, segment: Segment) -> None:
+def _again(trace: Trace, watched: WatchedMethod, segment: Segment) -> None:
     """Take a segment that was traced before, of the module that this is the like of."""
     if segment.block == OUTSIDE:
         trace.extend(segment.rows)

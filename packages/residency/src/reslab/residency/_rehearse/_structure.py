@@ -1,7 +1,7 @@
 """Arguments and results as plain data: what decides whether two calls are equal, and how a result is made again.
 
     key(args)                    # hashable; `Unshareable` where an argument is an object that a call may change
-    given = Given(args)          # what a result may be a look at, without keeping it alive
+    given = GivenTensors(args)          # what a result may be a look at, without keeping it alive
     template = Template(result, given)
     template.build(given)        # the same structure with fresh phantoms
 
@@ -95,7 +95,7 @@ def sharing(value: Any) -> tuple[int, ...]:
     return tuple([first.setdefault(each.untyped_storage()._cdata, place) for place, each in enumerate(flat(value))])
 
 
-class Given:
+class GivenTensors:
     """The tensors of a call's arguments, by their storages.
 
     None is kept alive: a call may replace what it finds in a list, and what it replaces is gone from then on.
@@ -123,7 +123,7 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
+class StoredTensor:
     """One tensor of a result: its place in a storage, which is an argument's or one of its own."""
 
     storage: int  # below 0: of argument -1 - storage; else the result's own, by number
@@ -145,7 +145,7 @@ class Template:
         Unshareable: Something in the result cannot be made again.
     """
 
-    def __init__(self, result: Any, given: Given, phantoms: Phantoms) -> None:
+    def __init__(self, result: Any, given: GivenTensors, phantoms: Phantoms) -> None:
         self._given, self._phantoms = given, phantoms
         self._storages = {storage: -1 - place for storage, place in given.places().items()}
         self._sizes: list[int] = []
@@ -171,7 +171,7 @@ class Template:
             raise Unshareable(type(value).__name__)
         return type(value), _Attributes({name: self._pack(each) for name, each in vars(value).items()})
 
-    def _shape(self, tensor: torch.Tensor) -> Shape:
+    def _shape(self, tensor: torch.Tensor) -> StoredTensor:
         storage, offset = tensor.untyped_storage(), int(tensor.storage_offset())
         if storage._cdata not in self._storages:
             place = self._storages[storage._cdata] = len(self._sizes)
@@ -182,9 +182,9 @@ class Template:
         beyond = offset * tensor.itemsize
         if place < 0:
             beyond -= self._given.offsets_bytes[-1 - place]
-        return Shape(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
+        return StoredTensor(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
 
-    def build(self, given: Given) -> tuple[Any, list[torch.Tensor]]:
+    def build(self, given: GivenTensors) -> tuple[Any, list[torch.Tensor]]:
         """Make the result again; returns it with one tensor of each storage that is its own."""
         own = [
             self._known[place].clone() if place in self._known else torch.empty(size, dtype=torch.uint8, device=META)
@@ -192,8 +192,8 @@ class Template:
         ]
         return self._unpack(self._result, own, given), own
 
-    def _unpack(self, packed: Any, own: list[torch.Tensor], given: Given) -> Any:
-        if isinstance(packed, Shape):
+    def _unpack(self, packed: Any, own: list[torch.Tensor], given: GivenTensors) -> Any:
+        if isinstance(packed, StoredTensor):
             if packed.storage >= 0:
                 return _view(own[packed.storage].untyped_storage(), packed, 0)
             place = -1 - packed.storage
@@ -225,7 +225,7 @@ def _whole(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _view(storage: torch.UntypedStorage, shape: Shape, first: int) -> torch.Tensor:
+def _view(storage: torch.UntypedStorage, shape: StoredTensor, first: int) -> torch.Tensor:
     """A tensor of this geometry on a storage, its offset counted from byte `first`."""
     made = torch.empty(0, dtype=shape.dtype, device=storage.device)
     return made.set_(storage, (first + shape.offset) // shape.dtype.itemsize, shape.size, shape.stride)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.residency._rehearse._phantom import Row
+from reslab.residency._rehearse._phantom import OperationRow
 
 OUTSIDE = -1
 
@@ -34,10 +34,10 @@ class Segment(NamedTuple):
 
     block: int
     path: str
-    rows: list[Row]
+    rows: list[OperationRow]
 
 
-class Mark(NamedTuple):
+class TracePosition(NamedTuple):
     """A place in a trace: segments that had ended, and operations of the open one."""
 
     segments: int
@@ -53,10 +53,10 @@ class Trace:
         liveness.peak = liveness.now
         self.workspace_peak = liveness.now
         self.segments: list[Segment] = []
-        self.rows: list[Row] = []
+        self.rows: list[OperationRow] = []
         self._depth = 0
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         self.rows.append(row)
         for tensor in fresh:
             self.liveness.add(tensor)
@@ -89,11 +89,11 @@ class Trace:
         """Whether the open segment has just begun and no other encloses it, so that its rows will be its own."""
         return self._depth == 1 and not self.rows
 
-    def mark(self) -> Mark:
+    def mark(self) -> TracePosition:
         """Remember where the trace is, for `since`."""
-        return Mark(len(self.segments), len(self.rows))
+        return TracePosition(len(self.segments), len(self.rows))
 
-    def since(self, mark: Mark, *, shared: bool = False) -> list[Segment]:
+    def since(self, mark: TracePosition, *, shared: bool = False) -> list[Segment]:
         """Return what came after a mark: the segments that ended, and the operations of the open one as the last.
 
         Args:
@@ -105,7 +105,7 @@ class Trace:
             came[0] = came[0]._replace(rows=came[0].rows[mark.rows :])
         return came
 
-    def extend(self, rows: list[Row], *, shared: bool = False) -> None:
+    def extend(self, rows: list[OperationRow], *, shared: bool = False) -> None:
         """Take operations that were traced before.
 
         Args:

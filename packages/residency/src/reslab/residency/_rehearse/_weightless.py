@@ -18,13 +18,13 @@ import torch
 
 from reslab.residency._model._storage import USUAL, Unusual, followed, is_plain, parts, rebuilt
 from reslab.residency._rehearse._failures import RehearsalError
-from reslab.residency._rehearse._phantom import Functions, Phantoms, Row, phantom_like
+from reslab.residency._rehearse._phantom import OperationRow, PhantomFunctions, Phantoms, phantom_like
 
 
-class Unrecorded:
+class IgnoreOperations:
     """Takes operations that nobody asks about."""
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         """Drop an operation."""
 
     def touch(self, extra_bytes: int) -> None:
@@ -43,10 +43,10 @@ def weightless(dtype: torch.dtype | None = None) -> Iterator[None]:
     Args:
         dtype: The default dtype within the block; None leaves it.
     """
-    phantoms, before = Phantoms(Unrecorded()), torch.get_default_dtype()
+    phantoms, before = Phantoms(IgnoreOperations()), torch.get_default_dtype()
     torch.set_default_dtype(dtype or before)
     try:
-        with phantoms, Functions(phantoms), torch.no_grad():
+        with phantoms, PhantomFunctions(phantoms), torch.no_grad():
             yield
     finally:
         torch.set_default_dtype(before)

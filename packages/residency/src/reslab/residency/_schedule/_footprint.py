@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
-from reslab.residency._plan._placement import Kind, Placement, Until
+from reslab.residency._plan._placement import Place, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import ComponentSize, Workload
 from reslab.residency._schedule._kept_units import (
@@ -270,7 +270,7 @@ def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[Componen
     rows = list(_rows(name, sizes, workload.stages, placements, kept, moved, between))
     settled = between.intersection(*kept)
     units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
-    from_disk = any(placement.kind is Kind.DISK for placement in placements)
+    from_disk = any(placement.kind is Place.DISK for placement in placements)
     waiting = Waiting(
         nbytes=sizes(units - settled),
         from_disk=from_disk,
@@ -307,7 +307,7 @@ def _rows(
             slot_bytes=calls.slot_bytes,
             fetched_bytes=sizes(own - before) + calls.through_bytes,
             copied_back_bytes=back,
-            from_disk=placement.kind is Kind.DISK,
+            from_disk=placement.kind is Place.DISK,
         )
         before, former = own, placement
 

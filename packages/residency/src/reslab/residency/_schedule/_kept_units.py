@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reslab.residency._plan._placement import Granularity, Kind, Placement, PlanError, Until
+from reslab.residency._plan._placement import Granularity, Place, Placement, PlanError, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
 from reslab.stages import nearest
@@ -75,7 +75,7 @@ def _needed(plan: Plan, workload: Workload, name: str) -> tuple[Units, ...]:
 
 def stays(placement: Placement) -> bool:
     """Tell whether what is kept is on the device before the run and after it."""
-    return placement.kind is Kind.RESIDENT or placement.until is Until.RUN
+    return placement.kind is Place.RESIDENT or placement.until is Until.RUN
 
 
 def all_units(size: ComponentSize) -> Units:

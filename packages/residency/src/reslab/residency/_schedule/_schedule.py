@@ -4,7 +4,7 @@ Move(Act.FETCH, "transformer", 3, 773_000_000, 0, "LTX2AVDenoisingStage", 7)
 
 One component's part of the order of moves: what of it is on the device, and what moves next.
 
-`schedule` asks one mover a component, in turn: before the run (`set_up`), at the border before each stage (`leave`,
+`schedule` asks one component a component, in turn: before the run (`set_up`), at the border before each stage (`leave`,
 then `enter`), for each call (`run`), behind the last fetch that the stage needs (`look_ahead`), at the end of each
 stage (`empty_slots`) and of the run (`finish`).
 
@@ -103,7 +103,7 @@ class Schedule:
         return f"Schedule(moves={len(self.moves)}, fetched_bytes={self.moved_bytes()})"
 
 
-class Mover:
+class ComponentMoves:
     """What of one component is on the device, while the moves are made."""
 
     def __init__(self, plan: Plan, workload: Workload, name: str) -> None:
@@ -228,24 +228,24 @@ evict 1, evict 2, evict -1
 
 
 def _moves(plan: Plan, workload: Workload) -> Iterator[Move]:
-    movers = {name: Mover(plan, workload, name) for name in workload.components}
-    for mover in movers.values():
-        yield from mover.set_up()
+    components = {name: ComponentMoves(plan, workload, name) for name in workload.components}
+    for component in components.values():
+        yield from component.set_up()
     number = 0
     for place, (stage, calls) in enumerate(zip(workload.stages, workload.by_stage, strict=True)):
-        ordered = [movers[name] for name in dict.fromkeys((*(call.component for call in calls), *movers))]
-        for mover in ordered:
-            yield from mover.leave(place, stage)
-        for mover in ordered:
-            yield from mover.enter(place, stage, calls)
-        own = [move for at, call in enumerate(calls, number) for move in movers[call.component].run(call, at)]
+        ordered = [components[name] for name in dict.fromkeys((*(call.component for call in calls), *components))]
+        for component in ordered:
+            yield from component.leave(place, stage)
+        for component in ordered:
+            yield from component.enter(place, stage, calls)
+        own = [move for at, call in enumerate(calls, number) for move in components[call.component].run(call, at)]
         number += len(calls)
         last = max((at for at, move in enumerate(own) if move.act is Act.FETCH), default=-1)
         yield from own[: last + 1]
-        for mover in ordered:
-            yield from mover.look_ahead(place, stage, own[last].call if last >= 0 else None)
+        for component in ordered:
+            yield from component.look_ahead(place, stage, own[last].call if last >= 0 else None)
         yield from own[last + 1 :]
-        for mover in ordered:
-            yield from mover.empty_slots(stage)
-    for mover in movers.values():
-        yield from mover.finish(workload.stages[-1])
+        for component in ordered:
+            yield from component.empty_slots(stage)
+    for component in components.values():
+        yield from component.finish(workload.stages[-1])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 
-class Change(NamedTuple):
+class SlotChange(NamedTuple):
     """One slot changes hands."""
 
     evicted: int | None
@@ -33,7 +33,7 @@ class Slots:
         self.held: dict[int, int] = {}  # block → slot, the one longest untouched first
         self.issued = 0  # uses that have been seen to
 
-    def advance(self, use: int) -> Iterator[Change]:
+    def advance(self, use: int) -> Iterator[SlotChange]:
         """See to this use and the `prefetch` ones after it, yielding what has to be evicted and fetched."""
         while self.issued <= min(use + self.prefetch, len(self.uses) - 1):
             block = self.uses[self.issued]
@@ -43,12 +43,12 @@ class Slots:
                 yield self._admit(block, needed=self.uses[use : self.issued])
             self.issued += 1
 
-    def _admit(self, block: int, *, needed: Sequence[int]) -> Change:
+    def _admit(self, block: int, *, needed: Sequence[int]) -> SlotChange:
         evicted, slot = free_slot(self.held, self.count, needed)
         if evicted is not None:
             del self.held[evicted]
         self.held[block] = slot
-        return Change(evicted, block, slot)
+        return SlotChange(evicted, block, slot)
 
 
 def free_slot(held: Mapping[int, int], count: int, needed: Sequence[int] = ()) -> tuple[int | None, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from reslab.residency._plan._code import Wanted
-from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._placement import Granularity, Place, Placement, Until
 
 _DOES = {
-    Kind.RESIDENT: "stays on the device",
-    Kind.SWAP: "is moved whole for what uses it",
-    Kind.LAYERWISE: "streams from host memory",
-    Kind.DISK: "streams from disk",
+    Place.RESIDENT: "stays on the device",
+    Place.SWAP: "is moved whole for what uses it",
+    Place.LAYERWISE: "streams from host memory",
+    Place.DISK: "streams from disk",
 }
 _UNTIL = {
     Until.RUN: "for the whole run",
@@ -53,7 +53,7 @@ def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[
 def _copied_back(wanted: Placement, tool: str) -> str:
     if wanted.copy_back:
         return f"the plan copies weights back to the host, {tool} lets them go"
-    if wanted.kind is Kind.SWAP:
+    if wanted.kind is Place.SWAP:
         return (
             "the plan fetches it at the border of its stage, beside what computes, and lets it go by re-pointing; "
             f"{tool} copies it when it is called, while nothing computes, and copies it back"

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 
 from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._numerics import Attention, Lora, Numerics, PassBatching, VaeTiling, WeightDtype
-from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._placement import Granularity, Place, Placement, Until
 from reslab.residency._tools._differences import by_sentence, in_single_stages, placed_otherwise
 
 TOOL = "diffusers"
@@ -76,12 +76,12 @@ def instead(placement: Placement, device: str = "cuda") -> Placement:
     >>> instead(layerwise(resident=12, prefetch=3))
     layerwise(until='each stage', granularity='group')
     """
-    if placement.kind is Kind.RESIDENT:
+    if placement.kind is Place.RESIDENT:
         return Placement()
-    if placement.kind is Kind.SWAP:
-        return Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)
+    if placement.kind is Place.SWAP:
+        return Placement(kind=Place.SWAP, until=Until.EACH, copy_back=True)
     is_streamed, is_leaf = placement.prefetch > 0 and _has_streams(device), placement.granularity is Granularity.LEAF
-    lets_go = is_streamed or placement.kind is Kind.DISK or (is_leaf and not placement.copy_back)
+    lets_go = is_streamed or placement.kind is Place.DISK or (is_leaf and not placement.copy_back)
     return Placement(
         kind=placement.kind,
         prefetch=int(is_streamed),
@@ -93,7 +93,7 @@ def instead(placement: Placement, device: str = "cuda") -> Placement:
 
 def _is_sequential(call: Placement) -> bool:
     """Tell accelerate's sequential offload from a group offload of layers."""
-    leaf = call.granularity is Granularity.LEAF and call.kind is Kind.LAYERWISE
+    leaf = call.granularity is Granularity.LEAF and call.kind is Place.LAYERWISE
     return leaf and call.prefetch == 0 and not call.copy_back
 
 
@@ -114,13 +114,13 @@ def _traps(calls: Mapping[str, Placement]) -> Iterator[str]:
 
 def _whole(call: Placement, device: str) -> str | None:
     """Return the call for all of a pipeline, None where there is none that is right."""
-    if call.kind is Kind.RESIDENT:
+    if call.kind is Place.RESIDENT:
         return f'pipe.to("{device}")'
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return f'pipe.enable_model_cpu_offload(device="{device}")'
     if _is_sequential(call):
         return f'pipe.enable_sequential_cpu_offload(device="{device}")'
-    if call.kind is Kind.LAYERWISE:
+    if call.kind is Place.LAYERWISE:
         return f'pipe.enable_group_offload(onload_device=torch.device("{device}"), {_group(call)})'
     return None
 
@@ -132,7 +132,7 @@ def _group(call: Placement) -> str:
 
 
 def _one_by_one(calls: Mapping[str, Placement], device: str) -> Iterator[str]:
-    has_hooks = Kind.SWAP in {call.kind for call in calls.values()}
+    has_hooks = Place.SWAP in {call.kind for call in calls.values()}
     yield f'device = torch.device("{device}")'
     if has_hooks:
         yield "hook = None  # of the model before: calling the next one copies it back"
@@ -144,13 +144,13 @@ def _one_by_one(calls: Mapping[str, Placement], device: str) -> Iterator[str]:
 
 
 def _single(component: str, name: str, call: Placement) -> str:
-    if call.kind is Kind.RESIDENT:
+    if call.kind is Place.RESIDENT:
         return f"{component}.to(device)"
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return f"_, hook = cpu_offload_with_hook({component}, device, prev_module_hook=hook)"
     if _is_sequential(call):
         return f"cpu_offload({component}, device, offload_buffers=len({component}._parameters) > 0)"
-    folder = f', offload_to_disk_path="offload/{name}"' if call.kind is Kind.DISK else ""
+    folder = f', offload_to_disk_path="offload/{name}"' if call.kind is Place.DISK else ""
     return f"apply_group_offloading({component}, onload_device=device, {_group(call)}{folder})"
 
 
@@ -163,16 +163,16 @@ def _rest(calls: Mapping[str, Placement]) -> Iterator[str]:
 
 
 def _says(call: Placement) -> str:
-    if call.kind is Kind.RESIDENT:
+    if call.kind is Place.RESIDENT:
         return "stays on the device"
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return "moved whole when called, copied back when the next one is"
     piece = (
         "layer by layer"
         if call.granularity is Granularity.LEAF
         else "block by block, where blocks are its own children"
     )
-    return piece + (", one ahead" if call.prefetch else "") + (", from disk" if call.kind is Kind.DISK else "")
+    return piece + (", one ahead" if call.prefetch else "") + (", from disk" if call.kind is Place.DISK else "")
 
 
 def _numerics(chosen: Numerics, calls: Mapping[str, Placement]) -> Iterator[str]:
@@ -217,7 +217,7 @@ def _placed(wanted: Wanted) -> Iterator[tuple[str, str]]:
             yield name, sentence
         for sentence in in_single_stages(wanted, name, TOOL):
             yield name, sentence
-        if placement.kind is Kind.DISK:
+        if placement.kind is Place.DISK:
             yield name, "diffusers first writes the weights to a folder of its own, and reads them from there"
 
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 
 from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
-from reslab.residency._plan._placement import Kind, Placement, Until, layerwise, swap
+from reslab.residency._plan._placement import Place, Placement, Until, layerwise, swap
 from reslab.residency._plan._presets import STREAMED
 from reslab.residency._tools._differences import by_sentence, in_single_stages, placed_otherwise
 
 TOOL = "ltx-pipelines"
-_OFFLOAD = {Kind.RESIDENT: "none", Kind.SWAP: "none", Kind.LAYERWISE: "cpu", Kind.DISK: "disk"}
+_OFFLOAD = {Place.RESIDENT: "none", Place.SWAP: "none", Place.LAYERWISE: "cpu", Place.DISK: "disk"}
 _RUN = ("python -m ltx_pipelines.ti2vid_two_stages", '"$@"')
 
 
@@ -45,7 +45,7 @@ def instead(name: str, offload: str) -> Placement:
     """
     if offload == "none" or not name.startswith(STREAMED):
         return swap(until=Until.EACH)
-    return layerwise(until=Until.EACH) if offload == "cpu" else Placement(kind=Kind.DISK, until=Until.EACH)
+    return layerwise(until=Until.EACH) if offload == "cpu" else Placement(kind=Place.DISK, until=Until.EACH)
 
 
 def _offload(places: Mapping[str, Placement]) -> str:

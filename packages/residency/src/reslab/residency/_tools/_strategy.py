@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._plan._placement import Kind, Until
+from reslab.residency._plan._placement import Place, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._units import parse_bytes
 
@@ -59,11 +59,11 @@ class OffloadStrategy:
 
     def _goes_at_once(self, model_id: str) -> bool:
         placement = self.plan.placement(_name(model_id))
-        return placement.kind is not Kind.RESIDENT and (placement.streams or placement.until is Until.EACH)
+        return placement.kind is not Place.RESIDENT and (placement.streams or placement.until is Until.EACH)
 
     def _may_wait(self, model_id: str) -> bool:
         placement = self.plan.placement(_name(model_id))
-        return placement.kind is Kind.SWAP and placement.until is not Until.EACH
+        return placement.kind is Place.SWAP and placement.until is not Until.EACH
 
     def __repr__(self) -> str:
         return f"OffloadStrategy({self.plan.name!r})"

@@ -1,8 +1,8 @@
 """The next leaner plan: the one small step that needs less memory on the device and moves the fewest bytes more.
 
-    leaner(plan, workload)                       # less at the plan's highest stage
-    leaner(plan, workload, stage="denoise")      # less in that stage, which ran out of memory
-    leaner(plan, workload) is None               # nothing is left to give up
+    step_down(plan, workload)                       # less at the plan's highest stage
+    step_down(plan, workload, stage="denoise")      # less in that stage, which ran out of memory
+    step_down(plan, workload) is None               # nothing is left to give up
 
 A step takes one component from resident to swap, from swap to layerwise with all but two blocks resident, takes some of
 its resident blocks, or one of the blocks it fetches ahead, or has a swap fetched at its own stage. What a person set is
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from reslab.residency._plan._placement import Kind, Placement, Until
+from reslab.residency._plan._placement import Place, Placement, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import DecidedBy
 from reslab.residency._plan._workload import Workload
@@ -24,14 +24,14 @@ from reslab.residency._schedule._footprint import Footprint, footprint
 _SHARE = 4
 
 
-def leaner(plan: Plan, workload: Workload, *, stage: str | None = None) -> Plan | None:
+def step_down(plan: Plan, workload: Workload, *, stage: str | None = None) -> Plan | None:
     """Return the next leaner plan, None where there is none.
 
     >>> from reslab.residency import Call, ComponentSize
     >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
     >>> calls = (Call(stage="denoise", component="transformer", blocks=(0, 1, 2)),)
     >>> work = Workload(components={"transformer": size}, stages=("denoise",), calls=calls)
-    >>> leaner(Plan.of({"transformer": "layerwise"}, name="mine"), work) is None  # a person said so, but not how deep
+    >>> step_down(Plan.of({"transformer": "layerwise"}, name="mine"), work) is None  # the user set no depth
     False
 
     Args:
@@ -67,14 +67,14 @@ def _steps(plan: Plan, workload: Workload) -> Iterator[Plan]:
 
 def _less(placement: Placement, blocks: int) -> Iterator[dict[str, Any]]:
     """Yield what one component could do with less."""
-    if placement.kind is Kind.RESIDENT:
-        yield {"placement": Kind.SWAP}
+    if placement.kind is Place.RESIDENT:
+        yield {"placement": Place.SWAP}
     if placement.prefetch_stages:
         yield {"prefetch_stages": 0}
-    if placement.kind is Kind.SWAP and placement.until is not Until.EACH:
+    if placement.kind is Place.SWAP and placement.until is not Until.EACH:
         yield {"until": Until.EACH}
-    if placement.kind in (Kind.RESIDENT, Kind.SWAP) and blocks > 1:
-        yield {"placement": Kind.LAYERWISE, "resident": blocks - 2, "prefetch": 0, "until": Until.EACH}
+    if placement.kind in (Place.RESIDENT, Place.SWAP) and blocks > 1:
+        yield {"placement": Place.LAYERWISE, "resident": blocks - 2, "prefetch": 0, "until": Until.EACH}
     # there are never more slots than blocks that stream, so what is fetched ahead beyond that counts for nothing
     slots = min(placement.slots, blocks - placement.resident)
     if placement.streams and placement.resident:
