@@ -109,7 +109,7 @@ def test_what_a_user_set_for_all_stages_is_not_changed_for_one():
 def test_a_setting_that_only_streaming_has_implies_it():
     plan = Plan.of({"transformer.prefetch": 2}).decide({"transformer": "resident"}, why="it fits")
     assert plan.placement("transformer") == layerwise(prefetch=2)
-    assert plan.table().rows()[1][2:] == ("user", "transformer.prefetch was set, which means nothing elsewhere")
+    assert plan.table().rows()[1][2:] == ("user", "transformer.prefetch was set, which applies nowhere else")
 
 
 def test_a_rule_that_changes_the_place_drops_what_an_earlier_rule_said_of_the_old_one():

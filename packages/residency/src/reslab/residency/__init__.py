@@ -6,8 +6,9 @@
     card = residency.device("RTX 4090")
     residency.bounds(rehearsal, plan, card)          # fits or not; what each stage takes, overlapped or not
 
-Read on in `_plan/_keys` (what a plan can be told), `_plan/_placement` (the four places), `_plan/_schedule` (the order
-of moves) and `_device/_spec` (what is known of a card). Nothing here imports torch.
+Read on in `help(residency.Plan)` (every setting of a plan, and the words of the field), `residency.schedule` (the order
+of moves), `residency.DeviceSpec` (the figures of a card) and `residency.apply` (a plan carried out). Planning, bounds
+and charts do without torch; it is imported with the first name that needs it.
 """
 
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ from reslab.residency._device._spec import DeviceError, DeviceSpec, LinkSpeed
 from reslab.residency._plan._numerics import MERGED, Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._presets import presets
+from reslab.residency._plan._presets import PresetName, presets
 from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user_settings
 from reslab.residency._plan._workload import Call, ComponentSize, Workload, uniform_workload
 from reslab.residency._predict._bounds import Bounds, like
@@ -129,6 +130,7 @@ __all__ = [
     "Placement",
     "Plan",
     "PlanError",
+    "PresetName",
     "Rehearsal",
     "RehearsalError",
     "Residency",

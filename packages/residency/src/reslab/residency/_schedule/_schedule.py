@@ -28,7 +28,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from reslab.residency._plan._placement import Placement
@@ -47,19 +46,20 @@ from reslab.residency._schedule._kept_units import (
     unit_bytes,
 )
 from reslab.residency._schedule._slots import Slots
+from reslab.stages import Described
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class Act(StrEnum):
-    """What a move does."""
+class Act(Described):
+    """The effect of a move."""
 
-    FETCH = "fetch"  # copy to the device; issued, not waited for
-    EVICT = "evict"  # let go of the device's copy by re-pointing
-    COPY_BACK = "copy back"  # copy to the host, where another tool does so before it evicts
-    WAIT = "wait"  # until a fetch has arrived
-    COMPUTE = "compute"  # run a block, or a whole call
+    FETCH = "fetch", "Issue a copy to the device, without waiting for it."
+    EVICT = "evict", "Free the device's copy by re-pointing parameters to the host copy."
+    COPY_BACK = "copy back", "Copy to the host before evicting, as some other tools do."
+    WAIT = "wait", "Wait until a fetch has arrived."
+    COMPUTE = "compute", "Run a block, or a whole call."
 
 
 class Move(NamedTuple):
