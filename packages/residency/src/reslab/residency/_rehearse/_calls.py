@@ -1,9 +1,14 @@
 """Component calls, each traced once per distinct shape.
 
-A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model
-reads a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it
-from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a call of a component
-that can compute in tiles and does not, as it runs and in tiles.
+A call's tensors become phantoms, so that the thirtieth denoising step equals the first. If the model reads a number (as
+the code of Gemma's masks does), the call is traced again with the known numbers of its arguments, which distinguish
+calls of this method from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a
+call of a component that can compute in tiles and does not is traced as it runs and in tiles.
+
+    answer = calls.answering(vae, lambda: "vae", "decode")     # stands in for vae.decode
+    calls.traced                                               # every distinct call with its segments
+
+Calls inside a component are in `_repeat`, the segments of a call in `_trace`.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from reslab.stages import shadowed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TracedCall:
-    """A distinct component call."""
+    """A distinct component call, with its segments and its bytes."""
 
     component: str
     method: str
@@ -41,7 +46,7 @@ class TracedCall:
 
 
 class ComponentCall(NamedTuple):
-    """One component call: its trace, those with a merged LoRA and in tiles, its shapes, and what was alive before."""
+    """One component call: its traces as it ran, with a merged LoRA and in tiles, its shapes, and bytes alive before."""
 
     trace: int
     merged_trace: int | None
@@ -51,7 +56,7 @@ class ComponentCall(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """A method of a component: how it is called, and which of the component's layers carry a LoRA."""
+    """A method of a component, and the component's layers that carry a LoRA."""
 
     owner: torch.nn.Module
     name: str
@@ -63,32 +68,34 @@ class _Method(NamedTuple):
 
     @property
     def lora(self) -> frozenset[Any]:
-        """The adapters that are on."""
+        """Return the adapters that are on."""
         return _lora.active(self.switches)
 
 
 class _Known(NamedTuple):
+    """The traces and shapes of a call that was traced before, and its result."""
+
     trace: int
     merged_trace: int | None
     tiled_trace: int | None
     shapes: str
-    result: Template | None  # None: it cannot be made again
+    result: Template | None  # None: the result cannot be made again
 
 
 class CallTracer:
     """Answers component calls with phantoms.
 
     Args:
-        phantoms: What runs the operations.
-        liveness: What is alive, inside and outside components.
+        phantoms: The mode that runs operations.
+        liveness: The bytes alive, inside and outside components.
         share: Whether equal blocks are traced once.
-        told: Called with each call made.
+        listed: Called with each component call.
     """
 
     def __init__(
-        self, phantoms: Phantoms, liveness: Liveness, *, share: bool, told: Callable[[ComponentCall], None]
+        self, phantoms: Phantoms, liveness: Liveness, *, share: bool, listed: Callable[[ComponentCall], None]
     ) -> None:
-        self.phantoms, self.liveness, self.told = phantoms, liveness, told
+        self.phantoms, self.liveness, self.listed = phantoms, liveness, listed
         self.repeats = Repeats(phantoms, share=share)
         self.traced: list[TracedCall] = []
         self._known: dict[Any, _Known] = {}
@@ -98,13 +105,13 @@ class CallTracer:
     def answering(
         self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
     ) -> Callable[..., Any]:
-        """Make what stands for a component's method; its signature is kept.
+        """Return a function that stands in for a component's method, with the same signature.
 
         Args:
             owner: The component.
-            name: Tells under which name it is called.
+            name: Returns the name under which the component is called.
             method: The method's name.
-            weights: The component's weights that are not plain, if it has some.
+            weights: The component's weights that are not plain, if it has any.
         """
         component, original = _eager.original(owner), _eager.method(owner, method)
         parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
@@ -117,7 +124,7 @@ class CallTracer:
                 raise_unfollowed(name(), weights)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
-            self.told(ComponentCall(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
+            self.listed(ComponentCall(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
@@ -164,16 +171,14 @@ class CallTracer:
         return _Known(number, merged, tiled, shapes, self._template(result, before)), result
 
     def _in_tiles(self, about: _Method, name: str, shapes: str, given: Any) -> int | None:
-        """Trace a call in tiles and return the trace's number; None of what has no such choice, or is in tiles already.
-
-        Only encoding and decoding are ever done in tiles. A size at which a model cannot do that has no such choice.
-        """
+        """Trace a call in tiles and return the trace's number; None if it cannot be tiled or is tiled already."""
+        # only encoding and decoding have tiles
         if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
             return None
         try:
             with shadowed(about.owner, "use_tiling", True):
                 self._traced(about, name, shapes, "none", given)
-        except Exception:  # the run itself is not in tiles, so whatever ails them is no reason to refuse it
+        except Exception:  # the run itself has no tiles, so a model that fails with them can still be rehearsed
             return None
         return len(self.traced) - 1
 
@@ -233,7 +238,7 @@ class CallTracer:
 
 
 def shapes_of(parameters: inspect.Signature, args: Any, kwargs: Any) -> str:
-    """Write the shapes of a call's tensors by the names of its parameters.
+    """Return the shapes of a call's tensors as text, by the names of the parameters.
 
     >>> def forward(hidden_states, timestep, return_dict=True): ...
     >>> shapes_of(inspect.signature(forward), (torch.empty(1, 6144, 128),), {"timestep": torch.empty(1)})

@@ -1,4 +1,9 @@
-"""From what was traced to the frames of a rehearsal: equal stretches become one body, sums are taken once."""
+"""The frames of a rehearsal, made of its traces: equal segments become one body, whose sums are taken once.
+
+    Rehearsal(**frames(anatomies, calls.traced, conductor), meta=...)
+
+The columns of each frame are in `_schema`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +47,7 @@ def frames(
 
 
 class Bodies:
-    """Numbers distinct stretches of operations, and keeps the sums of each."""
+    """Numbers distinct sequences of operations, and keeps the sums of each."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[OperationRow, ...], int] = {}
@@ -50,8 +55,8 @@ class Bodies:
         self._sums: list[Counter[str]] = []
 
     def number(self, rows: list[OperationRow]) -> int:
-        """The number that equal stretches have in common."""
-        if id(rows) not in self._number_of:
+        """Return the number that equal sequences of operations share."""
+        if id(rows) not in self._number_of:  # blocks traced once share their list, so most are found without comparing
             own = tuple(rows)
             if own not in self._numbers:
                 self._numbers[own] = len(self._numbers)
@@ -60,7 +65,7 @@ class Bodies:
         return self._number_of[id(rows)]
 
     def trace_row(self, number: int, traced: TracedCall) -> tuple[Any, ...]:
-        """A row of the frame `traces`."""
+        """Return a row of the frame `traces`."""
         sums: Counter[str] = Counter()
         for segment in traced.segments:
             sums.update(self._sums[self.number(segment.rows)])
@@ -70,7 +75,7 @@ class Bodies:
         return number, traced.component, traced.method, traced.shapes, traced.lora, *peaks, *totals
 
     def operations(self) -> Iterator[tuple[Any, ...]]:
-        """The rows of the frame `operations`."""
+        """Yield the rows of the frame `operations`."""
         for rows, body in self._numbers.items():
             for position, (row, equal) in enumerate(groupby(rows)):
                 yield body, position, *row, sum(1 for _ in equal)
@@ -86,7 +91,11 @@ def _sums(rows: Sequence[OperationRow]) -> Counter[str]:
 
 
 def check_costs(named: Mapping[str, Anatomy], traced: Sequence[TracedCall], conductor: RehearsalConductor) -> None:
-    """Raise `RehearsalError` listing the operations that nobody can cost, or the weights that ask for them."""
+    """Check that every operation has a cost formula.
+
+    Raises:
+        RehearsalError: Some have none; it lists them, or names the weights of an unusual kind that use them.
+    """
     for each in traced:
         ops = {row.op for segment in each.segments for row in segment.rows if row.kind == UNKNOWN}
         if ops and each.component in named and (weights := unusual(named[each.component].component)):
