@@ -24,7 +24,7 @@ FIELDS = ("resident", "prefetch", "prefetch_stages", "until", "granularity", "co
 
 
 def random_plan(rng):
-    told = {}
+    chosen = {}
     for name in rng.sample(PARTS, rng.randint(1, 6)):
         kind = rng.choice([*Place])
         own = {"until": Until.EACH, "prefetch_stages": rng.choice((0, 1))} if kind is Place.SWAP else {}
@@ -38,10 +38,10 @@ def random_plan(rng):
             }
         if kind is not Place.RESIDENT:
             own |= {"copy_back": rng.random() < 0.5}
-        told[name] = {"placement": kind, **own}
+        chosen[name] = {"placement": kind, **own}
         if rng.random() < 0.2:
-            told[f"{name}@refine"] = "resident"
-    return Plan.of(told)
+            chosen[f"{name}@refine"] = "resident"
+    return Plan.of(chosen)
 
 
 RNG = random.Random(5)
@@ -281,10 +281,10 @@ def test_a_command_line_names_every_component_and_tells_each_that_is_elsewhere()
             assert len(sentences_about(name, made.differences)) == expected + has_own_place(plan, name), made
 
 
-def test_choices_that_a_tool_does_not_have_are_told():
+def test_choices_that_a_tool_does_not_have_are_named():
     plan = Plan.of({"lora": "merged", "numerics.pass_batching": "batched", **NUMERICS})
-    told = {tool: [each.partition(":")[0] for each in plan.as_code(tool).differences] for tool in TOOLS}
-    assert told == {
+    named = {tool: [each.partition(":")[0] for each in plan.as_code(tool).differences] for tool in TOOLS}
+    assert named == {
         "diffusers": ["lora", "numerics.pass_batching", "numerics.weight_dtype"],
         "ltx-pipelines": ["numerics.vae_tiling", "numerics.attention"],
     }
