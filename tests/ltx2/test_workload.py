@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from reslab import ltx2, residency
-from reslab.residency import Plan, equal_blocks, rehearse, schedule, workload
+from reslab.residency import Plan, rehearse, schedule, uniform_workload, workload
 
 DENOISE, REFINE = "LTX2AVDenoisingStage", "LTX2RefinementStage"
 PASSES = ["pred_cond", "pred_uncond", "pred_cond_stg", "pred_cond_modality"]
@@ -71,4 +71,4 @@ def test_what_streams_for_a_call_is_joined_to_the_operations_that_it_runs(tiny):
 def test_a_call_made_by_hand_is_of_no_rehearsal():
     call = residency.Call(stage="denoise", component="transformer", blocks=(0, 1))
     assert (call.traces, call.step, call.guidance_pass) == ((), None, None)
-    assert [call.step for call in equal_blocks(2, passes=3).calls] == [0, 1, 2]
+    assert [call.step for call in uniform_workload(2, passes=3).calls] == [0, 1, 2]

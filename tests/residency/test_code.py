@@ -15,7 +15,7 @@ from diffusers.hooks.group_offloading import ModuleGroup
 
 from reslab import ltx2
 from reslab.residency import ComponentSize, Placement, Plan, PlanError, Workload, disk, layerwise, preset, presets, swap
-from reslab.residency._plan._placement import Granularity, Kind, Until
+from reslab.residency._plan._placement import Granularity, Place, Until
 
 PARTS = ("text_encoder", "connectors", "transformer", "vae", "audio_vae", "vocoder")
 SIZE = ComponentSize(outside_bytes=8, block_bytes=(1, 1, 1, 1))
@@ -24,11 +24,11 @@ FIELDS = ("resident", "prefetch", "prefetch_stages", "until", "granularity", "co
 
 
 def random_plan(rng):
-    told = {}
+    chosen = {}
     for name in rng.sample(PARTS, rng.randint(1, 6)):
-        kind = rng.choice([*Kind])
-        own = {"until": Until.EACH, "prefetch_stages": rng.choice((0, 1))} if kind is Kind.SWAP else {}
-        if kind in (Kind.LAYERWISE, Kind.DISK):
+        kind = rng.choice([*Place])
+        own = {"until": Until.EACH, "prefetch_stages": rng.choice((0, 1))} if kind is Place.SWAP else {}
+        if kind in (Place.LAYERWISE, Place.DISK):
             own = {
                 "resident": rng.choice((0, 2)),
                 "layout": rng.choice(("strided", "leading")),
@@ -36,12 +36,12 @@ def random_plan(rng):
                 "until": rng.choice([*Until]),
                 "granularity": rng.choice([*Granularity]),
             }
-        if kind is not Kind.RESIDENT:
+        if kind is not Place.RESIDENT:
             own |= {"copy_back": rng.random() < 0.5}
-        told[name] = {"placement": kind, **own}
+        chosen[name] = {"placement": kind, **own}
         if rng.random() < 0.2:
-            told[f"{name}@refine"] = "resident"
-    return Plan.of(told)
+            chosen[f"{name}@refine"] = "resident"
+    return Plan.of(chosen)
 
 
 RNG = random.Random(5)
@@ -63,13 +63,13 @@ def described(code, names):
 
 
 def sequential(_options):
-    return Placement(kind=Kind.LAYERWISE, prefetch=0, until=Until.EACH, granularity=Granularity.LEAF)
+    return Placement(kind=Place.LAYERWISE, prefetch=0, until=Until.EACH, granularity=Granularity.LEAF)
 
 
 def grouped(options):
     on_disk, streamed = "offload_to_disk_path" in options, options.get("use_stream") == "True"
     return Placement(
-        kind=Kind.DISK if on_disk else Kind.LAYERWISE,
+        kind=Place.DISK if on_disk else Place.LAYERWISE,
         prefetch=int(streamed),
         until=Until.EACH,
         granularity=Granularity.LEAF if "leaf" in options["offload_type"] else Granularity.GROUP,
@@ -78,7 +78,7 @@ def grouped(options):
 
 
 def whole(_options):
-    return Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)
+    return Placement(kind=Place.SWAP, until=Until.EACH, copy_back=True)
 
 
 EFFECTS = {
@@ -116,7 +116,7 @@ def test_code_for_diffusers_names_every_component_and_each_difference_once():
         assert sorted(got) == sorted(names)
         for name in names:
             wanted = plan.placement(name)
-            expected = differing_fields(wanted, got[name]) + has_own_place(plan, name) + (wanted.kind is Kind.DISK)
+            expected = differing_fields(wanted, got[name]) + has_own_place(plan, name) + (wanted.kind is Place.DISK)
             assert len(sentences_about(name, made.differences)) == expected, made
 
 
@@ -273,18 +273,18 @@ def test_a_command_line_names_every_component_and_tells_each_that_is_elsewhere()
     for plan in PLANS:
         made = plan.as_code("ltx-pipelines")
         offload = shlex.split(made.code.replace("\\\n", ""), comments=True)[5]
-        streamed = {"cpu": Kind.LAYERWISE, "disk": Kind.DISK}.get(offload, Kind.SWAP)
+        streamed = {"cpu": Place.LAYERWISE, "disk": Place.DISK}.get(offload, Place.SWAP)
         for name in {component for component, _ in plan.placements}:
             assert name in made.code
-            kind = streamed if name in ("text_encoder", "transformer") else Kind.SWAP
+            kind = streamed if name in ("text_encoder", "transformer") else Place.SWAP
             expected = differing_fields(plan.placement(name), Placement(kind=kind, until=Until.EACH))
             assert len(sentences_about(name, made.differences)) == expected + has_own_place(plan, name), made
 
 
-def test_choices_that_a_tool_does_not_have_are_told():
+def test_choices_that_a_tool_does_not_have_are_named():
     plan = Plan.of({"lora": "merged", "numerics.pass_batching": "batched", **NUMERICS})
-    told = {tool: [each.partition(":")[0] for each in plan.as_code(tool).differences] for tool in TOOLS}
-    assert told == {
+    named = {tool: [each.partition(":")[0] for each in plan.as_code(tool).differences] for tool in TOOLS}
+    assert named == {
         "diffusers": ["lora", "numerics.pass_batching", "numerics.weight_dtype"],
         "ltx-pipelines": ["numerics.vae_tiling", "numerics.attention"],
     }

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reslab.residency import Budget, OutOfMemory, Plan, apply, footprint, layerwise, leaner, swap
+from reslab.residency import Budget, OutOfMemory, Plan, apply, footprint, layerwise, step_down, swap
 from reslab.residency._engine import _component, _guards, _interrupts, _lanes, _managed_components, _mover, _unit
 from reslab.stages import Pipeline, Stage
 
@@ -496,12 +496,12 @@ def test_leaner_plans_need_ever_less_and_end_with_one_block_at_a_time():
     plan, needs = Plan.of(), []
     while plan is not None:
         needs.append(sorted(footprint(plan, work).device_bytes.values(), reverse=True))
-        last, plan = plan, leaner(plan, work)
+        last, plan = plan, step_down(plan, work)
     assert needs == sorted(needs, reverse=True)
     assert len({tuple(need) for need in needs}) == len(needs)
     assert needs[-1][0] == 2 * 1088
     assert last.placement("one") == layerwise(prefetch=0, until="each stage")
-    assert leaner(Plan.of({"one": "resident", "two": "resident"}), work) is None
+    assert step_down(Plan.of({"one": "resident", "two": "resident"}), work) is None
 
 
 @settings(max_examples=60)

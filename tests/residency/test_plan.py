@@ -109,7 +109,7 @@ def test_what_a_user_set_for_all_stages_is_not_changed_for_one():
 def test_a_setting_that_only_streaming_has_implies_it():
     plan = Plan.of({"transformer.prefetch": 2}).decide({"transformer": "resident"}, why="it fits")
     assert plan.placement("transformer") == layerwise(prefetch=2)
-    assert plan.table().rows()[1][2:] == ("user", "transformer.prefetch was set, which means nothing elsewhere")
+    assert plan.table().rows()[1][2:] == ("user", "transformer.prefetch was set, which applies nowhere else")
 
 
 def test_a_rule_that_changes_the_place_drops_what_an_earlier_rule_said_of_the_old_one():
@@ -119,7 +119,7 @@ def test_a_rule_that_changes_the_place_drops_what_an_earlier_rule_said_of_the_ol
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("chosen", "message"),
     [
         ({"transformer": "swop"}, "transformer is one of 'resident', 'swap', 'layerwise', 'disk'; got 'swop'"),
         ({"transformer.prefetsch": 2}, "transformer has no setting 'prefetsch'; did you mean 'prefetch' or"),
@@ -132,9 +132,9 @@ def test_a_rule_that_changes_the_place_drops_what_an_earlier_rule_said_of_the_ol
         ({"": "swap"}, "'' names no setting"),
     ],
 )
-def test_a_setting_that_does_not_exist_is_one_clear_error(told, message):
+def test_a_setting_that_does_not_exist_is_one_clear_error(chosen, message):
     with pytest.raises(PlanError) as error:
-        user_settings(told)
+        user_settings(chosen)
     assert message in str(error.value)
 
 

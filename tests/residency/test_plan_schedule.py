@@ -45,11 +45,11 @@ def workloads(draw):
 
 @st.composite
 def plans(draw, workload, foreign=True):
-    told = {}
+    chosen = {}
     for name, size in workload.components.items():
         for stage in draw(st.lists(st.sampled_from((None, *workload.stages)), unique=True, max_size=3)):
-            told[name if stage is None else f"{name}@{stage}"] = draw(placements(len(size.block_bytes), foreign))
-    return Plan.of(told)
+            chosen[name if stage is None else f"{name}@{stage}"] = draw(placements(len(size.block_bytes), foreign))
+    return Plan.of(chosen)
 
 
 def placements(count, foreign):
@@ -127,7 +127,7 @@ class Replay:
         self.back[move.stage] += move.nbytes
 
     def wait(self, move, units):
-        assert units <= self.there[move.component], "waited for what nobody fetched"
+        assert units <= self.there[move.component], "waited for units that no move fetched"
         self.arrived[move.component] |= units
 
     def compute(self, move, units):
@@ -352,17 +352,17 @@ def test_a_swap_can_be_fetched_several_stages_ahead_and_stays_where_that_is_a_st
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("chosen", "message"),
     [
         ({"transfromer": "swap"}, "the plan places 'transfromer', which is not there; did you mean 'transformer'?"),
         ({"transformer@denoize": "swap"}, "in a stage 'denoize', which is not there; did you mean 'denoise'?"),
         ({"transformer.resident": 49}, "transformer.resident=49, but transformer has 48 blocks"),
     ],
 )
-def test_a_plan_for_what_is_not_there_is_one_clear_error(told, message):
+def test_a_plan_for_what_is_not_there_is_one_clear_error(chosen, message):
     for function in (schedule, footprint):
         with pytest.raises(PlanError) as error:
-            function(Plan.of(told), transformer())
+            function(Plan.of(chosen), transformer())
         assert message in str(error.value)
 
 

@@ -275,7 +275,7 @@ class Ask(Stage):
         return {"verdict": judge(torch.ones(size, 4))}
 
 
-def test_reading_a_number_that_nobody_knows_is_an_error_that_says_where():
+def test_reading_an_unknown_number_is_an_error_that_says_where():
     pipe = Pipeline({"judge": Judge()}).add(Ask)
     with pytest.raises(UnknownValueError, match=r"test_rehearse.py:\d+ in forward"):
         rehearse(pipe, size=3)
@@ -293,7 +293,7 @@ class Spectrum(torch.nn.Module):
         return torch.fft.rfft(x * 2).abs()
 
 
-def test_an_operation_that_nobody_can_cost_is_listed_with_its_share_and_takes_a_formula():
+def test_an_operation_without_a_cost_formula_is_listed_with_its_share_and_takes_a_formula():
     pipe = Pipeline({"judge": Spectrum()}).add(Ask)
     with pytest.raises(RehearsalError, match=r"_fft_r2c \(1 calls, \d+ % of the bytes\)"):
         rehearse(pipe, size=8)

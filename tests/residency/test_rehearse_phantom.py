@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from reslab.residency import UnknownValueError, weightless
-from reslab.residency._rehearse._phantom import Functions, Phantoms
+from reslab.residency._rehearse._phantom import PhantomFunctions, Phantoms
 from reslab.residency._rehearse._trace import Liveness, Trace
 
 
@@ -14,7 +14,7 @@ def traced():
     """Phantoms that record into a trace."""
     trace = Trace(Liveness())
     phantoms = Phantoms(trace)
-    with torch.no_grad(), phantoms, Functions(phantoms):
+    with torch.no_grad(), phantoms, PhantomFunctions(phantoms):
         yield trace
 
 

@@ -14,7 +14,7 @@ def streams(**how):
 
 
 def ends(plan, *, passes, copy, blocks=12):
-    work = residency.equal_blocks(blocks, passes=passes)
+    work = residency.uniform_workload(blocks, passes=passes)
     return residency.slot_times({"": plan}, work, copy=copy)["end"].max()
 
 
@@ -39,7 +39,7 @@ def test_what_stays_is_copied_first_unless_it_is_there_before_the_run():
 
 
 def test_a_swapped_component_comes_whole_before_it_computes():
-    times = residency.slot_times({"": Plan.of({"transformer": "swap"})}, residency.equal_blocks(3), copy=2)
+    times = residency.slot_times({"": Plan.of({"transformer": "swap"})}, residency.uniform_workload(3), copy=2)
     assert times["end"].max() == 3 * 2 + 3
     assert times["place"].unique(maintain_order=True).to_list()[2:] == ["block 0", "block 1", "block 2"]
 
@@ -63,7 +63,7 @@ PLANS = st.builds(
 
 @given(plan=PLANS, copy=st.sampled_from([0.5, 1, 2, 3.5]), passes=st.integers(1, 3))
 def test_no_lane_does_two_things_at_once_and_times_keep_the_bounds(plan, copy, passes):
-    work = residency.equal_blocks(6, passes=passes)
+    work = residency.uniform_workload(6, passes=passes)
     times = residency.slot_times({"": plan}, work, copy=copy)
     for _place, rows in times.filter(pl.col("state") != "is there").group_by("place"):
         assert (rows["start"].sort()[1:] >= rows["end"].sort()[:-1]).all()
@@ -77,7 +77,7 @@ def test_no_lane_does_two_things_at_once_and_times_keep_the_bounds(plan, copy, p
 @given(resident=st.integers(0, 10), copy=st.sampled_from([1.5, 2, 3]))
 def test_with_equal_memory_resident_blocks_are_never_slower_than_a_deeper_prefetch(resident, copy):
     deep, kept = streams(prefetch=resident + 1), streams(resident=resident)
-    work = residency.equal_blocks(12)
+    work = residency.uniform_workload(12)
     assert residency.footprint(deep, work).device_bytes == residency.footprint(kept, work).device_bytes
     times = [residency.pass_time(plan, blocks=12, copy=copy) for plan in (kept, deep)]
     assert times[0] <= times[1] or resident == 10  # all twelve fit: then either way keeps all
@@ -85,12 +85,12 @@ def test_with_equal_memory_resident_blocks_are_never_slower_than_a_deeper_prefet
 
 def test_a_component_without_blocks_is_refused_by_name():
     with pytest.raises(ValueError, match=r"'vae' has no blocks in this workload; choose one of \['transformer'\]"):
-        residency.slot_times({"": Plan.of()}, residency.equal_blocks(2), copy=1, component="vae")
+        residency.slot_times({"": Plan.of()}, residency.uniform_workload(2), copy=1, component="vae")
 
 
 def test_panels_say_memory_and_end_and_bars_are_those_of_the_frame():
     plans = {"deep": streams(prefetch=7), "kept": streams(resident=6)}
-    times = residency.slot_times(plans, residency.equal_blocks(12, passes=2), copy=2)
+    times = residency.slot_times(plans, residency.uniform_workload(12, passes=2), copy=2)
     figure = residency.charts.slots(times)
     panels = figure.spec["vconcat"]
     assert [panel["title"]["text"] for panel in panels] == [
@@ -127,7 +127,7 @@ def test_more_ways_than_hues_are_refused_and_without_measurements_none_are_compa
 
 
 def test_charts_of_slots_are_pictures():
-    times = residency.slot_times({"one pass": streams()}, residency.equal_blocks(3), copy=1)
+    times = residency.slot_times({"one pass": streams()}, residency.uniform_workload(3), copy=1)
     figures = [
         residency.charts.slots(times),
         residency.charts.memory_time(ways(("deep", 2**30, 3, 2.9), ("kept", 2**30, 1, 1))),

@@ -80,7 +80,7 @@ def test_what_should_stream_and_is_not_group_offloaded_comes_and_goes_whole(monk
     assert [card.call(name) for name in ("transformer", "vae")] == [["transformer"], ["vae"]]
 
 
-def test_where_nobody_knows_what_is_free_all_leave_that_may(monkeypatch):
+def test_if_free_memory_is_unknown_every_swap_leaves(monkeypatch):
     decide = offload_strategy(Plan.of({"a": swap(), "b": swap(until="each stage")}), free_bytes=lambda device: None)
     card = Card(monkeypatch, Plan.of(), a=1, b=1, c=1, d=1)
     hooks = card.manager.model_hooks

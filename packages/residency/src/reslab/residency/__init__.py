@@ -9,9 +9,9 @@
     with residency.apply(pipeline, plan):            # carries the plan out
         pipeline.run(prompt="a fox")
 
-Verbs and types are here, pictures in `residency.charts`, and checks of the notebooks' exercises in the module
-`reslab.residency.exercises`. Read on in `help(residency.Plan)`, `help(residency.layerwise)` and
-`help(residency.device)`. Importing this module does not import torch; the names that need it do so when first used.
+Read on in `help(residency.Plan)` (every setting of a plan, and the words of the field), `residency.schedule` (the order
+of moves), `residency.DeviceSpec` (the figures of a card) and `residency.apply` (a plan carried out). Planning, bounds
+and charts do without torch; it is imported with the first name that needs it.
 """
 
 from importlib.util import find_spec
@@ -26,9 +26,9 @@ from reslab.residency._device._spec import DeviceError, DeviceSpec, LinkSpeed
 from reslab.residency._plan._numerics import MERGED, Lora, Numerics
 from reslab.residency._plan._placement import Placement, PlanError, disk, layerwise, resident, swap
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._presets import presets
+from reslab.residency._plan._presets import PresetName, presets
 from reslab.residency._plan._settings import DecidedBy, Decision, Settings, user_settings
-from reslab.residency._plan._workload import Call, ComponentSize, Workload, equal_blocks
+from reslab.residency._plan._workload import Call, ComponentSize, Workload, uniform_workload
 from reslab.residency._predict._bounds import Bounds, link_ratio
 from reslab.residency._predict._break_even import break_even, break_even_tokens
 from reslab.residency._predict._memory import MemoryBounds
@@ -48,8 +48,8 @@ from reslab.residency._schedule._footprint import (
     footprint,
 )
 from reslab.residency._schedule._kept_units import check_plan
-from reslab.residency._schedule._leaner import leaner
 from reslab.residency._schedule._schedule import Act, Move, Schedule, schedule
+from reslab.residency._schedule._step_down import step_down
 from reslab.residency._tools import _diffusers as _diffusers  # enters itself in `TOOLS`
 from reslab.residency._tools import _ltx_pipelines as _ltx_pipelines
 from reslab.residency._tune._answer import SURVEY, Answer
@@ -130,6 +130,7 @@ __all__ = [
     "Placement",
     "Plan",
     "PlanError",
+    "PresetName",
     "Rehearsal",
     "RehearsalError",
     "Residency",
@@ -154,11 +155,9 @@ __all__ = [
     "device",
     "devices",
     "disk",
-    "equal_blocks",
     "footprint",
     "host_need",
     "layerwise",
-    "leaner",
     "link_ratio",
     "lora_difference",
     "measure_link",
@@ -174,9 +173,11 @@ __all__ = [
     "resident",
     "schedule",
     "slot_times",
+    "step_down",
     "survey",
     "swap",
     "this_machine",
+    "uniform_workload",
     "user_settings",
     "weightless",
     "what_helps",

@@ -20,9 +20,9 @@ from reslab.profiler import GIB
 from reslab.profiler.teaching import Asked, Hints, Verdict, check_number
 from reslab.residency._device._spec import DeviceSpec
 from reslab.residency._plan._numerics import MERGED
-from reslab.residency._plan._placement import Layout, layerwise, swap
+from reslab.residency._plan._placement import layerwise, swap
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Workload, equal_blocks
+from reslab.residency._plan._workload import Workload, uniform_workload
 from reslab.residency._predict._break_even import break_even
 from reslab.residency._predict._preset import preset
 from reslab.residency._predict._rehearsed import workload
@@ -301,7 +301,7 @@ def copies_made(answer: Any, *, blocks: int, slots: int, passes: int) -> Verdict
         passes: The number of calls of the model.
     """
     plan = Plan.of({"transformer": layerwise(prefetch=slots - 1)})
-    work = equal_blocks(blocks, passes=passes)
+    work = uniform_workload(blocks, passes=passes)
     traps = {
         blocks: "that is one pass; what is still there when the next one begins?",
         blocks
@@ -330,7 +330,7 @@ def prefetch_of_leading(answer: Any, *, blocks: int, resident: int, copy: float)
         resident: The number of leading blocks that are resident.
         copy: The time to copy a block, as a multiple of the time to compute it.
     """
-    plans = (Plan.of({"transformer": layerwise(resident=resident, layout=Layout.LEADING, prefetch=n)}) for n in count())
+    plans = (Plan.of({"transformer": layerwise(resident=resident, layout="leading", prefetch=n)}) for n in count())
     truth = next(depth for depth, plan in enumerate(plans) if _is_free(plan, blocks, copy))
     traps = {
         truth + 1: "that may be the number of slots: one of them computes, the others are fetched ahead.",

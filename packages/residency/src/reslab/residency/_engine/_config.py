@@ -30,7 +30,7 @@ from reslab.residency._engine._merged_copy import MergedUnit
 from reslab.residency._engine._only_copy import OnlyCopy
 from reslab.residency._engine._unit import Unit
 from reslab.residency._engine._weight_files import Paths
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._schedule._footprint import Footprint, HostBytes, footprint
@@ -89,7 +89,7 @@ class Sources:
 
     def __init__(self, config: EngineConfig, plan: Plan, *, note: Callable[[str], None]) -> None:
         self._config, self.disk = config, Disk(config.files)
-        self._reads_disk = any(placement.kind is Kind.DISK for placement in plan.placements.values())
+        self._reads_disk = any(placement.kind is Place.DISK for placement in plan.placements.values())
         self._from_disk: set[str] = set()
         self._settled: Mapping[str, frozenset[int]] = {}
         self._pins = Pins(config.device, is_used=config.pins, pinnable_bytes=config.budget.pinned_bytes, note=note)

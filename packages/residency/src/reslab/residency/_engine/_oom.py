@@ -10,7 +10,7 @@ import torch
 
 from reslab.residency._engine import _accelerator
 from reslab.residency._engine._mover import Mover
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import Call, Workload
 from reslab.residency._units import size_text
@@ -83,4 +83,4 @@ def advice(steps_down: bool, lean: Plan | None = None) -> str:
         return f"A stage is repeated once; begin with less, such as {lean!r}, or run again to take the next step."
     if steps_down:
         return "No leaner plan keeps the user's settings; use a smaller size, or free memory."
-    return f"Place less as {Kind.RESIDENT!s}, or let on_oom='step-down' take the next leaner plan."
+    return f"Place less as {Place.RESIDENT!s}, or let on_oom='step-down' take the next leaner plan."

@@ -14,7 +14,7 @@ from reslab.residency._engine._component import Component
 from reslab.residency._engine._layout import Source
 from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._unit import Unit, Where
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._plan_table import table as html_table
 
@@ -57,14 +57,14 @@ def _sources(units: list[Unit], seen: set[int]) -> list[Source]:
     return fresh
 
 
-def _where(units: list[Unit], kind: Kind) -> str:
+def _where(units: list[Unit], kind: Place) -> str:
     """Return the place of a component's units, as a text."""
     here = sum(unit.where in (Where.DEVICE, Where.ARRIVING) for unit in units)
     if here == len(units):
         return "device"
     if all(unit.where is Where.UNTOUCHED for unit in units):
         return str(Where.UNTOUCHED)
-    away = "disk" if kind is Kind.DISK else "host"
+    away = "disk" if kind is Place.DISK else "host"
     return away if not here else f"{away}, {here} of {len(units)} parts on the device"
 
 

@@ -23,7 +23,7 @@ from reslab.residency._errors import ResidencyError
 from reslab.residency._model._lora import adapted_layers
 from reslab.residency._model._storage import component_bytes
 from reslab.residency._plan._numerics import Lora
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._schedule._kept_units import OUTSIDE
 
@@ -82,7 +82,7 @@ def _moves(name: str, module: torch.nn.Module, plan: Plan) -> bool:
     """Tell whether a plan moves a component, or merges a LoRA into it."""
     places = (placement for (component, _stage), placement in plan.placements.items() if component == name)
     merges = plan.lora is Lora.MERGED and bool(adapted_layers(module))
-    return merges or any(placement.kind is not Kind.RESIDENT for placement in places)
+    return merges or any(placement.kind is not Place.RESIDENT for placement in places)
 
 
 def _check_values(name: str, module: torch.nn.Module, files: Mapping[str, Any]) -> None:

@@ -1,12 +1,13 @@
-"""A plan as the nearest settings of another tool: text to paste, and everything in which that tool differs.
+"""A plan as the nearest settings of another tool: text to paste, and every difference to the plan.
 
-    print(plan.as_code("diffusers"))         # what differs as comments, then the code
+    print(plan.as_code("diffusers"))         # the differences as comments, then the code
     plan.as_code("ltx-pipelines").code       # a command line
-    plan.as_code("diffusers").differences    # sentences; none where the tool does exactly what the plan says
+    plan.as_code("diffusers").differences    # sentences; empty if the tool does exactly what the plan says
 
-Each tool has a module: it names the call that comes nearest to each placement, and describes, as a placement again,
-what that call does. What differs between the two placements are the differences, so that none is left out. It reads
-what a plan wants, `Wanted`, and knows no plan. On import it enters itself in `TOOLS`; the facade imports all of them.
+Each tool has a module in `_tools`. It chooses the tool's call that is nearest to each placement, and describes the
+effect of that call as a placement again. The differences are computed from the two placements, so that none is left
+out. The module reads a `Wanted` and does not import `Plan`. On import it adds itself to `TOOLS`; the facade imports all
+of them.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from reslab.stages.support import freeze
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a plan wants of another tool.
+    """The wishes of a plan, as another tool's module reads them.
 
     Args:
-        places: Where each component lives.
-        alone: Where it lives in one stage alone, by component and stage, if that is another place.
+        places: The placement of each component.
+        alone: Placements for one stage alone that differ from these, by component and stage.
         lora: How the LoRA reaches the transformer.
         numerics: The other choices that change bits.
-        are_all: Whether the pipeline has no other component.
-        device: Where it computes, as torch calls it.
+        are_all: Whether `places` lists every component of the pipeline.
+        device: The device that computes, by torch's name.
     """
 
     places: Mapping[str, Placement]
@@ -44,20 +45,20 @@ class Wanted:
         freeze(self)
 
 
-#: Writes what is wanted as code, and returns with it the differences, in sentences.
+#: Returns the wishes of a plan as code, and the differences in sentences.
 Writer = Callable[[Wanted], tuple[str, list[str]]]
-#: By the tool's name; the module of each enters it.
+#: The writer of each tool by the tool's name; the tool's module adds it.
 TOOLS: dict[str, Writer] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """The nearest settings of another tool, and in what they differ from the plan.
+    """The nearest settings of another tool, and their differences to the plan.
 
     Args:
-        tool: Its name.
-        code: Python, or a command line, as that tool is used.
-        differences: Sentences; empty where the tool does what the plan says.
+        tool: The tool's name.
+        code: Python or a command line, as that tool is used.
+        differences: Sentences; empty if the tool does exactly what the plan says.
     """
 
     tool: str
@@ -72,15 +73,15 @@ class Code:
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.differences)
-        told = f"<p>What differs from the plan:</p><ul>{items}</ul>" if items else "<p>Exactly the plan.</p>"
-        return f"<p><b>{escape(self.tool)}</b></p><pre>{escape(self.code)}</pre>{told}"
+        differs = f"<p>Differences to the plan:</p><ul>{items}</ul>" if items else "<p>Exactly the plan.</p>"
+        return f"<p><b>{escape(self.tool)}</b></p><pre>{escape(self.code)}</pre>{differs}"
 
 
 def code_for(tool: str, wanted: Wanted) -> Code:
-    """Return what is wanted as the nearest settings of a tool.
+    """Return the nearest settings of a tool to the wishes of a plan.
 
     Raises:
-        PlanError: There is no such tool.
+        PlanError: There is no code for this tool.
     """
     if tool not in TOOLS:
         raise PlanError(f"there is no code for {tool!r}, only for {' and '.join(map(repr, sorted(TOOLS)))}")

@@ -1,13 +1,13 @@
-"""Choices of a plan that change the bits of the output; nothing but a person, or a mode that says so, touches them.
+"""Choices of a plan that change the bits of the output; only the user, or a mode that says so, sets them.
 
-Placement never changes a bit. These do: whether the distilled LoRA is added on the fly or merged beforehand, whether
-guidance passes run one by one or as one batch, whether the VAE decodes in tiles, in which type weights are stored,
-and which attention kernel computes.
+Placement never changes a bit. These choices do: whether the distilled LoRA is added on the fly or merged beforehand,
+whether guidance passes run one by one or as one batch, whether the VAE decodes in tiles, in which type weights are
+stored, and which attention kernel computes.
 
     Numerics(vae_tiling="on")
 
-Planning and bounding know them all; `apply` carries out what can be switched from outside (`vae_tiling="on"`), and
-refuses the others with a sentence.
+Plans and bounds take all of them into account. `apply` carries out the LoRA and `vae_tiling="on"`, and refuses the
+others with a sentence.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 from reslab.stages.support import Described
 
-#: Ends the name of a component that has the LoRA merged in.
+#: Suffix of the name of a component that has the LoRA merged in.
 MERGED = "+lora"
 
 
 class Lora(Described):
-    """How a distilled LoRA reaches the transformer for refining."""
+    """How the distilled LoRA reaches the transformer for refining."""
 
     DYNAMIC = "dynamic", "Added on the fly as a low-rank term: no second transformer, but more operations a forward."
-    MERGED = "merged", "A second transformer with the LoRA merged in is put in the first one's place."
+    MERGED = "merged", "A second transformer with the LoRA merged in takes the place of the first."
 
 
 class PassBatching(Described):
-    """How the guidance passes of one step are run."""
+    """How the guidance passes of one step run."""
 
     SEPARATE = "separate", "One by one, as the modular denoiser does."
     BATCHED = "batched", "In one batch, so that streamed weights move once for all of them."
@@ -38,20 +38,20 @@ class PassBatching(Described):
 class VaeTiling(Described):
     """Whether the VAE decodes in tiles."""
 
-    PIPELINE = "pipeline", "As the pipeline decides by size."
-    ON = "on", "Always."
-    OFF = "off", "Never."
+    PIPELINE = "pipeline", "The pipeline decides by the size of the video."
+    ON = "on", "The VAE always decodes in tiles."
+    OFF = "off", "The VAE never decodes in tiles."
 
 
 class WeightDtype(Described):
-    """In which type weights are stored, on the host and in slots."""
+    """The type in which weights are stored, on the host and in slots."""
 
-    CHECKPOINT = "checkpoint", "As the checkpoint has them."
+    CHECKPOINT = "checkpoint", "The type of the checkpoint."
     FLOAT8 = "float8", "8-bit floating point, cast to the compute type layer by layer: half the bytes to move."
 
 
 class Attention(Described):
-    """Which attention kernel computes."""
+    """The attention kernel that computes."""
 
     PIPELINE = "pipeline", "The pipeline's own choice."
     FLASH = "flash", "FlashAttention."
@@ -61,7 +61,7 @@ class Attention(Described):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """Hold the choices that change bits, apart from `lora`; the defaults leave the pipeline as it is."""
+    """The choices that change bits, apart from `lora`; the defaults leave the pipeline as it is."""
 
     pass_batching: PassBatching = PassBatching.SEPARATE
     vae_tiling: VaeTiling = VaeTiling.PIPELINE
@@ -77,5 +77,5 @@ class Numerics:
         return {name: str(getattr(self, name)) for name in NUMERICS}
 
 
-#: The choices and the enum of each.
+#: The enum of each choice, by name.
 NUMERICS: dict[str, Any] = {field.name: type(field.default) for field in fields(Numerics)}

@@ -1,4 +1,4 @@
-"""Plans and moves as tables: frames for asking, HTML for reading. Everything that a person named is escaped."""
+"""Plans and moves as tables: frames to query, HTML to read. HTML escapes every name that the user gave."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ MOVES: Mapping[str, Any] = {
 
 
 def decisions(made: Iterable[Decision]) -> pl.DataFrame:
-    """Return a row a decision, in their order."""
+    """Return one row per decision, in the given order."""
     rows = [(str(each.key), each.text, str(each.by), each.why) for each in made]
     return pl.DataFrame(rows, schema=dict(DECISIONS), orient="row")
 
 
 def moves(made: Iterable[tuple[Any, ...]]) -> pl.DataFrame:
-    """Return a row a move, in order; `block` is null for a whole component and -1 for what lies outside its blocks."""
+    """Return one row per move, in order; `block` is null for a whole component, -1 outside its blocks."""
     return pl.DataFrame([(str(act), *others) for act, *others in made], schema=dict(MOVES), orient="row")
 
 
 def plan_html(name: str, decided: pl.DataFrame) -> str:
-    """Return a plan as a table: what was decided, by whom, and why.
+    """Return a plan as a table of settings, with who decided each and why.
 
     Args:
         name: The plan's name.
-        decided: What `decisions` returns.
+        decided: The frame that `decisions` returns.
     """
     if decided.is_empty():
         return f"<p><b>{escape(name)}</b>: nothing is decided, so everything is resident.</p>"
@@ -47,7 +47,7 @@ def plan_html(name: str, decided: pl.DataFrame) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return an HTML table; cells are HTML already."""
+    """Return an HTML table of cells that are HTML already."""
     return f"<table><thead>{_row(head, 'th')}</thead><tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
 
 

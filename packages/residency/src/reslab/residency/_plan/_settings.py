@@ -1,24 +1,17 @@
-"""One grammar for everything that a plan can be told, the same in keywords, mappings, JSON, tables and errors.
+"""Settings of a plan: their grammar, the decisions that hold them, and what the user set.
 
-    transformer                        where a component lives: resident, swap, layerwise, disk
-    transformer.prefetch               one of its settings; see `Placement`
-    transformer@LTX2RefinementStage    the same, for one stage alone
-    lora                               dynamic or merged
-    numerics.vae_tiling                a choice that changes bits; see `Numerics`
-
-A setting for one stage goes before the one for all stages; a stage with a place of its own has settings of its own.
-
-Decisions: what a plan consists of, each with who made it and why.
-
-What a person set, through whichever door, and what contradicts itself.
+One grammar serves keywords, mappings, JSON, tables and errors. `help(residency.Plan)` shows it, written by `_plan_help`
+from the enums and `FIELDS`; `parse_key` and `read_value` are its parser.
 
     user_settings(text_encoder="layerwise")                                     # keyword
     user_settings({"transformer@LTX2RefinementStage": {"prefetch": 2}})         # mapping
     user_settings(json='{"lora": "merged", "transformer.resident": 0}')         # JSON
 
-All doors are equal: the same setting with two values is an error naming both, and so is a setting that means nothing
-for the place it is given with. A default value that is written down counts as set. A setting that only one place has
-implies that place: `transformer.prefetch=2` says that the transformer streams.
+The three sources are equal: a setting with two values is an error that names both, and so is a setting that does not
+apply to the place given with it. A default value that the user writes down counts as set. A setting that only some
+places have implies the simplest of them: `transformer.prefetch=2` makes the transformer layerwise.
+
+A `Decision` is one setting with its value, who decided it and why; `_plan` makes plans of decisions.
 """
 
 from __future__ import annotations
@@ -30,16 +23,16 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from reslab.residency._plan._numerics import NUMERICS, Lora
-from reslab.residency._plan._placement import COUNTED, FIELDS, Kind, Placement, PlanError, Until
+from reslab.residency._plan._placement import COUNTED, FIELDS, Place, Placement, PlanError, Until
 from reslab.stages.support import Described, freeze, nearest
 
 LORA, NUMERIC, PLACEMENT = "lora", "numerics", "placement"
-#: What can be told of a component, with the type that reads it.
-COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Kind, **FIELDS[Kind.LAYERWISE], **FIELDS[Kind.SWAP]}
+#: Settings of a component, each with the type that reads it.
+COMPONENT_FIELDS: Mapping[str, Any] = {PLACEMENT: Place, **FIELDS[Place.LAYERWISE], **FIELDS[Place.SWAP]}
 
 
 class Key(NamedTuple):
-    """A setting's name, taken apart: `subject` is a component, "lora" or "numerics"; `stage` None means all stages."""
+    """The parts of a setting's name: `subject` is a component, "lora" or "numerics"; `stage` None means all stages."""
 
     subject: str
     stage: str | None
@@ -56,7 +49,7 @@ class Key(NamedTuple):
 
     @property
     def places(self) -> bool:
-        """Tell whether it is about a component's place."""
+        """Return whether the setting is about where a component lives."""
         return self.subject not in (LORA, NUMERIC)
 
     def sibling(self, field: str) -> Key:
@@ -70,13 +63,13 @@ class Key(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def parse_key(text: str) -> Key:
-    """Take a setting's name apart.
+    """Split a setting's name into its parts.
 
     >>> parse_key("transformer@LTX2RefinementStage.prefetch")
     Key(subject='transformer', stage='LTX2RefinementStage', field='prefetch')
 
     Raises:
-        PlanError: For a text outside the grammar; it names what is near.
+        PlanError: The text is outside the grammar; the error names the nearest setting.
     """
     scope, _, field = text.partition(".")
     subject, _, stage = scope.partition("@")
@@ -90,7 +83,7 @@ def parse_key(text: str) -> Key:
 
 
 def flatten(mapping: Mapping[str, Any]) -> Iterator[tuple[Key, Any]]:
-    """Yield each setting of a mapping, whose values may be mappings again, or whole placements."""
+    """Yield each setting of a mapping; its values may be nested mappings or placements."""
     for text, value in mapping.items():
         if isinstance(value, Placement):
             value = value.fields()
@@ -104,13 +97,13 @@ def flatten(mapping: Mapping[str, Any]) -> Iterator[tuple[Key, Any]]:
 
 
 def read_value(key: Key, value: Any) -> Any:
-    """Return a setting's value in its type.
+    """Convert a setting's value to its type.
 
     >>> read_value(parse_key("transformer"), "swap")
-    <Kind.SWAP: 'swap'>
+    <Place.SWAP: 'swap'>
 
     Raises:
-        PlanError: For a value that the setting does not have.
+        PlanError: The setting does not have this value.
     """
     kind = _types(key.subject)[key.field]
     if issubclass(kind, Described):
@@ -123,22 +116,22 @@ def read_value(key: Key, value: Any) -> Any:
 
 
 def _types(subject: str) -> Mapping[str, Any]:
-    """Return what can be told of a subject, with the type that reads it."""
+    """Return the settings of a subject, each with the type that reads it."""
     return {LORA: {LORA: Lora}, NUMERIC: NUMERICS}.get(subject, COMPONENT_FIELDS)
 
 
 class DecidedBy(Described):
-    """Who decides."""
+    """Who decided a setting."""
 
-    USER = "user", "You set it, so nothing changes it."
+    USER = "user", "The user set it, so nothing changes it."
     DEVICE_MODE = "device mode", "A device mode of the model decided it."
     RULE = "rule", "A rule or a preset decided it."
-    TUNER = "tuner", "It was found by search."
+    TUNER = "tuner", "A search found it."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One setting of a plan: its value, who decided, and why in a sentence."""
+    """One setting of a plan: its value, who decided it, and why in a sentence."""
 
     key: Key
     value: Any
@@ -147,7 +140,7 @@ class Decision:
 
     @property
     def text(self) -> str:
-        """Return the value as it is written."""
+        """Return the value as text."""
         return str(self.value).lower() if isinstance(self.value, bool) else str(self.value)
 
     def __str__(self) -> str:
@@ -158,29 +151,29 @@ KEYWORD, MAPPING, JSON = "a keyword", "a mapping", "JSON"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """One thing that a person set: its name, its value, through which door, and which setting implied it, if any."""
+class UserSetting:
+    """One setting that the user set: its key, its value, its source, and the setting that implied it, if any."""
 
     key: Key
     value: Any
-    door: str
+    source: str
     implied_by: Key | None = None
 
     def __str__(self) -> str:
         implied = f" (implied by {self.implied_by})" if self.implied_by else ""
         value = self.value if isinstance(self.value, (bool, int)) else str(self.value)
-        return f"{self.key}={value!r} from {self.door}{implied}"
+        return f"{self.key}={value!r} from {self.source}{implied}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Hold all that a person set, free of contradictions.
+    """All settings that the user set, free of contradictions.
 
     >>> user_settings(transformer={"prefetch": 2})
     Settings(transformer.prefetch=2 from a keyword, transformer='layerwise' from a keyword (implied by transformer.prefetch))
     """  # noqa: E501
 
-    items: Mapping[Key, Setting]
+    items: Mapping[Key, UserSetting]
 
     def __post_init__(self) -> None:
         freeze(self)
@@ -193,7 +186,7 @@ class Settings:
 
 
 def user_settings(*mappings: Mapping[str, Any] | Settings, json: str | None = None, **keywords: Any) -> Settings:
-    """Gather what a person set.
+    """Gather the settings that the user set; `help(residency.Plan)` lists them.
 
     >>> user_settings({"lora": "merged"}, json='{"lora": "dynamic"}')
     Traceback (most recent call last):
@@ -201,81 +194,83 @@ def user_settings(*mappings: Mapping[str, Any] | Settings, json: str | None = No
 leave one of them out
 
     Args:
-        mappings: Settings by name (see `_keys`), or what this function returned before.
-        json: The same as JSON.
-        keywords: The same by keyword, for all names that are identifiers.
+        mappings: Settings by name, or the result of an earlier call.
+        json: Settings as a JSON object.
+        keywords: Settings by keyword, for names that are identifiers.
 
     Raises:
-        PlanError: For two settings that contradict each other, naming both, or one that does not exist.
+        PlanError: Two settings contradict each other, and the error names both; or a setting does not exist.
     """
-    found: dict[Key, Setting] = {}
-    for setting in _told(mappings, json, keywords):
+    found: dict[Key, UserSetting] = {}
+    for setting in _given(mappings, json, keywords):
         before = found.setdefault(setting.key, setting)
         if before.value != setting.value:
             raise PlanError(f"{before} contradicts {setting}; leave one of them out")
     scopes = dict.fromkeys(key.scope for key in found if key.places)
-    for scope in sorted(scopes, key=lambda scope: scope[1] is not None):  # all stages first: one may go with them
+    # settings for all stages first: those of one stage may share their place
+    for scope in sorted(scopes, key=lambda scope: scope[1] is not None):
         _settle(scope, found)
     return Settings(items=found)
 
 
-def _told(
+def _given(
     mappings: tuple[Mapping[str, Any] | Settings, ...], json: str | None, keywords: Mapping[str, Any]
-) -> Iterator[Setting]:
+) -> Iterator[UserSetting]:
     for mapping in mappings:
         if isinstance(mapping, Settings):
             yield from (setting for setting in mapping.items.values() if setting.implied_by is None)
         else:
-            yield from (Setting(key=key, value=value, door=MAPPING) for key, value in flatten(mapping))
+            yield from (UserSetting(key=key, value=value, source=MAPPING) for key, value in flatten(mapping))
     if json is not None:
-        yield from (Setting(key=key, value=value, door=JSON) for key, value in flatten(_object(json)))
-    yield from (Setting(key=key, value=value, door=KEYWORD) for key, value in flatten(keywords))
+        yield from (UserSetting(key=key, value=value, source=JSON) for key, value in flatten(_object(json)))
+    yield from (UserSetting(key=key, value=value, source=KEYWORD) for key, value in flatten(keywords))
 
 
 def _object(text: str) -> Mapping[str, Any]:
     try:
         value = json_module.loads(text)
     except json_module.JSONDecodeError as error:
-        raise PlanError(f"the settings are no JSON: {error}") from None
+        raise PlanError(f"the settings are not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise PlanError(f"the settings are a JSON object of names and values, got {type(value).__name__}")
+        raise PlanError(f"settings in JSON are an object of names and values, got {type(value).__name__}")
     return value
 
 
-def _settle(scope: tuple[str, str | None], found: dict[Key, Setting]) -> None:
-    """See that the settings of a component and stage mean something for the place that is told or implied for them."""
+def _settle(scope: tuple[str, str | None], found: dict[Key, UserSetting]) -> None:
+    """Check that every setting of a scope applies to its place, which is given or implied."""
     own = {key.field: setting for key, setting in found.items() if key.scope == scope}
     place = own.pop(PLACEMENT, None) or _inherited(scope, own, found)
     if place is None:
         first = next(iter(own.values()))
         key = first.key.sibling(PLACEMENT)
-        found[key] = Setting(key=key, value=_simplest(own), door=first.door, implied_by=first.key)
+        found[key] = UserSetting(key=key, value=_simplest(own), source=first.source, implied_by=first.key)
         return
     for field, setting in own.items():
-        if not _means_something(setting, place.value):
-            fitting = [kind for kind in FIELDS if _means_something(setting, kind)]
+        if not _applies(setting, place.value):
+            fitting = [kind for kind in FIELDS if _applies(setting, kind)]
             raise PlanError(
-                f"{setting} contradicts {place}: {field} means nothing there; leave one of them out, or choose "
+                f"{setting} contradicts {place}: {field} does not apply there; leave one of them out, or choose "
                 + " or ".join(repr(str(kind)) for kind in fitting)
             )
 
 
 def _inherited(
-    scope: tuple[str, str | None], own: Mapping[str, Setting], found: Mapping[Key, Setting]
-) -> Setting | None:
-    """Return the place told for all stages, for settings of one stage that go with it."""
+    scope: tuple[str, str | None], own: Mapping[str, UserSetting], found: Mapping[Key, UserSetting]
+) -> UserSetting | None:
+    """Return the place given for all stages, if every setting of this one stage applies to it."""
     component, stage = scope
     place = found.get(Key(component, None, PLACEMENT)) if stage is not None else None
-    return place if place is not None and all(_means_something(each, place.value) for each in own.values()) else None
+    return place if place is not None and all(_applies(each, place.value) for each in own.values()) else None
 
 
-def _simplest(own: Mapping[str, Setting]) -> Kind:
-    """Return the simplest place for which all of these settings mean something."""
-    whole = all(_means_something(setting, Kind.SWAP) for setting in own.values())
-    return Kind.SWAP if whole else Kind.LAYERWISE
+def _simplest(own: Mapping[str, UserSetting]) -> Place:
+    """Return the simplest place to which all of these settings apply."""
+    whole = all(_applies(setting, Place.SWAP) for setting in own.values())
+    return Place.SWAP if whole else Place.LAYERWISE
 
 
-def _means_something(setting: Setting, kind: Kind) -> bool:
-    """Tell whether a place has this setting; a swap that stays until the end of the run would be no swap."""
-    never_leaves = kind is Kind.SWAP and setting.value == Until.RUN
+def _applies(setting: UserSetting, kind: Place) -> bool:
+    """Return whether a place has this setting with this value."""
+    # a swap that stays until the end of the run is resident
+    never_leaves = kind is Place.SWAP and setting.value == Until.RUN
     return setting.key.field in FIELDS[kind] and not never_leaves

@@ -1,7 +1,7 @@
-"""What a plan is laid over: the sizes of the components, and their calls in the order of the run.
+"""The workload of a plan: the sizes of the components, and their calls in the order of the run.
 
-A rehearsal knows far more; this is what the order of moves and the memory they take depend on. Stages bear their
-registered names, which also key the placements.
+A workload holds everything that the order of moves and their memory depend on; a rehearsal holds far more. Stages have
+their registered names, which also key the placements.
 
     Workload(
         components={"vae": ComponentSize(outside_bytes=100, block_bytes=(40, 40))},
@@ -9,7 +9,8 @@ registered names, which also key the placements.
         calls=(Call(stage="decode", component="vae", blocks=(0, 1)),),
     )
 
-`activations` are the bytes that a stage has alive besides weights, at its highest.
+`activations` are the highest bytes alive besides weights, by stage. `residency.workload` reads a workload from a
+rehearsal.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reslab.stages.support import freeze
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSize:
-    """Bytes of one component's weights, in its repeated blocks and outside of them.
+    """Bytes of one component's weights, in its repeated blocks and outside the blocks.
 
     >>> ComponentSize(outside_bytes=100, block_bytes=(40, 40)).weight_bytes
     180
@@ -35,7 +36,7 @@ class ComponentSize:
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes of all its weights."""
+        """Return the bytes of all weights of the component."""
         return self.outside_bytes + sum(self.block_bytes)
 
     @property
@@ -52,17 +53,17 @@ class ComponentSize:
 class Call:
     """One call of a component's method.
 
-    A rehearsed call says which one it is: its times are those of its traces. A call that was made by hand, or seen in a
-    run, does not.
+    A call from a rehearsal names its traces, whose times are its times. A call made by hand, or recorded in a real run,
+    has none.
 
     Attributes:
         stage: The stage's registered name.
         component: The component's name.
-        method: What is called of it.
-        blocks: The blocks that it runs, in their order.
-        traces: Numbers of the rehearsal's traces that it runs: one, or one a guidance pass where passes are batched.
-        step: The denoising step from 0; None outside.
-        guidance_pass: The guidance pass; None outside, and where one call makes all of a step's passes.
+        method: The name of the called method.
+        blocks: The numbers of the blocks that the call runs, in order.
+        traces: Numbers of the rehearsal's traces that the call runs: one, or one per guidance pass if they are batched.
+        step: The denoising step, counted from 0; None outside denoising.
+        guidance_pass: The guidance pass; None outside of passes, and if one call makes all passes of a step.
     """
 
     stage: str
@@ -79,13 +80,13 @@ class Workload:
     """The components of a pipeline and the calls of one run.
 
     Args:
-        components: Sizes by name.
-        stages: Registered names in the order of running, those without a call included.
-        calls: In the order of the run; calls of one stage lie together.
+        components: The size of each component, by name.
+        stages: Registered names in the order of the run, including stages without a call.
+        calls: All calls in the order of the run.
         activations: Highest bytes alive besides weights, by stage.
 
     Raises:
-        PlanError: For a call of a component or stage that is not there, or of stages out of order.
+        PlanError: A call names a component or stage that is not listed, or calls are not in the order of the stages.
     """
 
     components: Mapping[str, ComponentSize]
@@ -97,9 +98,9 @@ class Workload:
         freeze(self)
         for call in self.calls:
             if call.component not in self.components or call.stage not in self.stages:
-                raise PlanError(f"{call} is of a component or stage that the workload does not list")
-        places = [self.stages.index(call.stage) for call in self.calls]
-        if places != sorted(places):
+                raise PlanError(f"{call} names a component or stage that the workload does not list")
+        order = [self.stages.index(call.stage) for call in self.calls]
+        if order != sorted(order):
             raise PlanError("the calls of a workload follow the order of its stages, and each stage runs once")
 
     @property
@@ -114,36 +115,36 @@ class Workload:
 
     @cached_property
     def calls_of(self) -> Mapping[tuple[str, int], tuple[Call, ...]]:
-        """Return the calls of each component in the stage at each place; nothing where there is none."""
+        """Return the calls by component and index of the stage; a stage without calls has no entry."""
         found: dict[tuple[str, int], list[Call]] = {}
-        for place, calls in enumerate(self.by_stage):
+        for index, calls in enumerate(self.by_stage):
             for call in calls:
-                found.setdefault((call.component, place), []).append(call)
+                found.setdefault((call.component, index), []).append(call)
         return {key: tuple(calls) for key, calls in found.items()}
 
     @cached_property
     def blocks_of(self) -> Mapping[tuple[str, int], frozenset[tuple[int, ...]]]:
-        """Return the distinct lists of blocks that those calls run."""
+        """Return the distinct lists of blocks that calls run, by component and index of the stage."""
         return {key: frozenset(call.blocks for call in calls) for key, calls in self.calls_of.items()}
 
     @cached_property
     def users(self) -> Mapping[str, tuple[int, ...]]:
-        """Return the places of the stages that call each component."""
-        places = range(len(self.stages))
-        return {name: tuple(place for place in places if (name, place) in self.calls_of) for name in self.components}
+        """Return the indices of the stages that call each component."""
+        stages = range(len(self.stages))
+        return {name: tuple(index for index in stages if (name, index) in self.calls_of) for name in self.components}
 
 
-def equal_blocks(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
-    """Return the workload of a model of equal blocks which a stage `denoise` calls some times: enough to think with.
+def uniform_workload(count: int, *, passes: int = 1, nbytes: int = 1, component: str = "transformer") -> Workload:
+    """Return the workload of one model of equal blocks that the stage `denoise` calls once per pass, for examples.
 
-    >>> [(call.step, call.blocks) for call in equal_blocks(3, passes=2).calls]
+    >>> [(call.step, call.blocks) for call in uniform_workload(3, passes=2).calls]
     [(0, (0, 1, 2)), (1, (0, 1, 2))]
 
     Args:
-        count: Blocks of the model; nothing lies outside of them.
-        passes: Times that it is called, each in a step of its own.
+        count: Number of blocks; the model has no weights outside the blocks.
+        passes: Number of calls, each in a step of its own.
         nbytes: Bytes of a block.
-        component: What the model is called.
+        component: The model's name.
     """
     stage, blocks = "denoise", tuple(range(count))
     calls = tuple(Call(stage=stage, component=component, blocks=blocks, step=step) for step in range(passes))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._workload import Workload, equal_blocks
+from reslab.residency._plan._workload import Workload, uniform_workload
 from reslab.residency._schedule._kept_units import OUTSIDE, unit_bytes
 from reslab.residency._schedule._schedule import Act, Move, schedule
 
@@ -43,7 +43,7 @@ def slot_times(
     """Return when and in which place each block is copied, is there and computes, under each plan.
 
     >>> from reslab.residency import Plan, layerwise
-    >>> times = slot_times({"stream": Plan.of({"transformer": layerwise()})}, equal_blocks(3), copy=2)
+    >>> times = slot_times({"stream": Plan.of({"transformer": layerwise()})}, uniform_workload(3), copy=2)
     >>> times.filter(place="computing").rows()[:3]
     [('stream', 'computing', 'stalls', 0, 0.0, 2.0), ('stream', 'computing', 'computes', 0, 2.0, 3.0), \
 ('stream', 'computing', 'stalls', 1, 3.0, 4.0)]
@@ -90,7 +90,7 @@ def pass_time(plan: Plan, *, blocks: int, copy: float) -> float:
         copy: The time to copy a block, as a multiple of the time to compute it.
     """
     early, late = (
-        max(slot_times({"": plan}, equal_blocks(blocks, passes=passes), copy=copy)["end"]) for passes in _PASSES
+        max(slot_times({"": plan}, uniform_workload(blocks, passes=passes), copy=copy)["end"]) for passes in _PASSES
     )
     return round((late - early) / (_PASSES[1] - _PASSES[0]) / blocks, 6)
 

@@ -1,1 +1,1 @@
-"""Rehearsing: the real code of a pipeline, run without weights, and what it would have computed."""
+"""Rehearsing: the real code of a pipeline runs without weights and records its operations, bytes and shapes."""

@@ -3,13 +3,12 @@
     pipeline = blank("FLUX.1-dev")                   # or a folder in diffusers' layout, with or without weights
     rehearse(pipeline, prompt="a heron over a weir", width=1024, height=1024, num_inference_steps=28)
 
-Configurations of some models ship as data, each with its source and the number of parameters it must have. Tokenizers
-of these stand in for the real ones, since vocabularies are not configuration; a folder's own are used where they lie.
+Configurations of some models ship as data, each with its source and the number of parameters that it must have. Their
+tokenizers are replaced by `WordTokenizer`, since vocabularies are not configuration; a folder has its own tokenizers.
 
-A tokenizer without a vocabulary: each word, sign and special token is one token, numbered by its hash.
-
-It stands in for a model's own where only the number of tokens matters: prompts are padded to one length, or are about
-as long as they have words.
+`WordTokenizer` has no vocabulary: each word, sign and special token is one token, numbered by its hash. That is enough
+for a rehearsal, in which only the number of tokens matters: prompts are padded to one length, or have about as many
+tokens as words.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _PACKAGE, _FOLDER = "reslab.residency", "_rehearse/configs"
 
 
 def blanks() -> list[str]:
-    """Name the models whose configurations ship.
+    """Return the names of the models whose configurations ship.
 
     >>> blanks()
     ['FLUX.1-dev', 'Qwen-Image', 'SDXL', 'Wan2.2-T2V-A14B']
@@ -49,13 +48,13 @@ def blank(model: str | os.PathLike[str], *, dtype: torch.dtype | None = None) ->
 
     Args:
         model: One of `blanks()`, or a folder with a model_index.json and a configuration for each component.
-        dtype: Of the weights; by default the one that the model is run with, bfloat16 for a folder.
+        dtype: The type of the weights; by default the one that the model is run with, bfloat16 for a folder.
 
     Returns:
         A pipeline made by `Pipeline.from_diffusers`; its request is what the stock pipeline takes.
 
     Raises:
-        RehearsalError: There is no such model or folder, or a configuration has not the parameters it should have.
+        RehearsalError: There is no such model or folder, or a model's parameters are not as many as released.
     """
     shipped = _shipped()
     if Path(model).is_dir():
@@ -97,7 +96,7 @@ def _part(name: str, part: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _made(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Make a module, or a scheduler, of a configuration."""
+    """Return a module, or a scheduler, made of a configuration."""
     if not issubclass(kind, torch.nn.Module):
         return kind.from_config(dict(config))
     with weightless():
@@ -109,7 +108,7 @@ def _made(kind: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Convert the weights, but for those that diffusers keeps in float32 when it loads the model."""
+    """Convert the weights, except those that diffusers keeps in float32 when it loads the model."""
     kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
     diffusers_own = type(module).__module__.startswith("diffusers.")
     for path, weight in module.named_parameters():
@@ -119,7 +118,7 @@ def _converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _from_folder(folder: Path, dtype: torch.dtype) -> Pipeline:
-    """Build what a model_index.json lists; schedulers and tokenizers are read as they are."""
+    """Build the components that a model_index.json lists; schedulers and tokenizers are loaded from their files."""
     index = folder / "model_index.json"
     if not index.is_file():
         raise RehearsalError(f"{str(folder)!r} has no model_index.json: it is not a pipeline in diffusers' layout")
@@ -147,7 +146,7 @@ def _find(name: str) -> Any:
 
 
 def _class(library: str, name: str, *default: Any) -> Any:
-    """A class of diffusers or transformers, or of a pipeline's own folder in diffusers, such as "ltx2"."""
+    """Return a class of diffusers or transformers, or of a pipeline's own folder in diffusers, such as "ltx2"."""
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
     with _quiet_transformers():
         return getattr(import_module(module), name, *default)
@@ -155,7 +154,8 @@ def _class(library: str, name: str, *default: Any) -> Any:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hide that transformers 5.23 misses torchvision when diffusers imports image processors; nothing here needs it."""
+    """Silence transformers within the block."""
+    # transformers 5.23 warns that torchvision is missing when diffusers imports image processors; none is used here
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -174,12 +174,12 @@ def _composed(pipe: Any, name: str) -> Pipeline:
 
 
 _TOKEN = re.compile(r"<\|?\w+\|?>|\w+|[^\w\s]|\n")
-#: Numbers below are kept for padding, end and the like.
+#: Token numbers below this one are reserved for padding, end and the like.
 _RESERVED = 8
 
 
 class WordTokenizer:
-    """Turn text into numbers below `vocab_size`; called as the tokenizers of transformers are.
+    """A tokenizer without a vocabulary, called as those of transformers are; numbers are below `vocab_size`.
 
     >>> WordTokenizer(vocab_size=1000, model_max_length=6)("a heron over a weir", padding="max_length").attention_mask
     [[1, 1, 1, 1, 1, 1]]
@@ -201,7 +201,7 @@ class WordTokenizer:
         return_tensors: str | None = None,
         **_: Any,
     ) -> BatchEncoding:
-        """Return `input_ids` and `attention_mask`, padded and cut as asked."""
+        """Return `input_ids` and `attention_mask`, padded and truncated by the arguments."""
         rows = [self._ids(each) for each in ([text] if isinstance(text, str) else text)]
         longest = max_length or self.model_max_length
         if truncation:
@@ -215,7 +215,7 @@ class WordTokenizer:
         return BatchEncoding(values)
 
     def tokenize(self, text: str) -> list[str]:
-        """Cut text into words, signs and special tokens."""
+        """Split text into words, signs and special tokens."""
         return _TOKEN.findall(text)
 
     def _ids(self, text: str) -> list[int]:
@@ -223,5 +223,5 @@ class WordTokenizer:
         return [_RESERVED + zlib.crc32(word.encode()) % span for word in self.tokenize(text)] + [self.eos_token_id]
 
     def batch_decode(self, rows: Any, **_: Any) -> list[str]:
-        """Return nothing: what a prompt was cut short by is not known."""
+        """Return empty texts: numbers made by hashing cannot be decoded."""
         return ["" for _row in rows]

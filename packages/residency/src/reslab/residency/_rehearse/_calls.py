@@ -1,9 +1,14 @@
 """Component calls, each traced once per distinct shape.
 
-A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model
-reads a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it
-from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a call of a component
-that can compute in tiles and does not, as it runs and in tiles.
+A call's tensors become phantoms, so that the thirtieth denoising step equals the first. If the model reads a number (as
+the code of Gemma's masks does), the call is traced again with the known numbers of its arguments, which distinguish
+calls of this method from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a
+call of a component that can compute in tiles and does not is traced as it runs and in tiles.
+
+    answer = calls.answering(vae, lambda: "vae", "decode")     # stands in for vae.decode
+    calls.traced                                               # every distinct call with its segments
+
+Calls inside a component are in `_repeat`, the segments of a call in `_trace`.
 """
 
 from __future__ import annotations
@@ -20,15 +25,15 @@ from reslab.residency._model._storage import Unusual
 from reslab.residency._rehearse._failures import UnknownValueError
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
-from reslab.residency._rehearse._structure import Given, Template, Unshareable, key, map_tensors, sharing
+from reslab.residency._rehearse._structure import GivenTensors, Template, Unshareable, key, map_tensors, sharing
 from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.stages.support import shadowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traced:
-    """A distinct component call."""
+class TracedCall:
+    """A distinct component call, with its segments and its bytes."""
 
     component: str
     method: str
@@ -40,8 +45,8 @@ class Traced:
     output_bytes: int
 
 
-class Call(NamedTuple):
-    """One component call: its trace, those with a merged LoRA and in tiles, its shapes, and what was alive before."""
+class ComponentCall(NamedTuple):
+    """One component call: its traces as it ran, with a merged LoRA and in tiles, its shapes, and bytes alive before."""
 
     trace: int
     merged_trace: int | None
@@ -51,7 +56,7 @@ class Call(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """A method of a component: how it is called, and which of the component's layers carry a LoRA."""
+    """A method of a component, and the component's layers that carry a LoRA."""
 
     owner: torch.nn.Module
     name: str
@@ -63,32 +68,36 @@ class _Method(NamedTuple):
 
     @property
     def lora(self) -> frozenset[Any]:
-        """The adapters that are on."""
+        """Return the adapters that are on."""
         return _lora.active(self.switches)
 
 
 class _Known(NamedTuple):
+    """The traces and shapes of a call that was traced before, and its result."""
+
     trace: int
     merged_trace: int | None
     tiled_trace: int | None
     shapes: str
-    result: Template | None  # None: it cannot be made again
+    result: Template | None  # None: the result cannot be made again
 
 
-class Calls:
+class CallTracer:
     """Answers component calls with phantoms.
 
     Args:
-        phantoms: What runs the operations.
-        liveness: What is alive, inside and outside components.
+        phantoms: The mode that runs operations.
+        liveness: The bytes alive, inside and outside components.
         share: Whether equal blocks are traced once.
-        told: Called with each call made.
+        listed: Called with each component call.
     """
 
-    def __init__(self, phantoms: Phantoms, liveness: Liveness, *, share: bool, told: Callable[[Call], None]) -> None:
-        self.phantoms, self.liveness, self.told = phantoms, liveness, told
+    def __init__(
+        self, phantoms: Phantoms, liveness: Liveness, *, share: bool, listed: Callable[[ComponentCall], None]
+    ) -> None:
+        self.phantoms, self.liveness, self.listed = phantoms, liveness, listed
         self.repeats = Repeats(phantoms, share=share)
-        self.traced: list[Traced] = []
+        self.traced: list[TracedCall] = []
         self._known: dict[Any, _Known] = {}
         self._by_value: set[Any] = set()
         self._tracing = False
@@ -96,13 +105,13 @@ class Calls:
     def answering(
         self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
     ) -> Callable[..., Any]:
-        """Make what stands for a component's method; its signature is kept.
+        """Return a function that stands in for a component's method, with the same signature.
 
         Args:
             owner: The component.
-            name: Tells under which name it is called.
+            name: Returns the name under which the component is called.
             method: The method's name.
-            weights: The component's weights that are not plain, if it has some.
+            weights: The component's weights that are not plain, if it has any.
         """
         component, original = _eager.original(owner), _eager.method(owner, method)
         parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
@@ -115,7 +124,7 @@ class Calls:
                 raise_unfollowed(name(), weights)
             live = self.liveness.now
             known, result = self._answer(about, name(), args, kwargs)
-            self.told(Call(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
+            self.listed(ComponentCall(known.trace, known.merged_trace, known.tiled_trace, known.shapes, live))
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
@@ -153,7 +162,7 @@ class Calls:
                 self._traced(about, name, shapes, "merged", given)
             merged = len(self.traced) - 1
         tiled = self._in_tiles(about, name, shapes, given)
-        before = Given(given)
+        before = GivenTensors(given)
         result = self._traced(about, name, shapes, "dynamic" if lora else "none", given)
         number = len(self.traced) - 1
         if tiled is not None and self.traced[tiled].segments == self.traced[number].segments:
@@ -162,20 +171,18 @@ class Calls:
         return _Known(number, merged, tiled, shapes, self._template(result, before)), result
 
     def _in_tiles(self, about: _Method, name: str, shapes: str, given: Any) -> int | None:
-        """Trace a call in tiles and return the trace's number; None of what has no such choice, or is in tiles already.
-
-        Only encoding and decoding are ever done in tiles. A size at which a model cannot do that has no such choice.
-        """
+        """Trace a call in tiles and return the trace's number; None if it cannot be tiled or is tiled already."""
+        # only encoding and decoding have tiles
         if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
             return None
         try:
             with shadowed(about.owner, "use_tiling", True):
                 self._traced(about, name, shapes, "none", given)
-        except Exception:  # the run itself is not in tiles, so whatever ails them is no reason to refuse it
+        except Exception:  # the run itself has no tiles, so a model that fails with them can still be rehearsed
             return None
         return len(self.traced) - 1
 
-    def _template(self, result: Any, before: Given) -> Template | None:
+    def _template(self, result: Any, before: GivenTensors) -> Template | None:
         with self.phantoms.paused():
             try:
                 return Template(result, before, self.phantoms)
@@ -192,7 +199,7 @@ class Calls:
             self.phantoms.record, self._tracing = outside, False
         trace.close()
         self.traced.append(
-            Traced(
+            TracedCall(
                 component=name,
                 method=about.name,
                 shapes=shapes,
@@ -207,7 +214,7 @@ class Calls:
 
     def _again(self, template: Template, given: Any) -> Any:
         with self.phantoms.paused():
-            result, fresh = template.build(Given(given))
+            result, fresh = template.build(GivenTensors(given))
         for tensor in fresh:
             self.liveness.add(tensor)
         return result
@@ -231,7 +238,7 @@ class Calls:
 
 
 def shapes_of(parameters: inspect.Signature, args: Any, kwargs: Any) -> str:
-    """Write the shapes of a call's tensors by the names of its parameters.
+    """Return the shapes of a call's tensors as text, by the names of the parameters.
 
     >>> def forward(hidden_states, timestep, return_dict=True): ...
     >>> shapes_of(inspect.signature(forward), (torch.empty(1, 6144, 128),), {"timestep": torch.empty(1)})

@@ -1,6 +1,9 @@
-"""Standing in for a device: the pipeline's conductor and observer while it is rehearsed.
+"""The pipeline's conductor and observer while it is rehearsed.
 
-What runs between component calls, counted by stage: schedulers, guidance, latents, post-processing.
+    with pipeline.conduct(conductor), pipeline.observe(conductor): ...
+
+It lists every component call with its stage, step and guidance pass, and counts the operations between component calls
+by stage: schedulers, guidance, latents, post-processing. The frame `glue` of a rehearsal holds these counts.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ from typing import Any
 
 import torch
 
-from reslab.residency._rehearse._calls import Call
+from reslab.residency._rehearse._calls import ComponentCall
 from reslab.residency._rehearse._costs import UNKNOWN
-from reslab.residency._rehearse._phantom import Phantoms, Row
+from reslab.residency._rehearse._phantom import OperationRow, Phantoms
 from reslab.residency._rehearse._trace import Liveness
 from reslab.stages import Kind, Section, Stage, StockStage
 
 
-class Stand:
-    """Knows which stage, step, pass and component is under way, and lists the calls made."""
+class RehearsalConductor:
+    """Knows the current stage, step, pass and component, and lists component calls."""
 
     #: Blocks make their tensors on the CPU: small ones are real, large ones become phantoms.
     execution_device = torch.device("cpu")
@@ -27,51 +30,51 @@ class Stand:
 
     def __init__(self, phantoms: Phantoms, liveness: Liveness) -> None:
         self.phantoms, self.liveness = phantoms, liveness
-        self.glue: list[Glue] = []
+        self.glue: list[GlueCounter] = []
         self.calls: list[tuple[Any, ...]] = []
         self.component = ""
         self._stage: Stage | None = None
-        self._before: Glue | None = None
+        self._before: GlueCounter | None = None
         self._within: list[tuple[str, str, int]] = []
 
     def stage(self, stage: Stage, call: Callable[[], None]) -> None:
-        """Run a stage, counting what lies between its component calls."""
+        """Run a stage, and count the operations between its component calls."""
         with self._within_stage(stage):
             call()
 
     def sections(self, stock: StockStage, call: Callable[[], None]) -> None:
-        """Make the call of a stock pipeline, counting what lies before its first section with that."""
-        self.phantoms.record = self._before = Glue("", "", self.liveness)
+        """Call a stock pipeline; operations before its first section count as part of that section."""
+        self.phantoms.record = self._before = GlueCounter("", "", self.liveness)
         call()
 
     def section(self, stage: Section) -> AbstractContextManager[None]:
-        """Count what lies between the component calls of a section."""
+        """Count the operations between the component calls of a section."""
         return self._within_stage(stage)
 
     @contextmanager
     def _within_stage(self, stage: Stage) -> Iterator[None]:
         self._stage = stage
-        glue, self._before = self._before or Glue("", "", self.liveness), None
+        glue, self._before = self._before or GlueCounter("", "", self.liveness), None
         glue.stage, glue.registered_name = stage.profile_name, stage.registered_name
         self.glue.append(glue)
         self.phantoms.record = glue
         yield
 
     def component_call(self, component: str, method: str, call: Callable[[], Any]) -> Any:
-        """Make a component call, knowing under which name."""
+        """Make a component call, and remember the component's name meanwhile."""
         self.component = component
         return call()
 
     def begin(self, kind: str, name: str, index: int = -1, nbytes: int = 0) -> None:
-        """Be told that something begins."""
+        """Note that a span begins."""
         self._within.append((kind, name, index))
 
     def end(self, error: BaseException | None = None) -> None:
-        """Be told that it ended."""
+        """Note that the innermost span ends."""
         self._within.pop()
 
-    def told(self, call: Call) -> None:
-        """List a component call."""
+    def list_call(self, call: ComponentCall) -> None:
+        """Append a component call to `calls`, with the stage, step and pass that it is in."""
         assert self._stage is not None
         _kind, text, _index = self._within[-1]
         steps = [index for kind, _name, index in self._within if kind == Kind.STEP]
@@ -81,16 +84,16 @@ class Stand:
         self.calls.append((len(self.calls), *stage, *where, *call))
 
 
-class Glue:
-    """Counts the operations of one stage that lie outside components."""
+class GlueCounter:
+    """Counts the operations of one stage outside of components."""
 
     def __init__(self, stage: str, registered_name: str, liveness: Liveness) -> None:
         self.stage, self.registered_name, self.liveness = stage, registered_name, liveness
         self.operations = self.flops = self.read_bytes = self.written_bytes = 0
         self.peak_bytes = liveness.now
-        self.unknown: list[Row] = []
+        self.unknown: list[OperationRow] = []
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         self.operations += 1
         self.flops += row.flops
         self.read_bytes += row.read_bytes
@@ -102,10 +105,10 @@ class Glue:
         self.peak_bytes = max(self.peak_bytes, self.liveness.now)
 
     def touch(self, extra_bytes: int) -> None:
-        """Note bytes that a kernel had for itself while it ran."""
+        """Note bytes that a kernel used for itself while it ran."""
         self.peak_bytes = max(self.peak_bytes, self.liveness.now + extra_bytes)
 
     def row(self) -> tuple[str, str, int, int, int, int, int]:
-        """The stage's row of the frame `glue`."""
+        """Return the stage's row of the frame `glue`."""
         counted = self.operations, self.flops, self.read_bytes, self.written_bytes, self.peak_bytes
         return self.stage, self.registered_name, *counted

@@ -1,19 +1,16 @@
-"""Operations whose bytes are their cost, by kind, where torch's own tags (pointwise, reduction) do not say it.
-
-An operation that is neither here, nor tagged, nor in torch's registry of FLOPs is one that nobody can cost.
-
-What an operation is, and what it costs: its kind, its FLOPs, the bytes that it reads and writes.
-
-FLOPs come from the registry of `torch.utils.flop_counter`: a multiplication and an addition are two, softmax and
-elementwise arithmetic are none, attention is counted whole whatever its mask. Bytes are those of the tensors that go in
-and come out, once each; a lookup reads the rows that it returns, not the table. A view moves nothing and is no
-operation here.
+"""The cost of an operation: its kind, its FLOPs, and the bytes that it reads and writes.
 
     op = describe(torch.ops.aten.mm.default)
     op.kind                                     # 'matmul'
-    flops(op, args, out), traffic(op, args, out)
+    flops(op, args, kwargs, out), traffic(op, args, kwargs, out)
 
-An operation that is in no list is `unknown`: `rehearse` raises and names it rather than counting 0.
+FLOPs come from the registry of `torch.utils.flop_counter`: a multiplication and an addition are two, softmax and
+elementwise arithmetic are none, attention is counted whole whatever its mask. Bytes are those of the tensors among
+arguments and results, once each; a lookup reads the rows that it returns, not the table. A view moves no bytes and is
+not recorded.
+
+The kind of an operation comes from torch's registry of FLOPs, from `KIND_OF`, or from torch's tags (pointwise,
+reduction). An operation without any of these is `unknown`: `rehearse` raises and names it rather than counting 0.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import flop_registry
 
+#: Operations without FLOPs, by kind, for which torch has no tag.
 _KINDS = {
     "elementwise": "polar complex",
     "norm": """
@@ -78,12 +76,13 @@ _READ_VALUES = {"_local_scalar_dense", "equal", "is_nonzero", "is_same_size"}
 
 
 def _by_row(a: torch.Tensor, *_: Any, out_val: torch.Tensor, **__: Any) -> int:
-    """Rows of `a` times a matrix, however that is packed: two for each element of `a` and column of the result."""
+    """Return the FLOPs of rows times a packed matrix: two for each element of `a` and column of the result."""
     return 2 * a.numel() * int(out_val.shape[-1])
 
 
 def _grouped(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
-    """Groups of rows, each times a matrix of its own; or the groups are columns of `b`, or lie along the inner axis."""
+    """Return the FLOPs of a grouped product."""
+    # groups are rows of `a`, columns of `b`, or parts of the inner axis; only grouped columns need another count
     columns_grouped = a.dim() == 3 and b.dim() == 2
     return 2 * int(a.shape[-2:].numel() if columns_grouped else a.numel()) * int(b.shape[-1])
 
@@ -113,16 +112,16 @@ _PRODUCTS: dict[str, Callable[..., int]] = {
 
 
 class Op(NamedTuple):
-    """What a rehearsal has to know of an operation."""
+    """The properties of an operation that a rehearsal uses."""
 
     name: str  # without overload: "mm"
     kind: str
     flop: Callable[..., int] | None
-    is_view: bool  # moves nothing: its result is another look at its argument
+    is_view: bool  # moves no bytes: its result shares the storage of its argument
     mutable: bool  # writes into an argument
-    reads_values: bool  # what it returns are numbers, not a tensor
+    reads_values: bool  # returns numbers, not a tensor
     elementwise: bool  # its result's shape does not depend on the values of scalars
-    composite: bool  # made of others, and met only where a subclass of tensors computes
+    composite: bool  # made of other operations; seen only when a subclass of tensors computes
 
 
 @cache
@@ -147,7 +146,7 @@ def describe(func: Any) -> Op:
 
 
 def _flop(name: str, func: Any) -> Any:
-    """The formula of an operation; one that works in place has that of the operation that does not."""
+    """Return the FLOP formula of an operation; an in-place operation has that of its counterpart."""
     known = flop_registry.get(func.overloadpacket) or _PRODUCTS.get(name)
     if known is not None or not name.endswith("_"):
         return known
@@ -176,8 +175,9 @@ def tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from tensors(value)
 
 
-def flat(args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """List the tensors among an operation's arguments, one level of lists deep; the hot path of a rehearsal."""
+def argument_tensors(args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """Return the tensors among an operation's arguments, one level of lists deep."""
+    # the hot path of a rehearsal: no recursion, no generator
     given = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, torch.Tensor):
@@ -188,7 +188,7 @@ def flat(args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def nbytes(tensor: torch.Tensor) -> int:
-    """Bytes that a kernel touches to read all of a tensor: an expanded one has fewer than elements."""
+    """Return the bytes that a kernel touches to read all of a tensor; an expanded one has fewer bytes than elements."""
     if 0 not in tensor.stride():
         return tensor.numel() * tensor.itemsize
     distinct = 1
@@ -199,7 +199,7 @@ def nbytes(tensor: torch.Tensor) -> int:
 
 def traffic(op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> tuple[int, int]:
     """Return the bytes that an operation reads and writes."""
-    given = flat(args, kwargs)
+    given = argument_tensors(args, kwargs)
     if op.mutable:
         written = nbytes(given[0]) if given else 0
         if op.kind == "index":  # the rows that are written, not the table
@@ -213,7 +213,7 @@ def traffic(op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> tuple[int, i
 
 
 def flops(op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> int:
-    """Return the FLOPs of an operation, 0 for those whose bytes are their cost."""
+    """Return the FLOPs of an operation; 0 for operations whose cost is their bytes."""
     return 0 if op.flop is None else int(op.flop(*args, **kwargs, out_val=out))
 
 
@@ -224,8 +224,6 @@ def attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
 
 
 def conv_workspace(args: Any, out: Any) -> int:
-    """Estimate what a convolution allocates beside its result, in bytes.
-
-    Kernels that want another memory layout copy input and weights into it and the result back: one copy of each.
-    """
+    """Return an estimate of the bytes that a convolution allocates beside its result."""
+    # kernels with another memory layout copy input and weights into it and the result back: one copy of each
     return sum(nbytes(tensor) for tensor in (*tensors(args[:2]), *tensors(out)))

@@ -1,4 +1,4 @@
-"""What can go wrong in a rehearsal, and where in the caller's code it did."""
+"""Errors of a rehearsal, with the line of the caller's code that caused them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-#: Frames of these packages are ours or torch's: the line that asked lies above them.
+#: Frames of these folders are ours or torch's; the caller's line is above them.
 _INNER = ("/torch/", "/reslab/residency/_rehearse/")
 
 
 class RehearsalError(ValueError):
-    """A rehearsal cannot go on, or cannot be read."""
+    """A rehearsal that cannot continue, or a file that cannot be read as one."""
 
 
 class UnknownValueError(RehearsalError):
-    """Code reads a value that no rehearsal knows, because it depends on weights or on computed tensors."""
+    """Code reads a value that depends on weights or on computed tensors, so that no rehearsal knows it."""
 
 
 def where() -> str:
-    """Say which line asked: the last two folders of its file, the line number and the function."""
+    """Return the caller's line: the file with its folder, the line number and the function."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename).as_posix()
         if not any(inner in path for inner in _INNER):
@@ -29,7 +29,7 @@ def where() -> str:
 
 
 def raise_unknown(op: str) -> NoReturn:
-    """Raise because an operation reads numbers that are not there."""
+    """Raise `UnknownValueError` for an operation that reads the numbers of a phantom."""
     raise UnknownValueError(
         f"{op} reads the value of a computed tensor, which a rehearsal does not know ({where()}). Give rehearse the "
         'answer and its reason: answers={"file.py:function": (value, "why")}.'
@@ -37,18 +37,18 @@ def raise_unknown(op: str) -> NoReturn:
 
 
 def raise_uncosted(calls: Mapping[str, int], nbytes: Mapping[str, int], total_bytes: int) -> NoReturn:
-    """Raise because nobody can say what some operations cost, listing each with its share of the bytes."""
+    """Raise `RehearsalError` for operations without a cost formula, listing each with its share of the bytes."""
     listed = "; ".join(
         f"{name} ({count} calls, {100 * nbytes[name] / max(total_bytes, 1):.2g} % of the bytes)"
         for name, count in calls.items()
     )
     raise RehearsalError(
-        f"nobody can cost {len(calls)} of the operations: {listed}. Give rehearse a formula for their FLOPs, or 0 "
-        'where their bytes say it all: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
+        f"{len(calls)} of the operations have no cost formula: {listed}. Give rehearse a formula for their FLOPs, or 0 "
+        'for operations that only move bytes: costs={"' + next(iter(calls)) + '": lambda args, out: 0}.'
     )
 
 
-#: What `answers` holds: "file.py:function" → (value, reason).
+#: The answers to reads of unknown values: "file.py:function" → (value, reason).
 Answers = Mapping[str, tuple[object, str]]
-#: What `costs` holds: operation → FLOPs from its arguments and its result.
+#: Cost formulas: operation → function that returns FLOPs from its arguments and its result.
 Costs = Mapping[str, Callable[..., int]]

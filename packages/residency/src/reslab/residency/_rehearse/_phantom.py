@@ -1,21 +1,19 @@
 """Running tensor code without its data: small tensors are real, large and computed ones are phantoms on meta.
 
-A phantom has shape, strides and dtype and no numbers. Whatever depends on one is a phantom, whatever is larger than
-`SMALL` becomes one, and all else is computed for real: so a scheduler steps, a mask made from a list keeps its values,
-and 35 GiB of weights take nothing. Reading a number that is not there is an error unless an answer is listed. No
-default device is set: code that asks for the meta device (because a phantom said it lies there) gets a real tensor
-where that is small.
+    with Phantoms(record), PhantomFunctions(phantoms):
+        model(torch.empty(1, 24576, 128, device="meta"))      # calls `record` with every operation
 
-    with Phantoms(record):
-        model(torch.empty(1, 24576, 128, device="meta"))      # record is told every operation
+A phantom has shape, strides and dtype, but no numbers. A result that depends on a phantom is a phantom, a tensor larger
+than `SMALL` becomes one, and everything else is computed for real: so a scheduler steps, a mask made from a list keeps
+its values, and 35 GiB of weights take no memory. Reading a number of a phantom is an error unless an answer is listed.
+No default device is set: code that asks for the meta device, because a phantom is on it, gets a real tensor if that is
+small. Shapes of results come from torch's own meta kernels, remembered by the shapes of arguments: a kernel costs
+100 µs, a look-up five.
 
-Shapes of results come from torch's own meta kernels, remembered by the shapes that went in: a kernel costs 100 µs, a
-look-up five.
-
-What has to be seen above torch's operations: attention as one, and the ways out of torch.
-
-`scaled_dot_product_attention` is taken apart before operations are told; here it stays one fused operation. A phantom
-that leaves for NumPy becomes zeros that take no memory: what is done with them afterwards is no work of the device.
+`Phantoms` sees torch's operations, `PhantomFunctions` the functions above them. Torch splits
+`scaled_dot_product_attention` into operations before `Phantoms` sees it; `PhantomFunctions` records it as one fused
+operation. A phantom that is converted to NumPy becomes zeros that take no memory, since code on NumPy is no work of the
+device.
 """
 
 from __future__ import annotations
@@ -35,12 +33,12 @@ from reslab.residency._rehearse._failures import Answers, Costs, raise_unknown, 
 
 META = torch.device("meta")
 _PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
-#: Bytes up to which a tensor keeps its numbers.
+#: The most bytes of a tensor that keeps its numbers.
 SMALL = 2**20
 
 
-class Row(NamedTuple):
-    """One operation as it is recorded; FLOPs and bytes as in `_costs`."""
+class OperationRow(NamedTuple):
+    """The record of one operation; FLOPs and bytes as in `_costs`."""
 
     op: str
     kind: str
@@ -50,22 +48,22 @@ class Row(NamedTuple):
     written_bytes: int
 
 
-class Record(Protocol):
-    """Is told each operation, the tensors that it allocated, and the bytes that its kernel may need beside them."""
+class Recorder(Protocol):
+    """Receives each operation, the tensors that it allocated, and the bytes that its kernel may need in addition."""
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
-        """Take one operation."""
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+        """Record one operation."""
 
     def touch(self, extra_bytes: int) -> None:
-        """Note bytes that a kernel had for itself while it ran."""
+        """Note bytes that a kernel used for itself while it ran."""
 
 
-class Result(NamedTuple):
-    """What an operation on given shapes returns: geometry of each tensor, and the row to record."""
+class OperationResult(NamedTuple):
+    """The result of an operation on given shapes: the geometry of each tensor, and the row to record."""
 
     tensors: tuple[tuple[Any, Any, torch.dtype] | None, ...]
     sequence: type | None  # list or tuple; None for a single tensor
-    row: Row
+    row: OperationRow
     workspace_bytes: int
 
     def build(self) -> Any:
@@ -78,31 +76,32 @@ class Result(NamedTuple):
 
 
 class Phantoms(TorchDispatchMode):
-    """Runs every operation on phantoms, or for real where all is small and known, and tells `record`.
+    """Runs operations on phantoms, or for real if all arguments are small and known, and calls `record` with each.
 
     Args:
-        record: Told each operation that is not a view.
-        answers: What code may read although nothing knows it: "file.py:function" → (value, reason).
+        record: Receives each operation that is not a view.
+        answers: Values for code that reads the numbers of phantoms: "file.py:function" → (value, reason).
         costs: Formulas for operations that torch's registry lacks: name → FLOPs from (arguments, result).
     """
 
-    def __init__(self, record: Record, *, answers: Answers | None = None, costs: Costs | None = None) -> None:
+    def __init__(self, record: Recorder, *, answers: Answers | None = None, costs: Costs | None = None) -> None:
         super().__init__()
         self.record = record
         self.answers: Mapping[str, tuple[Any, str]] = answers or {}
         self.costs: Mapping[str, Callable[..., int]] = costs or {}
         self._paused = False
-        self._results: dict[Any, Result] = {}
+        self._results: dict[Any, OperationResult] = {}
         self._unknown: set[int] = set()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here: torch's guard against it would cost more than all the rest of an operation."""
+        """Return False: keep torch from guarding every operation against compilation."""
+        # nothing is compiled here, and the guard would cost more than all the rest of an operation
         return False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Let operations within the block run as they are, unrecorded."""
+        """Let operations within the block run for real and unrecorded."""
         before, self._paused = self._paused, True
         try:
             yield
@@ -110,7 +109,7 @@ class Phantoms(TorchDispatchMode):
             self._paused = before
 
     def is_phantom(self, tensor: torch.Tensor) -> bool:
-        """Whether a tensor's numbers are not known, or too many to compute with."""
+        """Return whether a tensor's numbers are unknown, or too many to compute with."""
         if tensor.is_meta or tensor.numel() * tensor.itemsize > SMALL:
             return True
         return bool(self._unknown) and tensor.untyped_storage()._cdata in self._unknown
@@ -126,12 +125,12 @@ class Phantoms(TorchDispatchMode):
         if self._paused:
             return func(*args, **kwargs)
         if types and any(kind.__torch_dispatch__ is not _PLAIN_DISPATCH for kind in types):
-            return NotImplemented  # a subclass says by itself what it computes, in operations on what it is made of
+            return NotImplemented  # a subclass computes by itself, in operations on the tensors that it consists of
         op = _costs.describe(func)
         if op.composite:
             with self:
                 return func.decompose(*args, **kwargs)
-        given = _costs.flat(args, kwargs)
+        given = _costs.argument_tensors(args, kwargs)
         for tensor in given:
             if self.is_phantom(tensor):
                 return self._on_phantoms(func, op, args, kwargs, given)
@@ -144,7 +143,7 @@ class Phantoms(TorchDispatchMode):
             return func(*args, **kwargs)
         if op.mutable and torch.Tag.inplace_view not in func.tags:
             return self._written(op, args, kwargs, given)
-        if op.kind == "create":  # its numbers do not come from the phantom
+        if op.kind == "create":  # its numbers do not depend on the phantom
             return self._created(func, op, args, kwargs)
         if op.name == "index":
             args = (args[0], self._places(args[1]))
@@ -166,7 +165,7 @@ class Phantoms(TorchDispatchMode):
         if op.is_view or op.reads_values:
             return out
         row = self._row(op, args, kwargs, out)
-        if row.kind == _costs.UNKNOWN:  # it was computed here and now, on less than a megabyte
+        if row.kind == _costs.UNKNOWN:  # computed for real, on less than a megabyte: its cost is negligible
             row = row._replace(kind="other")
         if op.mutable:
             self.record(row, [])
@@ -175,18 +174,18 @@ class Phantoms(TorchDispatchMode):
         self.record(row, list(_costs.tensors(out)))
         return out
 
-    def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Result:
-        """Ask torch's meta kernel for the geometry of a result."""
+    def _result(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> OperationResult:
+        """Return the geometry of a result by torch's meta kernel, and the row to record."""
         bare = {name: META if name == "device" else None if name == "generator" else v for name, v in kwargs.items()}
         out = func(*_to_meta(args), **_to_meta(bare))
         sequence = type(out) if isinstance(out, (list, tuple)) else None
         made = out if sequence is not None else (out,)
         geometry = tuple(None if each is None else (each.shape, each.stride(), each.dtype) for each in made)
         workspace = _costs.conv_workspace(args, out) if op.kind == "conv" else 0
-        return Result(geometry, sequence, self._row(op, args, kwargs, out), workspace)
+        return OperationResult(geometry, sequence, self._row(op, args, kwargs, out), workspace)
 
     def _created(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Make a tensor from nothing but its geometry: really where it is small."""
+        """Make a tensor from its geometry alone, a real one if it is small."""
         bare = {name: value for name, value in kwargs.items() if name != "generator"}
         if "generator" in kwargs:
             drawn = torch.empty(args[-1], dtype=kwargs.get("dtype"), device=META)
@@ -198,7 +197,7 @@ class Phantoms(TorchDispatchMode):
         return drawn
 
     def _written(self, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
-        """Note what is written into a tensor, without writing."""
+        """Record a write into a tensor without writing."""
         target = kwargs.get("out", args[0] if args else given[0])
         self.record(self._row(op, args, kwargs, target), [])
         for tensor in _costs.tensors(target):
@@ -207,7 +206,7 @@ class Phantoms(TorchDispatchMode):
         return target
 
     def _places(self, indices: Any) -> Any:
-        """Turn masks whose numbers are known into places: how many there are decides the result's shape."""
+        """Return the indices with known masks turned into positions, whose number decides the result's shape."""
         places: list[Any] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
@@ -226,19 +225,16 @@ class Phantoms(TorchDispatchMode):
                 return value
         raise_unknown(op.name)
 
-    def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> Row:
-        """Cost an operation; one that nobody can cost keeps the kind `unknown`, for `rehearse` to list."""
+    def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> OperationRow:
+        """Return the row of an operation; without a cost formula its kind is `unknown`, which `rehearse` lists."""
         read, written = _costs.traffic(op, args, kwargs, out)
         dtype = next((str(tensor.dtype).removeprefix("torch.") for tensor in _costs.tensors(out)), "")
         if op.name in self.costs:
-            return Row(op.name, "other", dtype, self.costs[op.name](args, out), read, written)
-        return Row(op.name, op.kind, dtype, _costs.flops(op, args, kwargs, out), read, written)
+            return OperationRow(op.name, "other", dtype, self.costs[op.name](args, out), read, written)
+        return OperationRow(op.name, op.kind, dtype, _costs.flops(op, args, kwargs, out), read, written)
 
     def attention(self, query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
-        """Record scaled dot-product attention as one fused operation and return a phantom laid out as kernels do.
-
-        Beside its result, a kernel keeps a float32 logarithm a row, and a copy of a boolean mask as numbers.
-        """
+        """Record scaled dot-product attention as one fused operation, and return a phantom with a kernel's strides."""
         *batch, rows, _width = query.shape
         masked = () if attn_mask is None else (attn_mask,)
         order = (*range(len(batch) - 1), len(batch), len(batch) - 1, len(batch) + 1)  # rows outside heads, in memory
@@ -248,7 +244,8 @@ class Phantoms(TorchDispatchMode):
         read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
         flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
         dtype = str(query.dtype).removeprefix("torch.")
-        row = Row(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
+        row = OperationRow(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
+        # beside its result, a kernel keeps a float32 logarithm per row, and a copy of a boolean mask as numbers
         beside = 4 * query.numel() // query.shape[-1]
         beside += sum(_costs.nbytes(mask) * query.itemsize for mask in masked if mask.dtype is torch.bool)
         self.record(row, [out])
@@ -257,7 +254,7 @@ class Phantoms(TorchDispatchMode):
 
 
 def _key(value: Any, elementwise: bool) -> Any:
-    """What decides the geometry of a result; the values of scalars do not where the operation is elementwise."""
+    """Return the key of arguments that decides a result's geometry; elementwise operations ignore values of scalars."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype
     if isinstance(value, (list, tuple)):
@@ -268,7 +265,7 @@ def _key(value: Any, elementwise: bool) -> Any:
 
 
 def _to_meta(value: Any) -> Any:
-    """The same arguments, their tensors on meta."""
+    """Return the same arguments with their tensors on meta."""
     if isinstance(value, torch.Tensor):
         return value if value.is_meta else phantom_like(value)
     if isinstance(value, (list, tuple)):
@@ -279,12 +276,12 @@ def _to_meta(value: Any) -> Any:
 
 
 def phantom_like(tensor: torch.Tensor) -> torch.Tensor:
-    """A phantom with the geometry of a tensor."""
+    """Return a phantom with the geometry of a tensor."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
 
 
 def _without_large(out: Any) -> Any:
-    """What was computed for real, its large tensors replaced by phantoms."""
+    """Return a computed result with its large tensors replaced by phantoms."""
     if isinstance(out, torch.Tensor):
         return phantom_like(out) if out.numel() * out.itemsize > SMALL else out
     return type(out)([_without_large(each) for each in out]) if isinstance(out, (list, tuple)) else out
@@ -296,8 +293,8 @@ _TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
 _SEEN = frozenset((_ATTENTION, torch.Tensor.tolist, *_FROM_VALUES, *_TO_NUMPY))
 
 
-class Functions(TorchFunctionMode):
-    """Sees the calls of torch's functions while a rehearsal runs."""
+class PhantomFunctions(TorchFunctionMode):
+    """Intercepts calls of torch's functions during a rehearsal: attention, and conversions from and to other data."""
 
     def __init__(self, phantoms: Phantoms) -> None:
         super().__init__()
@@ -310,7 +307,7 @@ class Functions(TorchFunctionMode):
         if func is _ATTENTION:
             return self.phantoms.attention(*args, **kwargs)
         if func in _FROM_VALUES and str(kwargs.get("device", "")).startswith(META.type):
-            kwargs = {**kwargs, "device": "cpu"}  # torch would drop the values before any operation is told
+            kwargs = {**kwargs, "device": "cpu"}  # torch would drop the values before any operation is seen
         elif func is torch.Tensor.tolist and self.phantoms.is_phantom(args[0]):
             raise_unknown("tolist")
         elif func in _TO_NUMPY and self.phantoms.is_phantom(args[0]):
@@ -319,5 +316,5 @@ class Functions(TorchFunctionMode):
 
 
 def zeros(tensor: torch.Tensor) -> np.ndarray:
-    """Zeros of a tensor's shape that take the memory of one."""
+    """Return zeros of a tensor's shape that take the memory of one number."""
     return np.broadcast_to(torch.zeros((), dtype=tensor.dtype).numpy(), tuple(tensor.shape))

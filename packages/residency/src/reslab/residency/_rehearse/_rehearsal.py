@@ -1,4 +1,4 @@
-"""A rehearsal: what a pipeline computes, reads, writes and keeps alive, known without a weight or a device.
+"""A rehearsal: what a pipeline computes, reads, writes and keeps alive, recorded without weights or a device.
 
     rehearsal = rehearse(pipeline, prompt="a heron over a weir", width=1536, height=1024, num_frames=121)
     rehearsal.table()                # stage → component → method: calls, TFLOP, GB, activation peak
@@ -6,13 +6,11 @@
     rehearsal.operations             # what the distinct blocks consist of
     rehearsal.save("run.parquet"); Rehearsal.load("run.parquet") == rehearsal
 
-It is frozen data that needs no torch to read: plans, bounds and predictions are functions of its frames, whose columns
+It is frozen data that is read without torch: plans, bounds and predictions are functions of its frames, whose columns
 are in `_schema`.
 
-One rehearsal, one Parquet file: the calls are its table, the other frames and the meta lie in its metadata.
-
-Any reader of Parquet opens it as the frame of calls; nothing is pickled. Each other frame is a Parquet file of its own,
-in base 85 under its name.
+A rehearsal is saved as one Parquet file, which any reader of Parquet opens as the frame of calls; nothing is pickled.
+Meta and the other frames are in the file's metadata, each frame as a Parquet file of its own in base 85 under its name.
 """
 
 from __future__ import annotations
@@ -35,20 +33,20 @@ from reslab.stages.support import Compared, output_path
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rehearsal(Compared):
-    """What one run of a pipeline consists of.
+    """The record of one run of a pipeline.
 
     Args:
-        components: One row a component with weights.
-        blocks: One row a repeated block of a component.
-        calls: One row a component call, in order.
-        traces: One row a distinct call.
-        segments: The order of a trace: blocks, and what lies between them.
-        operations: One row a run of equal operations of a distinct block.
-        glue: One row a stage: what ran outside components.
+        components: One row per component with weights.
+        blocks: One row per repeated block of a component.
+        calls: One row per component call, in order.
+        traces: One row per distinct call.
+        segments: The order of each trace: blocks, and the operations between blocks.
+        operations: One row per run of equal operations of a distinct block.
+        glue: One row per stage: the operations outside of components.
         meta: Schema version, pipeline, settings, request without prompt and paths, versions.
 
     Raises:
-        ValueError: A frame does not have exactly the columns of its schema.
+        ValueError: A frame has other columns than its schema.
     """
 
     components: pl.DataFrame
@@ -66,52 +64,59 @@ class Rehearsal(Compared):
 
     @property
     def total_flops(self) -> int:
-        """FLOPs of the whole run: of every call, and of what lies between them."""
+        """Return the FLOPs of the whole run, component calls and the operations between them."""
         calls = self.calls.join(self.traces.select("trace", "flops"), on="trace")
         return sum(calls["flops"]) + sum(self.glue["flops"])  # by Python: polars' sum of Int64 wraps around
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, the LoRA apart."""
+        """Return the bytes of all weights, without the LoRA."""
         return int(self.components["weight_bytes"].sum())
 
     def table(self, *, lora: str = "dynamic") -> pl.DataFrame:
-        """Return what each stage asks of each component.
+        """Return one row per stage, component and method, with sums over its calls.
 
         Columns: stage, component, method, calls, shapes (of the first call), tflop, read_gb, written_gb, activation_gib
-        (the highest peak of a call), workspace_gib, host_operations; sums are over all calls.
+        (the highest peak of a call), workspace_gib, host_operations.
 
         Args:
-            lora: "dynamic" as it was run, or "merged".
+            lora: "dynamic", as the pipeline was rehearsed, or "merged".
         """
         from reslab.residency._rehearse._rehearsal_table import table
 
         return table(self.calls, self.traces, lora)
 
     def stages(self) -> pl.DataFrame:
-        """Return a row a stage, in order: stage, calls, tflop, activation_gib, held_gib (values between calls)."""
+        """Return one row per stage, in order: stage, calls, tflop, activation_gib, held_gib (values between calls)."""
         from reslab.residency._rehearse._rehearsal_table import stages
 
         return stages(self.table(), self.glue)
 
     def trace_operations(self, trace: int) -> pl.DataFrame:
-        """Return the operations of one trace in order, with the block that each ran in."""
+        """Return the operations of one trace in order, with the block of each."""
         segments = self.segments.filter(pl.col("trace") == trace).select("position", "block", "path", "body")
         found = segments.rename({"position": "segment"}).join(self.operations, on="body")
         return found.sort("segment", "position")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything into one Parquet file, which any reader of Parquet opens as the frame of calls.
+        """Write the rehearsal into one Parquet file, which any reader of Parquet opens as the frame of calls.
 
-        Folders on the way are made; a ValueError is raised for an ending of another format.
+        Args:
+            path: The file; missing folders are made.
+
+        Raises:
+            ValueError: The file's ending is that of another format.
         """
-
         save({name: getattr(self, name) for name in SCHEMAS}, self.meta, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Rehearsal:
-        """Read what `save` wrote; raises RehearsalError for a file that is something else, or of another version."""
+        """Read a file that `save` wrote.
 
+        Raises:
+            RehearsalError: The file is another one, damaged, or of another schema version.
+            FileNotFoundError: There is no such file.
+        """
         frames, meta = load(path)
         return Rehearsal(**frames, meta=meta)
 
@@ -130,16 +135,16 @@ class Rehearsal(Compared):
 
 
 _META = "reslab.rehearsal"
-_LEVEL = 19  # of zstd: rehearsals ship with packages, and are small
+_LEVEL = 19  # of zstd: rehearsals ship with packages, so size matters more than the time to write
 
 
 def save(frames: Mapping[str, pl.DataFrame], meta: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a rehearsal into one Parquet file, replacing what is there and making the folders on the way.
+    """Write a rehearsal into one Parquet file, replacing a file that exists and making missing folders.
 
     Args:
         frames: The frames of `SCHEMAS`, by name.
         meta: The rehearsal's meta.
-        path: Of the file.
+        path: The file.
     """
     content = {_META: json.dumps({"schema_version": SCHEMA_VERSION, "meta": dict(meta)})}
     for name in SCHEMAS:
@@ -159,8 +164,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, pl.DataFrame], Mapping
     """Read the frames of a rehearsal, by name, and its meta.
 
     Raises:
-        RehearsalError: It is another file, a damaged one, or of another version.
-        FileNotFoundError: There is no file.
+        RehearsalError: The file is another one, damaged, or of another schema version.
+        FileNotFoundError: There is no such file.
     """
     data = Path(path).read_bytes()
     try:
@@ -181,7 +186,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, pl.DataFrame], Mapping
 
 
 def _with_tiling(calls: pl.DataFrame) -> pl.DataFrame:
-    """Return the calls with their column of tiled traces, which older files do not have: nothing is known of tiles."""
+    """Return the calls with a column of tiled traces; files of older versions lack it, so it is null for them."""
     if "tiled_trace" in calls.columns:
         return calls
     return calls.with_columns(tiled_trace=pl.lit(None, pl.Int64)).select(*SCHEMAS["calls"])

@@ -1,4 +1,4 @@
-"""What a rehearsal says, as tables: by stage, component and method, and as HTML."""
+"""Tables of a rehearsal: by stage, component and method as frames, and as HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PEAKS = ("activation_peak_bytes", "workspace_bytes")
 
 
 def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
-    """Return a row a stage, component and method, in the order of the first call."""
+    """Return one row per stage, component and method, in the order of the first call."""
     sizes = traces.select("trace", *_SUMS, *_LAUNCHES, *_PEAKS)
     trace = pl.coalesce("merged_trace", "trace") if lora == "merged" else pl.col("trace")
     sized = calls.with_columns(trace.alias("trace")).join(sizes, on="trace", maintain_order="left")
@@ -22,7 +22,7 @@ def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
         pl.len().cast(pl.Int64).alias("calls"),
         pl.col("shapes").first(),
         *(pl.col(name).sum() for name in _LAUNCHES),
-        *(pl.col(name).cast(pl.Float64).sum() for name in _SUMS),  # of the largest requests more than Int64 holds
+        *(pl.col(name).cast(pl.Float64).sum() for name in _SUMS),  # the largest requests exceed Int64
         *(pl.col(name).max() for name in _PEAKS),
     )
     return grouped.select(
@@ -39,11 +39,11 @@ def table(calls: pl.DataFrame, traces: pl.DataFrame, lora: str) -> pl.DataFrame:
 
 
 def stages(by_method: pl.DataFrame, glue: pl.DataFrame) -> pl.DataFrame:
-    """Return a row a stage in order; a stage that calls no component is there as well.
+    """Return one row per stage in order, including stages that call no component.
 
     Args:
-        by_method: What `table` returns.
-        glue: The rehearsal's frame of that name.
+        by_method: The frame that `table` returns.
+        glue: The rehearsal's frame `glue`.
     """
     called = by_method.group_by("stage", maintain_order=True)
     sums = called.agg(pl.col("calls").sum(), pl.col("tflop").sum(), pl.col("activation_gib").max())
@@ -83,6 +83,6 @@ def _cell(text: str, title: str) -> str:
 
 
 def _first(shapes: str) -> str:
-    """Return the shape of the first argument, and dots where there are more."""
+    """Return the shape of the first argument, followed by dots if there are more."""
     first, more, _ = shapes.partition(", ")
     return first + (" …" if more else "")

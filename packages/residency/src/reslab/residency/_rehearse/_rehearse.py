@@ -1,10 +1,12 @@
-"""Rehearsing a pipeline: its real code runs, on tensors that are not there.
+"""Rehearsing a pipeline: its real code runs on tensors without numbers.
 
     rehearsal = rehearse(pipeline, prompt="a heron over a weir", width=1536, height=1024, num_frames=121)
 
-Components keep their code and lose their weights for the duration: a call is traced once for each distinct shape and
-answered with phantoms. Glue runs for real while tensors are small. Nothing is moved, no device is touched, and the
-pipeline is afterwards what it was.
+Components keep their code and lose their weights during the rehearsal: a call is traced once for each distinct shape,
+and answered with phantoms. Code between components computes with real numbers while tensors are small. No weight is
+moved, no device is used, and the pipeline is restored afterwards.
+
+Read on in `_calls` (a component call), `_repeat` (equal blocks), `_phantom` (an operation) and `_frames` (the result).
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from reslab.residency._model._anatomy import Anatomy
 from reslab.residency._model._eager import uncompiled
 from reslab.residency._model._storage import all_plain, unusual
 from reslab.residency._rehearse import _frames
-from reslab.residency._rehearse._calls import Calls
-from reslab.residency._rehearse._conductor import Stand
+from reslab.residency._rehearse._calls import CallTracer
+from reslab.residency._rehearse._conductor import RehearsalConductor
 from reslab.residency._rehearse._failures import Answers, Costs
-from reslab.residency._rehearse._phantom import META, Functions, Phantoms
+from reslab.residency._rehearse._phantom import META, PhantomFunctions, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
 from reslab.residency._rehearse._trace import Liveness
-from reslab.residency._rehearse._weightless import Unrecorded, without_weights
+from reslab.residency._rehearse._weightless import IgnoreOperations, without_weights
 from reslab.stages import Pipeline, Section
 from reslab.stages.support import keep_attributes, shadowed
 
@@ -46,50 +48,51 @@ def rehearse(
     costs: Costs | None = None,
     **request: Any,
 ) -> Rehearsal:
-    """Run a pipeline without weights, results or device, and say what it computes, moves and keeps alive.
+    """Run a pipeline without weights, results or device, and record what it computes, moves and keeps alive.
 
     Args:
-        pipeline: Any pipeline; its components may be on meta (`blank`) or hold weights, which are not touched.
-        share_blocks: Trace equal blocks and tiles once. Without, the same totals take far longer.
-        answers: Values that code may read although no rehearsal knows them: "file.py:function" → (value, reason).
+        pipeline: Any pipeline; its components may be on meta (`blank`) or hold weights, which stay unchanged.
+        share_blocks: Whether equal blocks and tiles are traced once; False gives the same totals and takes far longer.
+        answers: Values for code that reads what no rehearsal knows: "file.py:function" → (value, reason).
         costs: FLOPs of operations that torch's registry lacks: name → function of (arguments, result).
-        **request: As for `pipeline.run`.
+        **request: The request, as for `pipeline.run`.
 
     Raises:
         PipelineError: The request cannot run, or the pipeline has a conductor.
         UnknownValueError: Code reads a number that depends on weights or computed tensors.
-        RehearsalError: Nobody can cost an operation; each is listed with its share.
+        RehearsalError: Operations have no cost formula; each is listed with its share of the bytes.
     """
     _load_meta_kernels()
     liveness = Liveness()
-    phantoms = Phantoms(Unrecorded(), answers=answers, costs=costs)
-    stand = Stand(phantoms, liveness)
-    calls = Calls(phantoms, liveness, share=share_blocks, told=stand.told)
+    phantoms = Phantoms(IgnoreOperations(), answers=answers, costs=costs)
+    conductor = RehearsalConductor(phantoms, liveness)
+    calls = CallTracer(phantoms, liveness, share=share_blocks, listed=conductor.list_call)
     modules = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
     anatomies = {id(module): Anatomy(module) for module in modules.values()}
-    with _prepared(pipeline, modules, anatomies, calls, stand), torch.no_grad(), phantoms, Functions(phantoms):
+    with (
+        _prepared(pipeline, modules, anatomies, calls, conductor),
+        torch.no_grad(),
+        phantoms,
+        PhantomFunctions(phantoms),
+    ):
         pipeline.run(**request | _results_as_tensors(pipeline, request))
     named = _named(modules, anatomies)
-    _frames.check_costs(named, calls.traced, stand)
-    return Rehearsal(**_frames.frames(named, calls.traced, stand), meta=_meta(pipeline, request))
+    _frames.check_costs(named, calls.traced, conductor)
+    return Rehearsal(**_frames.frames(named, calls.traced, conductor), meta=_meta(pipeline, request))
 
 
 def _load_meta_kernels() -> None:
-    """Use torch's meta kernels once.
-
-    The first use imports them, and what is imported keeps the frames that were under way, with all their tensors, in a
-    cycle of references: the first rehearsal of a process would count as alive what is long gone.
-    """
+    """Use torch's meta kernels once, before bytes are counted."""
+    # the first use imports them, and the import keeps the frames of its callers, with all their tensors, in a cycle of
+    # references: the first rehearsal of a process would count tensors as alive that were released long before
     torch.empty(1, device=META).mul(1)
 
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Leave cyclic garbage alone within the block.
-
-    A collection walks every module of a 22 B pipeline, which takes longer than the rehearsal of a video decoder; and
-    what lives would depend on when it comes.
-    """
+    """Switch off the collection of cyclic garbage within the block."""
+    # a collection walks every module of a 22 B pipeline, which takes longer than the rehearsal of a video decoder; and
+    # the bytes counted as alive would depend on when it runs
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -104,10 +107,10 @@ def _prepared(
     pipeline: Pipeline,
     modules: Mapping[str, torch.nn.Module],
     anatomies: Mapping[int, Anatomy],
-    calls: Calls,
-    stand: Stand,
+    calls: CallTracer,
+    conductor: RehearsalConductor,
 ) -> Iterator[None]:
-    """Let the components answer with phantoms; afterwards everything is what it was."""
+    """Let the components answer with phantoms within the block; afterwards everything is restored."""
     progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
     parts = [part for module in distinct.values() for part in module.modules()]
     weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(parts) else {}
@@ -118,8 +121,8 @@ def _prepared(
         for component in pipeline.components.values():
             if hasattr(component, "set_timesteps"):
                 stack.callback(keep_attributes(component))
-        stack.enter_context(pipeline.conduct(stand))
-        stack.enter_context(pipeline.observe(stand))
+        stack.enter_context(pipeline.conduct(conductor))
+        stack.enter_context(pipeline.observe(conductor))
         stack.enter_context(uncompiled(parts))
         for weight in stack.enter_context(without_weights(parts)):
             calls.liveness.hold(weight)
@@ -129,19 +132,19 @@ def _prepared(
             stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
-                    answer = calls.answering(module, lambda: stand.component, method, weights.get(id(module)))
+                    answer = calls.answering(module, lambda: conductor.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:
-    """The anatomies by name; a component that has several has its first."""
+    """Return the anatomies by component name; a component with several names is listed under its first."""
     first = {id(module): name for name, module in reversed(list(modules.items()))}
     return {name: anatomies[id(module)] for name, module in modules.items() if first[id(module)] == name}
 
 
 def _results_as_tensors(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask a stock pipeline for tensors: pictures made on the host afterwards are no work of the device."""
+    """Return the request for tensors as output: a stock pipeline makes pictures on the host, not on the device."""
     first = next(iter(pipeline.stages), None)
     stock = isinstance(first, Section) and "output_type" in first.signature().reads
     return {"output_type": "pt"} if stock and "output_type" not in request else {}
@@ -168,7 +171,7 @@ def _meta(pipeline: Pipeline, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Settings as they will be after saving: mappings, lists, numbers and text."""
+    """Return settings as they are after saving and loading: mappings, lists, numbers and text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):

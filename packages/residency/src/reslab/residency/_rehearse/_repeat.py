@@ -1,14 +1,19 @@
 """Tracing equal calls once: blocks of a transformer, tiles of a VAE.
 
-Two calls are equal if the modules have the same classes, the same parameter shapes and the same settings, the arguments
-the same shapes, and all other arguments are equal; what is known of a tensor's numbers counts as well, so the block
-that spatio-temporal guidance perturbs is not equal to its neighbours. An argument that is an object, such as a cache,
-may be changed by the call, and hooks inside may collect what passes: then every call is traced. So it is where a call
-leaves more than its result: bytes that stay alive elsewhere, settings of the module that are others than before, lists
-with other members. Only numbers that it writes into a list are written again.
+    with repeats.watching(transformer, blocks), repeats.tracing(trace):
+        transformer(**phantoms)        # of equal blocks the first is traced, the others are replayed
 
-What is looked at: members of lists of modules, direct children of the component (a VAE's decoder is called for each
-tile), and the methods that blend tiles.
+Two calls are equal if the modules have equal classes, parameter shapes and settings, tensors among the arguments have
+equal shapes, and all other arguments are equal. Known numbers of a tensor count as well, so the block that
+spatio-temporal guidance perturbs is not equal to its neighbours.
+
+Every call is traced if an argument is an object that the call may change, such as a cache, or if a module inside has
+hooks, which may collect values. Every call is also traced if it leaves more than its result: bytes that stay alive
+elsewhere, changed settings of the module, or lists with other members. Only numbers that a call writes into a list are
+written again when it is replayed.
+
+Watched are members of lists of modules, direct children of the component (a VAE's decoder is called for each tile), and
+the methods that blend tiles.
 """
 
 from __future__ import annotations
@@ -26,26 +31,26 @@ import torch
 from reslab.residency._model._eager import method, original, plain
 from reslab.residency._model._storage import USUAL, parts
 from reslab.residency._rehearse._phantom import Phantoms
-from reslab.residency._rehearse._structure import Given, Template, Unshareable, containers, key, sharing
+from reslab.residency._rehearse._structure import GivenTensors, Template, Unshareable, containers, key, sharing
 from reslab.residency._rehearse._trace import OUTSIDE, Segment, Trace
 from reslab.stages.support import shadowed
 
-#: How diffusers' VAEs call what joins two tiles: loops over rows and columns, thousands of small operations.
+#: Prefix of the methods of diffusers' VAEs that join two tiles: loops with thousands of small operations.
 _BLEND = "blend_"
-#: Settings that only tell blocks apart: the slot of a cache (a call with a cache is not shared), the place of a LoRA.
+#: Settings that only number blocks: the slot of a cache (a call with a cache is not shared), the target of a LoRA.
 _COUNTERS = ("layer_idx", "target_name")
-#: What every module has for itself, what `watching` shadows, and PEFT's switches, which a trace's `state` stands for.
+#: Attributes that every module has, those that `watching` shadows, and PEFT's switches, which a trace's `state` covers.
 _NOT_SETTINGS = frozenset(vars(torch.nn.Module())) | {*_COUNTERS, "forward", "_disable_adapters", "_active_adapter"}
-#: Settings that are told by their value, with their type: 1, 1.0 and True are equal in Python.
+#: Types of settings that are compared by value; their type is compared too, since 1, 1.0 and True are equal.
 _PLAIN_OR_DERIVED = (bool, int, float, str, type(None), torch.dtype)
 _PLAIN = frozenset(_PLAIN_OR_DERIVED)
 
 
-class Memory(NamedTuple):
-    """What is remembered of a call: its segments, what it had alive beyond its start, and how to make its result.
+class CallMemo(NamedTuple):
+    """The record of a call: its segments, the bytes alive beyond its start, and the template of its result.
 
-    Paths of segments begin after the module's own; the last segment is what follows them. `numbers` are what the call
-    writes into the lists and mappings that it is given: container, place, number.
+    Paths of segments begin after the module's own path; the last segment has the operations after all blocks. `numbers`
+    are those that the call writes into lists and mappings among its arguments: container, place, number.
     """
 
     segments: list[Segment]
@@ -55,12 +60,12 @@ class Memory(NamedTuple):
     numbers: list[tuple[int, Any, Any]]
 
 
-class Watched(NamedTuple):
-    """A method that may be called again and again."""
+class WatchedMethod(NamedTuple):
+    """A method that may be called repeatedly."""
 
     owner: torch.nn.Module
     written: Callable[..., Any]  # the method as it is without torch.compile
-    function: Any  # what equal modules have in common of it
+    function: Any  # the function that equal modules share
     path: str
     prefix: str  # before the paths of what is inside
     blocks: Mapping[str, int]  # of the component, path → index
@@ -73,13 +78,13 @@ class Watched(NamedTuple):
 
 
 class Repeats:
-    """Remembers the calls made in traces and answers equal ones without tracing them again."""
+    """Remembers calls made in traces, and replays equal calls without tracing them again."""
 
     def __init__(self, phantoms: Phantoms, *, share: bool = True) -> None:
         self.phantoms, self.share = phantoms, share
         self.trace: Trace | None = None
-        self._memories: dict[Any, Memory] = {}
-        self._changing: set[int] = set()  # kinds of modules that a call changes
+        self._memories: dict[Any, CallMemo] = {}
+        self._changing: set[int] = set()  # kinds of modules whose calls change more than their result
         self._kinds: dict[Any, int] = {}
         self._state: Any = None
         self._kind_of: dict[int, int] = {}
@@ -89,7 +94,7 @@ class Repeats:
 
     @contextmanager
     def tracing(self, trace: Trace, state: Any = None) -> Iterator[None]:
-        """Watch the calls made in this trace; `state` is what may differ in a module between two traces."""
+        """Watch the calls made in a trace; `state` is the state of modules that may differ between two traces."""
         self.trace, self._state = trace, state
         try:
             yield
@@ -98,11 +103,12 @@ class Repeats:
 
     @contextmanager
     def watching(self, component: torch.nn.Module, blocks: dict[str, int]) -> Iterator[None]:
-        """Shadow the methods of a component that may be called again and again; exactly restored.
+        """Shadow the methods of a component that may be called repeatedly; restore them exactly.
 
         Args:
             component: The component.
-            blocks: Its repeated blocks, path → index; each call of one is a segment. Without, each direct child is.
+            blocks: Its repeated blocks, path → index; each call of a block is a segment. If there are none, each call
+                of a direct child is a segment.
         """
         with ExitStack() as stack:
             for path, module in candidates(component):
@@ -115,7 +121,7 @@ class Repeats:
                     stack.enter_context(shadowed(component, name, self._watching(watched)))
             yield
 
-    def _watching(self, watched: Watched) -> Any:
+    def _watching(self, watched: WatchedMethod) -> Any:
         @functools.wraps(watched.written)
         def call(*args: Any, **kwargs: Any) -> Any:
             trace = self.trace
@@ -131,7 +137,7 @@ class Repeats:
 
         return call
 
-    def _shared(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def _shared(self, trace: Trace, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
         same = self._same(trace, watched, args, kwargs)
         if same is None:
             return watched.written(*args, **kwargs)
@@ -139,8 +145,8 @@ class Repeats:
             return self._replay(trace, watched, self._memories[same], (args, kwargs))
         return self._remember(trace, same, watched, args, kwargs)
 
-    def _same(self, trace: Trace, watched: Watched, args: Any, kwargs: Any) -> Any:
-        """What equal calls have in common; None if no other is known to be equal."""
+    def _same(self, trace: Trace, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
+        """Return the key that equal calls share; None if no other call is known to be equal."""
         if not self.share or any(self._hooks_inside(watched.owner)):
             return None
         kind, given = self._kind(watched.owner), (args, kwargs)
@@ -154,7 +160,7 @@ class Repeats:
                 return None
         return watched.function, kind, segments, self._state, about
 
-    def _replay(self, trace: Trace, watched: Watched, memory: Memory, arguments: Any) -> Any:
+    def _replay(self, trace: Trace, watched: WatchedMethod, memory: CallMemo, arguments: Any) -> Any:
         *ended, last = memory.segments
         for segment in ended:
             _again(trace, watched, segment)
@@ -164,12 +170,12 @@ class Repeats:
         for container, place, number in memory.numbers:
             _containers(*arguments)[container][place] = number
         with self.phantoms.paused():
-            result, fresh = memory.result.build(Given(arguments))
+            result, fresh = memory.result.build(GivenTensors(arguments))
         for tensor in fresh:
             trace.liveness.add(tensor)
         return result
 
-    def _remember(self, trace: Trace, same: Any, watched: Watched, args: Any, kwargs: Any) -> Any:
+    def _remember(self, trace: Trace, same: Any, watched: WatchedMethod, args: Any, kwargs: Any) -> Any:
         live, mark, shared = trace.liveness, trace.mark(), watched.ends and trace.is_fresh
         start, peak, workspace = live.now, live.peak, trace.workspace_peak
         with self.phantoms.paused():
@@ -185,11 +191,11 @@ class Repeats:
         segments, prefix = trace.since(mark, shared=shared), watched.prefix
         if made is not None and all(segment.path.startswith(prefix) for segment in segments if segment.path):
             inside = [segment._replace(path=segment.path.removeprefix(prefix)) for segment in segments]
-            self._memories[same] = Memory(inside, above, work, *made)
+            self._memories[same] = CallMemo(inside, above, work, *made)
         return result
 
-    def _made(self, watched: Watched, before: Arguments, result: Any, kept_bytes: int) -> Any:
-        """How a result is made again, and what else the call leaves; None where it leaves more than can be told."""
+    def _made(self, watched: WatchedMethod, before: Arguments, result: Any, kept_bytes: int) -> Any:
+        """Return the template of a result and the numbers written; None if the call changes more than these."""
         try:
             template = Template(result, before.given, self.phantoms)
             numbers = before.numbers(result)
@@ -202,7 +208,7 @@ class Repeats:
         return template, numbers
 
     def _hooks_inside(self, owner: torch.nn.Module) -> list[Any]:
-        """The forward hooks of modules inside: a call that is not made would leave out what they do."""
+        """Return the forward hooks of modules inside; a replayed call would not run them."""
         if id(owner) not in self._hooks:
             inside = [part for _path, part in self._parts(owner)[1:]]
             self._hooks[id(owner)] = [
@@ -211,13 +217,13 @@ class Repeats:
         return self._hooks[id(owner)]
 
     def _parts(self, owner: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
-        """The modules inside one, itself the first, by path."""
+        """Return a module and the modules inside it, by path."""
         if id(owner) not in self._inside:
             self._inside[id(owner)] = list(owner.named_modules())
         return self._inside[id(owner)]
 
     def _kind(self, owner: torch.nn.Module) -> int:
-        """A number that equal modules have in common."""
+        """Return the number that equal modules share."""
         if id(owner) not in self._kind_of:
             settled, shapes = self._settings(owner), tuple([_shapes(part) for _path, part in self._parts(owner)])
             known = len(self._kinds)
@@ -227,21 +233,22 @@ class Repeats:
         return self._kind_of[id(owner)]
 
     def _is_as_before(self, kind: int, owner: torch.nn.Module) -> bool:
-        """Whether a call left the settings of a module as they were; looked at for the first call of each kind."""
+        """Return whether a call left the settings of a module unchanged."""
+        # looked at once per kind: equal modules given equal arguments change alike
         if kind in self._settings_of:
             return self._settings_of.pop(kind) == self._settings(owner)
         return True
 
     def _settings(self, owner: torch.nn.Module) -> Any:
-        """Classes and settings of all that is inside a module."""
+        """Return the classes and settings of a module and of all modules inside it."""
         return tuple([(path, type(part), settings(part)) for path, part in self._parts(owner)])
 
 
 class Arguments:
-    """What a call is given, to tell afterwards what it did to it."""
+    """The arguments of a call, kept to find afterwards what the call wrote into them."""
 
     def __init__(self, args: Any, kwargs: Any, phantoms: Phantoms) -> None:
-        self.given, self._phantoms = Given((args, kwargs)), phantoms
+        self.given, self._phantoms = GivenTensors((args, kwargs)), phantoms
         self._containers = _containers(args, kwargs)
         self._before = [self._contents(each) for each in self._containers]
 
@@ -250,13 +257,17 @@ class Arguments:
         return {place: self._member(each) for place, each in members}
 
     def _member(self, value: Any) -> Any:
-        """What is known of a member; lists and mappings have contents of their own."""
+        """Return the key of a member of a list or mapping."""
+        # nested lists and mappings have contents of their own in `_before`
         return id(value) if isinstance(value, (list, dict)) else key(value, self._phantoms)
 
     def numbers(self, result: Any) -> list[tuple[int, Any, Any]]:
-        """Return what the call wrote into lists and mappings; raises Unshareable for more than plain numbers.
+        """Return the numbers that the call wrote into lists and mappings.
 
-        A tensor that took the place of one of its shape counts as nothing new, if as many bytes were released.
+        A tensor that replaced one of equal shape does not count as a change, if as many bytes were released.
+
+        Raises:
+            Unshareable: The call wrote more than plain numbers, or returns a list that is an argument.
         """
         known = {id(each) for each in self._containers}
         if any(id(each) in known for each in containers(result)):
@@ -272,18 +283,18 @@ class Arguments:
 
 
 def _containers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """The arguments, and the lists and mappings among and in them."""
+    """Return the arguments, and the lists and mappings in them."""
     return [args, *containers(args), *containers(kwargs)]
 
 
-def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> Watched:
+def _watched(owner: Any, name: str, path: str, prefix: str, blocks: Mapping[str, int], *, ends: bool) -> WatchedMethod:
     written = method(owner, name)
     inside = tuple([each.removeprefix(prefix) for each in blocks if each.startswith(prefix)])
-    return Watched(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
+    return WatchedMethod(owner, written, getattr(written, "__func__", written), path, prefix, blocks, inside, ends)
 
 
-def _again(trace: Trace, watched: Watched, segment: Segment) -> None:
-    """Take a segment that was traced before, of the module that this is the like of."""
+def _again(trace: Trace, watched: WatchedMethod, segment: Segment) -> None:
+    """Append a segment of an equal module, traced before, under the paths of this module."""
     if segment.block == OUTSIDE:
         trace.extend(segment.rows)
         return
@@ -294,7 +305,7 @@ def _again(trace: Trace, watched: Watched, segment: Segment) -> None:
 
 
 def candidates(component: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """Modules inside a component of which equal ones may be called: by path, outermost first."""
+    """Yield the modules inside a component that may have equals, by path, outermost first."""
     children = {id(child) for child in component.children()}
     members: dict[int, int] = {}
     inside = list(component.named_modules())
@@ -326,13 +337,13 @@ def _inner(tensor: torch.Tensor) -> Any:
 
 
 def settings(module: torch.nn.Module, *, private: bool = True) -> Any:
-    """What a module is set to, apart from its weights: flags, sizes, strengths."""
-    told: list[tuple[str, type, Any]] = []
-    for name, value in vars(module).items():  # of every module of every block: what is plain is told without a call
+    """Return the settings of a module besides its weights: flags, sizes, strengths."""
+    found: list[tuple[str, type, Any]] = []
+    for name, value in vars(module).items():  # hot: every module of every block, so plain values need no function call
         if name not in _NOT_SETTINGS and (private or not name.startswith("_")):
             kind = type(value)
-            told.append((name, kind, value if kind in _PLAIN else _setting(value)))
-    return tuple(told)
+            found.append((name, kind, value if kind in _PLAIN else _setting(value)))
+    return tuple(found)
 
 
 def _setting(value: Any) -> Any:
@@ -350,7 +361,7 @@ def _setting(value: Any) -> Any:
 
 
 def _own(value: Any) -> Iterator[tuple[str, Any]]:
-    """The plain settings of an object that a module has, such as the processor of an attention layer."""
+    """Yield the plain settings of an object that a module holds, such as the processor of an attention layer."""
     for name, each in getattr(value, "__dict__", {}).items():
         if name not in _COUNTERS and type(each) in _PLAIN:
             yield name, (type(each), each)

@@ -1,8 +1,11 @@
-"""What the frames of a rehearsal are called, what is in them, and in which type: said once, here.
+"""The frames of a rehearsal: their names, columns and types.
 
 A rehearsal is a relational record: `calls` are the component calls of one run in order, each of a distinct `trace`; a
-trace is a sequence of `segments`; a segment is one block, or what lies between blocks, and names the `body` whose
-`operations` it runs. Equal blocks name the same body. Bytes and FLOPs are integers, text is Categorical.
+trace is a sequence of `segments`; a segment is one block, or the operations between two blocks, and names the `body`
+whose `operations` it runs. Equal blocks name the same body. Bytes and FLOPs are integers, text is Categorical.
+
+    frame("blocks", rows)            # a frame of this schema
+    check_frame(given, "blocks")     # refuses any other
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any
 import polars as pl
 from polars.datatypes import DataTypeClass
 
-#: Raised when a column changes its name, type or meaning; files of another version are refused.
+#: Goes up when a column changes its name, type or meaning; files of another version are refused.
 SCHEMA_VERSION = 1
 
 Schema = Mapping[str, DataTypeClass]
@@ -27,8 +30,8 @@ COMPONENTS: Schema = {
     "buffer_bytes": pl.Int64,
     "lora_bytes": pl.Int64,
     "blocks": pl.Int64,  # repeated blocks, 0 if there are none
-    "block_path": pl.Categorical,  # where they lie; several lists joined by ", "
-    "outside_bytes": pl.Int64,  # of weight_bytes, outside the blocks
+    "block_path": pl.Categorical,  # the list that holds them; several lists joined by ", "
+    "outside_bytes": pl.Int64,  # part of weight_bytes outside the blocks
 }
 BLOCKS: Schema = {
     "component": pl.Categorical,
@@ -47,10 +50,10 @@ CALLS: Schema = {
     "step": pl.Int64,  # denoising step from 0, null outside
     "guidance_pass": pl.Categorical,  # null outside
     "trace": pl.Int64,
-    "merged_trace": pl.Int64,  # the same call with the LoRA merged into the weights; null where none is active
-    "tiled_trace": pl.Int64,  # the same call in tiles; null where there is no such choice, or it changes nothing
+    "merged_trace": pl.Int64,  # the same call with the LoRA merged into the weights; null if none is active
+    "tiled_trace": pl.Int64,  # the same call in tiles; null if the component has no such choice, or it changes nothing
     "shapes": pl.Categorical,  # of the arguments
-    "live_bytes": pl.Int64,  # of values held outside components when the call began, its arguments among them
+    "live_bytes": pl.Int64,  # of values alive outside components when the call began, its arguments included
 }
 TRACES: Schema = {
     "trace": pl.Int64,
@@ -82,7 +85,7 @@ OPERATIONS: Schema = {
     "op": pl.Categorical,
     "kind": pl.Categorical,
     "dtype": pl.Categorical,
-    "flops": pl.Int64,  # this and the next two: of one
+    "flops": pl.Int64,  # of one operation, as are the next two
     "read_bytes": pl.Int64,
     "written_bytes": pl.Int64,
     "repeats": pl.Int64,  # equal operations in a row

@@ -1,11 +1,11 @@
-"""Arguments and results as plain data: what decides whether two calls are equal, and how a result is made again.
+"""Arguments and results as plain data: the key that equal calls share, and the template that rebuilds a result.
 
-    key(args)                    # hashable; `Unshareable` where an argument is an object that a call may change
-    given = Given(args)          # what a result may be a look at, without keeping it alive
-    template = Template(result, given)
-    template.build(given)        # the same structure with fresh phantoms
+    key(args, phantoms)                 # hashable; `Unshareable` if an argument is an object that a call may change
+    given = GivenTensors(args)          # the storages that a result may be a view of, without keeping them alive
+    template = Template(result, given, phantoms)
+    template.build(given)               # the same structure with fresh phantoms
 
-Two tensors are equal in a key if shape, strides and dtype are, and, where their numbers are known, those too.
+Two tensors have equal keys if their shapes, strides and dtypes are equal, and their numbers if these are known.
 """
 
 from __future__ import annotations
@@ -23,17 +23,21 @@ from reslab.residency._rehearse._phantom import META, Phantoms
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, type, slice)
 
-#: What a result may hold that is handed on as it is: nothing in it changes.
+#: Types of values in a result that are passed on unchanged, since no call changes them.
 _AS_IT_IS = (*_PLAIN, torch.nn.Module, enum.Enum, range)
 _KNOWN = "_reslab_digest"
 
 
 class Unshareable(Exception):
-    """An argument is an object that a call may change, so that no two calls are known to be equal."""
+    """An argument or result that a call may change, so that no two calls are known to be equal."""
 
 
 def key(value: Any, phantoms: Phantoms) -> Any:
-    """Return what decides whether arguments are equal; raises `Unshareable` for objects that a call may change."""
+    """Return a key that equal arguments share.
+
+    Raises:
+        Unshareable: An argument is an object that a call may change.
+    """
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype, None if phantoms.is_phantom(value) else _digest(value)
     if isinstance(value, (list, tuple)):
@@ -46,7 +50,7 @@ def key(value: Any, phantoms: Phantoms) -> Any:
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    """Identify a tensor's numbers; remembered on the tensor until it is written into."""
+    """Return a digest of a tensor's numbers, kept on the tensor until it is written into."""
     version = -1 if tensor.is_inference() else tensor._version
     known = getattr(tensor, _KNOWN, None)
     if known is None or known[0] != version or version < 0:
@@ -57,7 +61,7 @@ def _digest(tensor: torch.Tensor) -> bytes:
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The same structure with `function` applied to each tensor in its lists, tuples and mappings."""
+    """Return the same structure with `function` applied to each tensor in its lists, tuples and mappings."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, (list, tuple)):
@@ -68,16 +72,16 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], torch.Tensor]) ->
     return value
 
 
-def flat(value: Any) -> Iterator[torch.Tensor]:
+def each_tensor(value: Any) -> Iterator[torch.Tensor]:
     """Yield the tensors in lists, tuples and mappings."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from flat(each)
+            yield from each_tensor(each)
     elif isinstance(value, dict):
         for each in value.values():
-            yield from flat(each)
+            yield from each_tensor(each)
 
 
 def containers(value: Any) -> Iterator[list[Any] | dict[Any, Any]]:
@@ -90,30 +94,32 @@ def containers(value: Any) -> Iterator[list[Any] | dict[Any, Any]]:
 
 
 def sharing(value: Any) -> tuple[int, ...]:
-    """Return which tensors share a storage: for each the place of the first that has it."""
+    """Return for each tensor the number of the first tensor that has the same storage."""
     first: dict[int, int] = {}
-    return tuple([first.setdefault(each.untyped_storage()._cdata, place) for place, each in enumerate(flat(value))])
+    return tuple(
+        [first.setdefault(each.untyped_storage()._cdata, place) for place, each in enumerate(each_tensor(value))]
+    )
 
 
-class Given:
+class GivenTensors:
     """The tensors of a call's arguments, by their storages.
 
-    None is kept alive: a call may replace what it finds in a list, and what it replaces is gone from then on.
+    None is kept alive: a call may replace tensors in a list, and then they must be released.
     """
 
     def __init__(self, value: Any) -> None:
-        tensors = list(flat(value))
+        tensors = list(each_tensor(value))
         self._storages = [weakref.ref(tensor.untyped_storage()) for tensor in tensors]
         self.offsets_bytes = [int(tensor.storage_offset()) * tensor.itemsize for tensor in tensors]
 
     def storage(self, place: int) -> torch.UntypedStorage:
-        """Return the storage of an argument that is still there."""
+        """Return the storage of an argument that is still alive."""
         found = self._storages[place]()
         assert found is not None
         return found
 
     def places(self) -> dict[int, int]:
-        """Where each storage is first found, of those that are still there."""
+        """Return the first argument that has each storage, of the storages still alive."""
         alive = ((place, ref()) for place, ref in enumerate(self._storages))
         places: dict[int, int] = {}
         for place, storage in alive:
@@ -123,8 +129,8 @@ class Given:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
-    """One tensor of a result: its place in a storage, which is an argument's or one of its own."""
+class StoredTensor:
+    """One tensor of a result: its geometry in a storage, which is that of an argument or the result's own."""
 
     storage: int  # below 0: of argument -1 - storage; else the result's own, by number
     size: Any
@@ -134,18 +140,18 @@ class Shape:
 
 
 class Template:
-    """How a result is made again: its structure, and where each tensor of it lies.
+    """The structure of a result and the storage of each of its tensors, from which the result is made again.
 
     Args:
-        result: What a call returned.
-        given: What it was given.
-        phantoms: Knows which tensors have numbers; these are kept, as the same call gives them again.
+        result: The result of a call.
+        given: The tensors of its arguments.
+        phantoms: The mode that knows which tensors have numbers; these are kept, since an equal call returns the same.
 
     Raises:
         Unshareable: Something in the result cannot be made again.
     """
 
-    def __init__(self, result: Any, given: Given, phantoms: Phantoms) -> None:
+    def __init__(self, result: Any, given: GivenTensors, phantoms: Phantoms) -> None:
         self._given, self._phantoms = given, phantoms
         self._storages = {storage: -1 - place for storage, place in given.places().items()}
         self._sizes: list[int] = []
@@ -155,7 +161,7 @@ class Template:
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of the storages that are the result's own."""
+        """Return the bytes of the result's own storages."""
         return sum(self._sizes)
 
     def _pack(self, value: Any) -> Any:
@@ -171,7 +177,7 @@ class Template:
             raise Unshareable(type(value).__name__)
         return type(value), _Attributes({name: self._pack(each) for name, each in vars(value).items()})
 
-    def _shape(self, tensor: torch.Tensor) -> Shape:
+    def _shape(self, tensor: torch.Tensor) -> StoredTensor:
         storage, offset = tensor.untyped_storage(), int(tensor.storage_offset())
         if storage._cdata not in self._storages:
             place = self._storages[storage._cdata] = len(self._sizes)
@@ -182,18 +188,18 @@ class Template:
         beyond = offset * tensor.itemsize
         if place < 0:
             beyond -= self._given.offsets_bytes[-1 - place]
-        return Shape(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
+        return StoredTensor(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
 
-    def build(self, given: Given) -> tuple[Any, list[torch.Tensor]]:
-        """Make the result again; returns it with one tensor of each storage that is its own."""
+    def build(self, given: GivenTensors) -> tuple[Any, list[torch.Tensor]]:
+        """Return the result made again, and one tensor of each of its own storages."""
         own = [
             self._known[place].clone() if place in self._known else torch.empty(size, dtype=torch.uint8, device=META)
             for place, size in enumerate(self._sizes)
         ]
         return self._unpack(self._result, own, given), own
 
-    def _unpack(self, packed: Any, own: list[torch.Tensor], given: Given) -> Any:
-        if isinstance(packed, Shape):
+    def _unpack(self, packed: Any, own: list[torch.Tensor], given: GivenTensors) -> Any:
+        if isinstance(packed, StoredTensor):
             if packed.storage >= 0:
                 return _view(own[packed.storage].untyped_storage(), packed, 0)
             place = -1 - packed.storage
@@ -212,7 +218,7 @@ class Template:
 
 
 def _mapping(kind: type, items: dict[Any, Any]) -> Any:
-    """A mapping of a class that may be one of transformers' or diffusers' outputs."""
+    """Return a mapping of a class, which may be one of transformers' or diffusers' outputs."""
     return items if kind is dict else kind(**items)
 
 
@@ -221,11 +227,11 @@ class _Attributes(dict[str, Any]):
 
 
 def _whole(storage: torch.UntypedStorage) -> torch.Tensor:
-    """All bytes of a storage."""
+    """Return all bytes of a storage as a tensor."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _view(storage: torch.UntypedStorage, shape: Shape, first: int) -> torch.Tensor:
-    """A tensor of this geometry on a storage, its offset counted from byte `first`."""
+def _view(storage: torch.UntypedStorage, shape: StoredTensor, first: int) -> torch.Tensor:
+    """Return a tensor of this geometry on a storage, with its offset counted from byte `first`."""
     made = torch.empty(0, dtype=shape.dtype, device=storage.device)
     return made.set_(storage, (first + shape.offset) // shape.dtype.itemsize, shape.size, shape.stride)

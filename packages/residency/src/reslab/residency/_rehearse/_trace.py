@@ -1,20 +1,17 @@
-"""One call of a component, operation by operation, and the segments it consists of.
-
-A trace is a sequence of segments; a segment is the rows of one block, or of what lies between blocks. Equal blocks
-share their rows: they are the same list, so a trace of 48 blocks holds two.
-
-How many bytes are alive, by storage.
-
-Tensors that share a storage are counted once, and a storage is alive until the last of them is gone: Python's own
-reference counting says when, as in a real run. Sizes are exact bytes; what a kernel allocates for itself is not seen.
-
-Weights count by what they change: 0 as they are stored, less once they are released, more once a copy in another type
-takes their place. So a layer that casts its weight for the duration of a call has the copy among what is alive, and
-nothing is left of it afterwards.
+"""One call of a component, operation by operation, and the bytes that are alive meanwhile.
 
     live = Liveness()
     live.add(tensor), live.hold(weight)
     live.now, live.peak
+    trace = Trace(live)             # records operations; `begin` and `end` enclose the segment of a block
+
+A trace is a sequence of segments; a segment has the rows of one block, or of the operations between two blocks. Equal
+blocks share their rows, as one list: a trace of 48 equal blocks holds that list once.
+
+`Liveness` counts bytes by storage. Tensors that share a storage are counted once, and a storage is alive until the last
+of them is gone: Python's reference counting decides when, as in a real run. Sizes are exact bytes, without the memory
+that a kernel allocates for itself. Weights count by their change: 0 as they are stored, less after their release, more
+while a copy in another type exists. So a layer that casts its weight during a call counts the copy until its release.
 """
 
 from __future__ import annotations
@@ -24,28 +21,28 @@ from typing import NamedTuple
 
 import torch
 
-from reslab.residency._rehearse._phantom import Row
+from reslab.residency._rehearse._phantom import OperationRow
 
 OUTSIDE = -1
 
 
 class Segment(NamedTuple):
-    """A stretch of a trace: the block it belongs to, that block's path, and its operations."""
+    """A part of a trace: the number and path of its block, and its operations; `OUTSIDE` between blocks."""
 
     block: int
     path: str
-    rows: list[Row]
+    rows: list[OperationRow]
 
 
-class Mark(NamedTuple):
-    """A place in a trace: segments that had ended, and operations of the open one."""
+class TracePosition(NamedTuple):
+    """A position in a trace: segments ended before it, and operations of the open segment."""
 
     segments: int
     rows: int
 
 
 class Trace:
-    """Takes the operations of one component call; `begin` and `end` enclose a segment, nested ones belong to it."""
+    """Records the operations of one component call; `begin` and `end` enclose a segment with those nested in it."""
 
     def __init__(self, liveness: Liveness) -> None:
         self.liveness = liveness
@@ -53,10 +50,10 @@ class Trace:
         liveness.peak = liveness.now
         self.workspace_peak = liveness.now
         self.segments: list[Segment] = []
-        self.rows: list[Row] = []
+        self.rows: list[OperationRow] = []
         self._depth = 0
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
         self.rows.append(row)
         for tensor in fresh:
             self.liveness.add(tensor)
@@ -64,7 +61,7 @@ class Trace:
             self.workspace_peak = max(self.workspace_peak, self.liveness.now + workspace_bytes)
 
     def touch(self, extra_bytes: int) -> None:
-        """Note bytes that a kernel had for itself while it ran."""
+        """Note bytes that a kernel used for itself while it ran."""
         self.liveness.touch(extra_bytes)
 
     def begin(self) -> None:
@@ -81,36 +78,36 @@ class Trace:
 
     @property
     def is_open(self) -> bool:
-        """Whether a segment is open, to which all belongs until it ends."""
+        """Return whether a segment is open, which takes all operations until it ends."""
         return self._depth > 0
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the open segment has just begun and no other encloses it, so that its rows will be its own."""
+        """Return whether the open segment is not nested and has no operations yet, so that it may share its rows."""
         return self._depth == 1 and not self.rows
 
-    def mark(self) -> Mark:
-        """Remember where the trace is, for `since`."""
-        return Mark(len(self.segments), len(self.rows))
+    def mark(self) -> TracePosition:
+        """Return the current position, for `since`."""
+        return TracePosition(len(self.segments), len(self.rows))
 
-    def since(self, mark: Mark, *, shared: bool = False) -> list[Segment]:
-        """Return what came after a mark: the segments that ended, and the operations of the open one as the last.
+    def since(self, mark: TracePosition, *, shared: bool = False) -> list[Segment]:
+        """Return the segments that ended after a position, and last the operations of the open segment.
 
         Args:
-            mark: The place.
-            shared: Whether the open segment consists of nothing else, so that its list can be had and not a copy.
+            mark: The position.
+            shared: Whether all operations of the open segment came after it, so that its list needs no copy.
         """
         came = [*self.segments[mark.segments :], Segment(OUTSIDE, "", self.rows if shared else self.rows[:])]
         if mark.rows:
             came[0] = came[0]._replace(rows=came[0].rows[mark.rows :])
         return came
 
-    def extend(self, rows: list[Row], *, shared: bool = False) -> None:
-        """Take operations that were traced before.
+    def extend(self, rows: list[OperationRow], *, shared: bool = False) -> None:
+        """Append operations that were traced before.
 
         Args:
             rows: The operations.
-            shared: Whether the open segment consists of nothing else, so that it has the same list.
+            shared: Whether the open segment has no other operations, so that it can share the list.
         """
         if shared:
             self.rows = rows
@@ -118,19 +115,19 @@ class Trace:
             self.rows.extend(rows)
 
     def close(self, block: int = OUTSIDE, path: str = "") -> None:
-        """Make a segment of the operations since the last one, if there are any."""
+        """Make a segment of the operations since the last segment, if there are any."""
         if self.rows:
             self.segments.append(Segment(block, path, self.rows))
             self.rows = []
 
     @property
     def activation_peak_bytes(self) -> int:
-        """Most bytes alive at once beyond those that were when the call began."""
+        """Return the most bytes alive at once beyond those alive when the call began."""
         return self.liveness.peak - self.start_bytes
 
     @property
     def workspace_bytes(self) -> int:
-        """What the workspaces of convolutions may add to that peak."""
+        """Return the bytes that workspaces of convolutions may add to that peak."""
         return max(0, self.workspace_peak - self.liveness.peak)
 
 
@@ -155,7 +152,7 @@ class Liveness:
         self.peak = max(self.peak, self.now)
 
     def hold(self, weight: torch.Tensor) -> None:
-        """Take a weight's storage as given: it is no part of `now`, which falls by its bytes when it is released."""
+        """Watch a weight's storage without counting it; `now` falls by its bytes when it is released."""
         storage = weight.untyped_storage()
         if storage._cdata not in self._alive:
             self._watch(storage._cdata, storage, storage.nbytes())

@@ -1,11 +1,10 @@
-"""Models without their weights: built in a second, taking no memory, at any size.
+"""Models without their weights: built in a second at any size, without memory for parameters.
 
     with weightless():
         transformer = LTX2VideoTransformer3DModel(**released)      # 35 GiB of parameters, all on meta
 
-What a module computes for itself when it is made (rotary frequencies, filters) keeps its numbers where it is small.
-`without_weights` does the same for a while to models that exist: their parameters are exchanged for phantoms and put
-back, the same objects.
+Small tensors that a module computes when it is made (rotary frequencies, filters) keep their numbers. `without_weights`
+serves existing models: within its block their parameters are phantoms, afterwards the same objects as before.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ import torch
 
 from reslab.residency._model._storage import USUAL, Unusual, followed, is_plain, parts, rebuilt
 from reslab.residency._rehearse._failures import RehearsalError
-from reslab.residency._rehearse._phantom import Functions, Phantoms, Row, phantom_like
+from reslab.residency._rehearse._phantom import OperationRow, PhantomFunctions, Phantoms, phantom_like
 
 
-class Unrecorded:
-    """Takes operations that nobody asks about."""
+class IgnoreOperations:
+    """A recorder that ignores operations."""
 
-    def __call__(self, row: Row, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
-        """Drop an operation."""
+    def __call__(self, row: OperationRow, fresh: list[torch.Tensor], workspace_bytes: int = 0) -> None:
+        """Ignore an operation."""
 
     def touch(self, extra_bytes: int) -> None:
-        """Drop a note."""
+        """Ignore a kernel's own memory."""
 
 
 @contextmanager
 def weightless(dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Let modules that are made within the block have their large tensors on meta.
+    """Put the large tensors of modules that are made within the block on meta.
 
     >>> with weightless():
     ...     layer = torch.nn.Linear(4096, 16384)
@@ -41,19 +40,19 @@ def weightless(dtype: torch.dtype | None = None) -> Iterator[None]:
     (device(type='meta'), 268435456)
 
     Args:
-        dtype: The default dtype within the block; None leaves it.
+        dtype: The default dtype within the block; None keeps the current one.
     """
-    phantoms, before = Phantoms(Unrecorded()), torch.get_default_dtype()
+    phantoms, before = Phantoms(IgnoreOperations()), torch.get_default_dtype()
     torch.set_default_dtype(dtype or before)
     try:
-        with phantoms, Functions(phantoms), torch.no_grad():
+        with phantoms, PhantomFunctions(phantoms), torch.no_grad():
             yield
     finally:
         torch.set_default_dtype(before)
 
 
 def stored(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str, Any], str]]:
-    """Where the tensors that a checkpoint stores hang: owner, its dictionary of parameters or buffers, name."""
+    """Yield the tensors that a checkpoint stores: owner, its dictionary of parameters or buffers, and name."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
@@ -64,7 +63,7 @@ def stored(module: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, dict[str,
 
 
 def parameters_to_meta(module: torch.nn.Module) -> torch.nn.Module:
-    """Put what is left of a module's parameters on meta; tied ones stay tied."""
+    """Put the parameters of a module that have memory on meta, and return the module; tied parameters stay tied."""
     made: dict[int, torch.nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():
@@ -81,12 +80,12 @@ def _blank(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
 
 @contextmanager
 def without_weights(modules: Iterable[torch.nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """Exchange parameters for phantoms within the block; afterwards each is the object it was, of the type it had.
+    """Exchange parameters for phantoms within the block; afterwards each is the same object with the same type.
 
-    Buffers stay, and so do weights whose arithmetic no rehearsal can follow; they too are afterwards what they were.
+    Buffers stay, and so do weights whose arithmetic no rehearsal can follow; both are restored afterwards.
 
     Args:
-        modules: All modules inside the models.
+        modules: All modules of the models, those inside others included.
 
     Yields:
         The plain tensors that the weights and buffers now consist of.
@@ -126,7 +125,7 @@ def _phantom(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def raise_unfollowed(component: str, weights: Unusual, why: str = "") -> NoReturn:
-    """Raise because a component computes with weights of a kind that a rehearsal cannot follow."""
+    """Raise `RehearsalError` for a component whose weights are of a kind that a rehearsal cannot follow."""
     others = f" and {weights.total - 1} more of its weights are" if weights.total > 1 else " is"
     raise RehearsalError(
         f"{component!r} cannot be rehearsed as it is quantised: {weights.path} ({weights.kind}){others} no plain "

@@ -1,1 +1,1 @@
-"""What moves when, and what that takes: the order of moves, slots, and the one account of bytes."""
+"""The order of moves, slots, and the one account of bytes."""

@@ -1,4 +1,4 @@
-"""What a plan costs in bytes, without making the moves: the one account of device, link and host.
+"""The bytes of a plan on device, link and host: the one account, computed without making the moves.
 
     account = footprint(plan, workload)
     account.rows[3].device_bytes           # a component's weights on the device in a stage, slots included
@@ -6,8 +6,8 @@
     account.fetched_bytes                  # over the link, in the whole run
     account.host().nbytes                  # copies in host memory, and the window of what comes from disk
 
-These are the sums of what `schedule` does, in closed form and a thousand times faster; a test holds them equal. Bounds,
-`apply`, the leaner plans and the charts read this account and derive no bytes of their own.
+These are the sums over the moves of `schedule`, in closed form and a thousand times faster; a test holds them equal.
+Bounds, `apply`, `step_down` and the charts read this account and derive no bytes of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
-from reslab.residency._plan._placement import Kind, Placement, PlanError, Until
+from reslab.residency._plan._placement import Place, Placement, PlanError, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._workload import ComponentSize, Workload
 from reslab.residency._schedule._kept_units import (
@@ -35,25 +35,25 @@ from reslab.residency._schedule._slots import streamed_bytes
 from reslab.residency._units import size_text
 from reslab.stages.support import freeze, nearest
 
-#: What torch's allocator holds at most beyond what is alive: 2.0, 2.0 and 2.9 GiB between reserved and allocated in
-#: sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
+#: The most bytes that torch's allocator holds beyond live tensors: 2.0, 2.0 and 2.9 GiB between reserved and allocated
+#: in sglang's records of resident FLUX.1, Qwen-Image and FLUX.2-klein on an H100 (0.5.23, perf_baselines/h100.json).
 ALLOCATOR_SLACK_BYTES = 2 * 2**30
-#: The same as a share of what is alive, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with
-#: model offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A
-#: pool that has no need to give anything back holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
+#: The same as a share of live bytes, for small peaks: cache-dit's offload guide publishes 25 GiB for FLUX.1 with model
+#: offload on an L20, where 22.6 GiB are alive; in sglang's records it is 5 % to 6 % of FLUX.1 and Qwen-Image. (A pool
+#: that never has to release memory holds more: 27 % of FLUX.2-klein's 10.6 GiB, on a card with 80.)
 ALLOCATOR_SLACK_SHARE = 0.1
 _POOLED = ("cuda", "xpu")
 
 
 def allocator_slack(peak_bytes: int, kind: str) -> int:
-    """Return what torch's allocator takes of a device beyond a peak: `ALLOCATOR_SLACK_BYTES`, or a tenth of it if less.
+    """Return the bytes that torch's allocator holds beyond a peak: a tenth of it, `ALLOCATOR_SLACK_BYTES` at most.
 
     >>> [allocator_slack(peak * 2**30, "cuda") / 2**30 for peak in (5, 60)]
     [0.5, 2.0]
 
     Args:
-        peak_bytes: What is alive there at most.
-        kind: What torch calls the device; only "cuda" and "xpu" keep such a pool.
+        peak_bytes: The most bytes alive on the device.
+        kind: Torch's name of the device type; only "cuda" and "xpu" keep such a pool.
     """
     return min(ALLOCATOR_SLACK_BYTES, round(peak_bytes * ALLOCATOR_SLACK_SHARE)) if kind in _POOLED else 0
 
@@ -62,13 +62,13 @@ class ComponentBytes(NamedTuple):
     """Bytes of one component in one stage.
 
     Attributes:
-        component: Its name.
+        component: The component's name.
         stage: The stage's registered name.
-        kept_bytes: On the device all through the stage.
-        slot_bytes: On the device for what streams in it, at most.
-        fetched_bytes: Copied to the device in the stage, border before it included.
-        copied_back_bytes: Copied to the host in it.
-        from_disk: Whether what is fetched comes from disk.
+        kept_bytes: Bytes on the device all through the stage.
+        slot_bytes: Bytes on the device for blocks that stream in the stage, at most.
+        fetched_bytes: Bytes copied to the device in the stage and at the border before it.
+        copied_back_bytes: Bytes copied to the host in the stage.
+        from_disk: Whether fetched bytes come from disk.
     """
 
     component: str
@@ -81,22 +81,23 @@ class ComponentBytes(NamedTuple):
 
     @property
     def device_bytes(self) -> int:
-        """Return the bytes on the device."""
+        """Return the component's bytes on the device in the stage, slots included."""
         return self.kept_bytes + self.slot_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What of one component comes to the device in a run, or leaves it: it waits in host memory or on disk.
+    """The weights of one component that move in a run, and therefore wait in host memory or on disk.
 
-    Where no calls are known, this is all that does not stay.
+    If the workload has no calls, these are all weights that do not stay on the device.
 
     Attributes:
-        nbytes: Of all that waits.
-        from_disk: Whether it waits on disk. A component that does so for one stage does for all.
-        window_bytes: Where it does, its largest unit: a block, or what lies outside the blocks. Else 0.
-        settled: Units that are fetched before the run and stay, so that they need no second copy.
-        often: Larger for what moves more often in a run; by its placement where that is equal.
+        nbytes: Bytes of the weights that wait.
+        from_disk: Whether they wait on disk; a component that does so for one stage does so for all.
+        window_bytes: Bytes of the largest unit that comes from disk: a block, or the weights outside the blocks; 0 if
+            none does.
+        settled: Units that are fetched before the run and stay, so that they need no copy on the host.
+        often: Order of pinning: larger for a component that moves more often in a run, then by its placement.
     """
 
     nbytes: int
@@ -108,17 +109,18 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostBytes:
-    """What a plan needs of the host while it runs, in bytes; `bounds` says it, and `apply` keeps to it.
+    """Host memory that a plan needs while it runs, in bytes; `bounds` reports it and `apply` keeps to it.
 
-    What is fetched once before the run and stays needs nothing, since its weights are on the device alone. All else
-    that comes and goes waits in host memory. What comes from disk goes through one window, as large as the largest
-    block of all that does. Memory is pinned as far as it may be: the window first, then what moves most often.
+    Weights that are fetched once before the run and stay need none, since they are on the device alone. All other
+    weights wait in host memory, except for those that come from disk: they pass through one window, as large as the
+    largest unit that does. Memory is pinned as far as allowed: the window first, then the components that move most
+    often.
 
     Attributes:
-        copies: Of each component that waits in host memory, in the order of pinning.
-        window_bytes: Of the window.
-        pinned: Of each component, what of that is pinned.
-        pinned_window_bytes: Of the window, what is pinned: all or nothing.
+        copies: Bytes of each component that waits in host memory, in the order of pinning.
+        window_bytes: Bytes of the window.
+        pinned: Pinned bytes of each component in `copies`.
+        pinned_window_bytes: Pinned bytes of the window: all or none.
     """
 
     copies: Mapping[str, int]
@@ -140,13 +142,13 @@ class HostBytes:
         return sum(self.pinned.values()) + self.pinned_window_bytes
 
 
-#: Where host and device share one memory.
+#: The need of a plan if host and device share one memory.
 NOTHING = HostBytes(copies={}, window_bytes=0, pinned={}, pinned_window_bytes=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """The bytes of a plan, from one walk over stages and components; iterate over it for its rows.
+    """The bytes of a plan, from one walk over stages and components; iterating yields its rows.
 
     >>> from reslab.residency import Call, ComponentSize
     >>> size = ComponentSize(outside_bytes=5, block_bytes=(10, 10, 10))
@@ -158,9 +160,9 @@ class Footprint:
     Footprint(25 B on the device at most, 35 B on the host, 35 B fetched)
 
     Attributes:
-        rows: One a stage and component, in the order of stages.
+        rows: One row per stage and component, in the order of stages.
         activations: Highest bytes alive besides weights, by stage.
-        waiting: What of each component comes and goes.
+        waiting: The weights of each component that move.
     """
 
     rows: tuple[ComponentBytes, ...]
@@ -220,10 +222,10 @@ class Footprint:
         return sum(row.copied_back_bytes for row in self.rows)
 
     def host(self, *, pinnable_bytes: int | None = None) -> HostBytes:
-        """Return what the plan needs of the host.
+        """Return the host memory that the plan needs.
 
         Args:
-            pinnable_bytes: What may be pinned; None for all.
+            pinnable_bytes: The most bytes that may be pinned; None sets no limit.
         """
         window = max((each.window_bytes for each in self.waiting.values()), default=0)
         moving = [name for name, each in self.waiting.items() if each.nbytes and not each.from_disk]
@@ -247,10 +249,10 @@ class Footprint:
 
 
 def footprint(plan: Plan, workload: Workload) -> Footprint:
-    """Return what a plan costs: each component in each stage on the device and over the link, and what waits.
+    """Return the bytes of a plan: each component in each stage on the device and over the link, and on the host.
 
     Raises:
-        PlanError: If the plan places what the workload does not have.
+        PlanError: The plan places a component or stage that the workload does not have.
     """
     check_plan(plan, workload)
     columns, waiting = [], {}
@@ -265,7 +267,7 @@ def footprint(plan: Plan, workload: Workload) -> Footprint:
 
 
 class _Streamed(NamedTuple):
-    """What moves for the calls of one stage."""
+    """The units that move for a component's calls in one stage, and their bytes."""
 
     units: Units = frozenset()
     slot_bytes: int = 0
@@ -273,16 +275,16 @@ class _Streamed(NamedTuple):
 
 
 def _component(plan: Plan, workload: Workload, name: str) -> tuple[list[ComponentBytes], Waiting]:
-    """Walk over the stages once: return a row each, and what comes and goes in all of them together."""
+    """Return a component's row for each stage, and its weights that move in any of them, from one walk."""
     size, kept = workload.components[name], keeps(plan, workload, name)
     placements = [plan.placement(name, stage) for stage in workload.stages]
-    moved = [_streamed(workload, name, place, placements[place], kept[place]) for place in range(len(placements))]
-    sizes = cache(partial(_sum, size))  # from stage to stage the same units are kept
+    moved = [_streamed(workload, name, index, placements[index], kept[index]) for index in range(len(placements))]
+    sizes = cache(partial(_sum, size))  # the same units are kept from stage to stage, so few sums are distinct
     between = between_runs(kept, placements[0])
     rows = list(_rows(name, sizes, workload.stages, placements, kept, moved, between))
     settled = between.intersection(*kept)
     units = frozenset[int]().union(*kept, *(each.units for each in moved)) if workload.calls else all_units(size)
-    from_disk = any(placement.kind is Kind.DISK for placement in placements)
+    from_disk = any(placement.kind is Place.DISK for placement in placements)
     waiting = Waiting(
         nbytes=sizes(units - settled),
         from_disk=from_disk,
@@ -307,10 +309,10 @@ def _rows(
     between: Units,
 ) -> Iterator[ComponentBytes]:
     before, former = between, placements[0]
-    for place, (stage, placement, own, calls) in enumerate(zip(stages, placements, kept, moved, strict=True)):
+    for index, (stage, placement, own, calls) in enumerate(zip(stages, placements, kept, moved, strict=True)):
         kept_bytes = sizes(own)
         back = sizes(before - own) * former.copy_back + calls.through_bytes * placement.copy_back
-        if place + 1 == len(stages):
+        if index + 1 == len(stages):
             back += sizes(own - between) * placement.copy_back
         yield ComponentBytes(
             component=name,
@@ -319,20 +321,20 @@ def _rows(
             slot_bytes=calls.slot_bytes,
             fetched_bytes=sizes(own - before) + calls.through_bytes,
             copied_back_bytes=back,
-            from_disk=placement.kind is Kind.DISK,
+            from_disk=placement.kind is Place.DISK,
         )
         before, former = own, placement
 
 
-def _streamed(workload: Workload, name: str, place: int, placement: Placement, kept: Units) -> _Streamed:
-    """Return what moves for the calls of a component in one stage: through slots, or around each call."""
-    calls = workload.calls_of.get((name, place))
+def _streamed(workload: Workload, name: str, index: int, placement: Placement, kept: Units) -> _Streamed:
+    """Return the units that move for a component's calls in one stage: through slots, or around each call."""
+    calls = workload.calls_of.get((name, index))
     if calls is None or not placement.streams:
         return _Streamed()
     size = workload.components[name]
     outside = frozenset({OUTSIDE}) if moves_outside(placement) else frozenset[int]()
-    distinct = streamed(workload, name, place, placement, kept)
-    known = {blocks: [block for block in blocks if block in distinct] for blocks in workload.blocks_of[name, place]}
+    distinct = streamed(workload, name, index, placement, kept)
+    known = {blocks: [block for block in blocks if block in distinct] for blocks in workload.blocks_of[name, index]}
     slots = min(placement.slots, len(distinct)) * max(map(size.block_bytes.__getitem__, distinct), default=0)
     streams = [known[call.blocks] for call in calls]
     through = streamed_bytes(streams, prefetch=placement.prefetch, nbytes=size.block_bytes.__getitem__)
@@ -341,6 +343,6 @@ def _streamed(workload: Workload, name: str, place: int, placement: Placement, k
 
 
 def _sum(size: ComponentSize, units: Units) -> int:
-    if len(units) == len(size.block_bytes) + 1:
+    if len(units) == len(size.block_bytes) + 1:  # all units: saves a sum over hundreds of blocks
         return size.weight_bytes
     return sum(unit_bytes(size, unit) for unit in units)

@@ -1,34 +1,28 @@
-"""Moves: what the engine does and the simulation times, one by one.
-
-Move(Act.FETCH, "transformer", 3, 773_000_000, 0, "LTX2AVDenoisingStage", 7)
-
-One component's part of the order of moves: what of it is on the device, and what moves next.
-
-`schedule` asks one mover a component, in turn: before the run (`set_up`), at the border before each stage (`leave`,
-then `enter`), for each call (`run`), behind the last fetch that the stage needs (`look_ahead`), at the end of each
-stage (`empty_slots`) and of the run (`finish`).
-
-The order of moves: one pure function, which the engine executes and the simulation times.
+"""The order of moves of a run: one pure function, which the engine executes and the simulation times.
 
     schedule(plan, workload).moves          # fetch, evict, wait and compute, in order, with bytes
+    schedule(plan, workload).moves[3]       # Move(Act.FETCH, "transformer", 3, 773_000_000, 0, "denoise", 7)
     schedule(plan, workload).frame()        # the same as a table
 
-At the border before a stage, what is no longer kept is evicted (by re-pointing, which costs nothing) and what the stage
-keeps is fetched, in the order of first use. Inside a stage, the blocks that stream go through slots: while a block
-computes, the next `prefetch` ones are fetched, also across calls; a block that is still in its slot is not fetched
-again. A swap with `prefetch_stages` is fetched in a stage before its own, behind the last fetch which that stage needs.
-A fetch is issued and not waited for; the wait stands before the compute that needs it, for all that was fetched in one
-piece or for a part of it. So the list is valid for one copy lane beside one compute lane, each working through its
-moves in order.
+At the border before a stage, units that are no longer kept are evicted (by re-pointing, which costs nothing), and units
+that the stage keeps are fetched, in the order of first use. Inside a stage, blocks stream through slots: while a block
+computes, the next `prefetch` blocks are fetched, across calls too; a block that is still in its slot is not fetched
+again. A swap with `prefetch_stages` is fetched in an earlier stage, behind the last fetch that this stage needs itself.
+A component that is resident from the first stage on is fetched before the run, under no stage.
 
-What is resident from the first stage on is fetched before the run, under no stage.
+A fetch is issued, not waited for; a wait stands before the compute that needs it, for a whole fetch or for a part of
+it. The list is therefore valid for one copy lane beside one compute lane, each of which makes its moves in order.
+
+`ComponentMoves` makes the moves of one component. `schedule` calls each of them in turn: before the run (`set_up`), at
+the border before each stage (`leave`, then `enter`), for each call (`run`), behind the last fetch that the stage needs
+(`look_ahead`), at the end of each stage (`empty_slots`) and of the run (`finish`). Units are explained in
+`_kept_units`, slots in `_slots`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from reslab.residency._plan._placement import Placement
@@ -47,31 +41,32 @@ from reslab.residency._schedule._kept_units import (
     unit_bytes,
 )
 from reslab.residency._schedule._slots import Slots
+from reslab.stages.support import Described
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-class Act(StrEnum):
-    """What a move does."""
+class Act(Described):
+    """The effect of a move."""
 
-    FETCH = "fetch"  # copy to the device; issued, not waited for
-    EVICT = "evict"  # let go of the device's copy by re-pointing
-    COPY_BACK = "copy back"  # copy to the host, where another tool does so before it evicts
-    WAIT = "wait"  # until a fetch has arrived
-    COMPUTE = "compute"  # run a block, or a whole call
+    FETCH = "fetch", "Issue a copy to the device, without waiting for it."
+    EVICT = "evict", "Free the device's copy by re-pointing parameters to the host copy."
+    COPY_BACK = "copy back", "Copy to the host before evicting, as some other tools do."
+    WAIT = "wait", "Wait until a fetch has arrived."
+    COMPUTE = "compute", "Run a block, or a whole call."
 
 
 class Move(NamedTuple):
-    """One move. `block` is a number, -1 for what lies outside the blocks, None for the whole component."""
+    """One move. `block` is a number, -1 for the weights outside the blocks, None for the whole component."""
 
     act: Act
     component: str
     block: int | None
     nbytes: int
-    slot: int | None  # which slot, for what streams
+    slot: int | None  # number of the slot, for blocks that stream
     stage: str | None  # None: before the run
-    call: int | None  # which call of the workload; None at a border
+    call: int | None  # number of the call in the workload; None at a border
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +76,10 @@ class Schedule:
     moves: tuple[Move, ...]
 
     def moved_bytes(self, act: Act = Act.FETCH, *, stage: str | None = None) -> int:
-        """Return the bytes that fetches (or copies back) move in the run, or in one stage; what is fetched before not.
+        """Return the bytes moved in the run or in one stage, without fetches made before the run.
 
         Args:
-            act: FETCH or COPY_BACK.
+            act: The moves to count, FETCH or COPY_BACK.
             stage: A registered name; None counts all stages.
         """
         return sum(
@@ -94,7 +89,7 @@ class Schedule:
         )
 
     def frame(self) -> pl.DataFrame:
-        """Return a row a move: act, component, block, nbytes, slot, stage, call."""
+        """Return one row per move, with the columns act, component, block, nbytes, slot, stage, call."""
         from reslab.residency._plan._plan_table import moves
 
         return moves(self.moves)
@@ -103,8 +98,8 @@ class Schedule:
         return f"Schedule(moves={len(self.moves)}, fetched_bytes={self.moved_bytes()})"
 
 
-class Mover:
-    """What of one component is on the device, while the moves are made."""
+class ComponentMoves:
+    """Makes the moves of one component, and knows which of its units are on the device meanwhile."""
 
     def __init__(self, plan: Plan, workload: Workload, name: str) -> None:
         self.name = name
@@ -116,37 +111,37 @@ class Mover:
         self.ahead = ahead(plan, workload, name)
         self.placement: Placement = self.placements[0]
         self.held: Units = frozenset()
-        self.pending: Units = frozenset()  # fetched, and not waited for yet
+        self.pending: Units = frozenset()  # fetched, but not waited for yet
         self.slots = Slots(uses=(), prefetch=0)
-        self.used = 0
+        self.used = 0  # uses of streaming blocks computed in this stage
 
     def set_up(self) -> Iterator[Move]:
-        """Fetch before the run what is on the device from the beginning."""
+        """Fetch before the run the units that are on the device from the beginning."""
         yield from self._fetch(self.between, None, None)
         self.held = self.between
 
-    def leave(self, place: int, stage: str) -> Iterator[Move]:
-        """Evict what is not kept in the stage at `place`."""
-        yield from self._evict(self.held - self.keeps[place], stage, None)
-        self.held &= self.keeps[place]
-        self.placement = self.placements[place]
+    def leave(self, index: int, stage: str) -> Iterator[Move]:
+        """Evict units that the stage at `index` does not keep."""
+        yield from self._evict(self.held - self.keeps[index], stage, None)
+        self.held &= self.keeps[index]
+        self.placement = self.placements[index]
 
-    def enter(self, place: int, stage: str, calls: Sequence[Call]) -> Iterator[Move]:
-        """Fetch what is kept in the stage at `place`, and see what will stream in it."""
-        needed = self.keeps[place] - self.ahead[place]
+    def enter(self, index: int, stage: str, calls: Sequence[Call]) -> Iterator[Move]:
+        """Fetch units that the stage at `index` keeps, and set up the slots for blocks that stream in it."""
+        needed = self.keeps[index] - self.ahead[index]
         yield from self._fetch(needed - self.held, stage, None)
         self.held = needed
         own = [call for call in calls if call.component == self.name]
         uses = [block for call in own for block in streamed_by(call, self.placement, self.held)]
         self.slots, self.used = Slots(uses=uses, prefetch=self.placement.prefetch), 0
 
-    def look_ahead(self, place: int, stage: str, number: int | None) -> Iterator[Move]:
-        """Fetch in the stage at `place`, before it computes the call of that number, what only a later one needs."""
-        yield from self._fetch(self.ahead[place], stage, number)
-        self.held |= self.ahead[place]
+    def look_ahead(self, index: int, stage: str, number: int | None) -> Iterator[Move]:
+        """Fetch the units that only a later stage needs, in the stage at `index`, under its call `number`."""
+        yield from self._fetch(self.ahead[index], stage, number)
+        self.held |= self.ahead[index]
 
     def run(self, call: Call, number: int) -> Iterator[Move]:
-        """Compute a call: at once where all is there, else block by block."""
+        """Compute a call: at once if all its units are on the device, else block by block."""
         outside = frozenset({OUTSIDE}) if moves_outside(self.placement) else frozenset()
         yield from self._fetch(outside, call.stage, number)
         streamed = set(streamed_by(call, self.placement, self.held))
@@ -160,17 +155,17 @@ class Mover:
         yield from self._evict(outside, call.stage, number)
 
     def empty_slots(self, stage: str) -> Iterator[Move]:
-        """Let go of what streamed, at the end of a stage."""
+        """Evict the blocks that are still in slots, at the end of a stage."""
         for block, slot in self.slots.held.items():
             yield from self._evict(frozenset({block}), stage, None, slot=slot)
         self.slots = Slots(uses=(), prefetch=0)
 
     def finish(self, stage: str) -> Iterator[Move]:
-        """Evict, after the last stage, what does not stay for the next run."""
+        """Evict, after the last stage, units that do not stay for the next run."""
         yield from self._evict(self.held - self.between, stage, None)
 
     def _run_block(self, block: int, stage: str, number: int, *, streams: bool) -> Iterator[Move]:
-        """Compute one block, having seen to the ones that come next."""
+        """Fetch the blocks that come next, then compute one block."""
         if streams:
             for change in self.slots.advance(self.used):
                 if change.evicted is not None:
@@ -198,7 +193,7 @@ class Mover:
         self.pending -= units
 
     def _pieces(self, units: Units) -> list[int | None]:
-        """Return the pieces in which units move: the component in one, if it is all of it."""
+        """Return the pieces in which units move: None for the whole component, else each unit."""
         return [None] if units == self.everything else [*sorted(units)]
 
     def _move(
@@ -221,31 +216,32 @@ def schedule(plan: Plan, workload: Workload) -> Schedule:
 evict 1, evict 2, evict -1
 
     Raises:
-        PlanError: If the plan places what the workload does not have.
+        PlanError: The plan places a component or stage that the workload does not have.
     """
     check_plan(plan, workload)
     return Schedule(moves=tuple(_moves(plan, workload)))
 
 
 def _moves(plan: Plan, workload: Workload) -> Iterator[Move]:
-    movers = {name: Mover(plan, workload, name) for name in workload.components}
-    for mover in movers.values():
-        yield from mover.set_up()
-    number = 0
-    for place, (stage, calls) in enumerate(zip(workload.stages, workload.by_stage, strict=True)):
-        ordered = [movers[name] for name in dict.fromkeys((*(call.component for call in calls), *movers))]
-        for mover in ordered:
-            yield from mover.leave(place, stage)
-        for mover in ordered:
-            yield from mover.enter(place, stage, calls)
-        own = [move for at, call in enumerate(calls, number) for move in movers[call.component].run(call, at)]
+    components = {name: ComponentMoves(plan, workload, name) for name in workload.components}
+    for component in components.values():
+        yield from component.set_up()
+    number = 0  # of the stage's first call, in the workload
+    for index, (stage, calls) in enumerate(zip(workload.stages, workload.by_stage, strict=True)):
+        ordered = [components[name] for name in dict.fromkeys((*(call.component for call in calls), *components))]
+        for component in ordered:
+            yield from component.leave(index, stage)
+        for component in ordered:
+            yield from component.enter(index, stage, calls)
+        own = [move for at, call in enumerate(calls, number) for move in components[call.component].run(call, at)]
         number += len(calls)
+        # a stage's own fetches go first: what it fetches ahead for a later stage must not delay them
         last = max((at for at, move in enumerate(own) if move.act is Act.FETCH), default=-1)
         yield from own[: last + 1]
-        for mover in ordered:
-            yield from mover.look_ahead(place, stage, own[last].call if last >= 0 else None)
+        for component in ordered:
+            yield from component.look_ahead(index, stage, own[last].call if last >= 0 else None)
         yield from own[last + 1 :]
-        for mover in ordered:
-            yield from mover.empty_slots(stage)
-    for mover in movers.values():
-        yield from mover.finish(workload.stages[-1])
+        for component in ordered:
+            yield from component.empty_slots(stage)
+    for component in components.values():
+        yield from component.finish(workload.stages[-1])

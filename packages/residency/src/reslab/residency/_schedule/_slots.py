@@ -1,8 +1,8 @@
-"""Slots: the little device memory through which the blocks of a large component stream.
+"""Slots: the small device memory through which the blocks of a large component stream.
 
-The uses of a stage are known beforehand, so a slot is given to the next block that will be needed, and taken from one
-whose turn is over. With one slot more than blocks are fetched ahead, there is always such a one. A block that is still
-in its slot when its turn comes again is not fetched again; that happens only where a stage's streaming blocks all fit.
+The uses of blocks in a stage are known beforehand, so the next block that will be needed gets the slot of a block whose
+turn is over. Such a slot always exists, since there is one slot more than blocks fetched ahead. A block that is still
+in its slot when its turn comes again is not fetched again; that happens only if all streaming blocks of a stage fit.
 
     slots = Slots(uses=(0, 1, 2, 0, 1, 2), prefetch=1)
     list(slots.advance(0))       # before the first use: [(None, 0, 0), (None, 1, 1)], evicted, fetched, slot
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 
-class Change(NamedTuple):
-    """One slot changes hands."""
+class SlotChange(NamedTuple):
+    """A slot passes from one block to another."""
 
     evicted: int | None
     fetched: int
@@ -24,17 +24,17 @@ class Change(NamedTuple):
 
 
 class Slots:
-    """Which block is in which slot, while the uses of one component in one stage go by."""
+    """The slots of one component in one stage, and the block in each, use by use."""
 
     def __init__(self, *, uses: Sequence[int], prefetch: int) -> None:
         self.uses = uses
         self.prefetch = prefetch
-        self.count = min(prefetch + 1, len(set(uses)))  # there is no use for more slots than there are blocks
-        self.held: dict[int, int] = {}  # block → slot, the one longest untouched first
-        self.issued = 0  # uses that have been seen to
+        self.count = min(prefetch + 1, len(set(uses)))  # more slots than blocks would stay empty
+        self.held: dict[int, int] = {}  # block → slot, the least recently used first
+        self.issued = 0  # uses whose block has a slot already
 
-    def advance(self, use: int) -> Iterator[Change]:
-        """See to this use and the `prefetch` ones after it, yielding what has to be evicted and fetched."""
+    def advance(self, use: int) -> Iterator[SlotChange]:
+        """Give slots to the blocks of this use and of the `prefetch` uses after it; yield each change of a slot."""
         while self.issued <= min(use + self.prefetch, len(self.uses) - 1):
             block = self.uses[self.issued]
             if block in self.held:
@@ -43,24 +43,24 @@ class Slots:
                 yield self._admit(block, needed=self.uses[use : self.issued])
             self.issued += 1
 
-    def _admit(self, block: int, *, needed: Sequence[int]) -> Change:
+    def _admit(self, block: int, *, needed: Sequence[int]) -> SlotChange:
         evicted, slot = free_slot(self.held, self.count, needed)
         if evicted is not None:
             del self.held[evicted]
         self.held[block] = slot
-        return Change(evicted, block, slot)
+        return SlotChange(evicted, block, slot)
 
 
 def free_slot(held: Mapping[int, int], count: int, needed: Sequence[int] = ()) -> tuple[int | None, int]:
-    """Return the slot for the next block, and before it the block that has to leave it; None if it is free.
+    """Return the block to evict, None if a slot is free, and the slot for the next block.
 
     >>> free_slot({7: 0}, 2), free_slot({7: 0, 3: 1}, 2), free_slot({7: 0, 3: 1}, 2, needed=[7])
     ((None, 1), (7, 0), (3, 1))
 
     Args:
-        held: The slots of blocks, the one longest untouched first.
-        count: How many slots there are.
-        needed: Blocks that may not leave; those whose turn is coming, where that is known.
+        held: The slot of each block, the least recently used block first.
+        count: The number of slots.
+        needed: Blocks that may not be evicted, since their turn is coming.
     """
     if len(held) < count:
         taken = set(held.values())
@@ -77,10 +77,11 @@ def streamed_bytes(calls: Sequence[Sequence[int]], *, prefetch: int, nbytes: Cal
     (3000, 200)
 
     Args:
-        calls: For each call the blocks that stream in it.
-        prefetch: Blocks that are fetched ahead.
-        nbytes: Size of a block.
+        calls: The blocks that stream in each call.
+        prefetch: The number of blocks fetched ahead.
+        nbytes: Returns the bytes of a block.
     """
+    # equal calls, each block once: all blocks fit and are fetched once, or each is evicted before its next turn
     if all(call is calls[0] or call == calls[0] for call in calls) and len(set(calls[0])) == len(calls[0]):
         times = len(calls) if len(calls[0]) > prefetch + 1 else 1
         return times * sum(map(nbytes, calls[0]))

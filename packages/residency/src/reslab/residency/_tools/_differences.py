@@ -1,17 +1,22 @@
-"""What differs between the placement that a plan wants and the one that a tool has instead, in sentences."""
+"""Differences between the placement that a plan wants and the nearest one of another tool, in sentences.
+
+    list(placed_otherwise(layerwise(resident=2), layerwise(), "diffusers"))
+
+Each tool's module describes the effect of its calls as placements, and passes them here with those of the plan.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from reslab.residency._plan._code import Wanted
-from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._placement import Granularity, Place, Placement, Until
 
 _DOES = {
-    Kind.RESIDENT: "stays on the device",
-    Kind.SWAP: "is moved whole for what uses it",
-    Kind.LAYERWISE: "streams from host memory",
-    Kind.DISK: "streams from disk",
+    Place.RESIDENT: "stays on the device",
+    Place.SWAP: "is moved whole for what uses it",
+    Place.LAYERWISE: "streams from host memory",
+    Place.DISK: "streams from disk",
 }
 _UNTIL = {
     Until.RUN: "for the whole run",
@@ -19,14 +24,14 @@ _UNTIL = {
     Until.EACH: "only while it is used",
 }
 _MOVED = {
-    Granularity.BLOCK: "keeps what lies outside of the blocks",
-    Granularity.GROUP: "moves what lies outside of the blocks for every call",
+    Granularity.BLOCK: "keeps weights outside the blocks on the device",
+    Granularity.GROUP: "moves weights outside the blocks for every call",
     Granularity.LEAF: "moves every layer by itself",
 }
 
 
 def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[str]:
-    """Yield what the placement of a plan and what a tool has instead do not have in common.
+    """Yield a sentence for each difference between a plan's placement and the nearest one of a tool.
 
     >>> from reslab.residency import layerwise, swap
     >>> list(placed_otherwise(layerwise(resident=2), layerwise(), "this tool"))
@@ -42,7 +47,7 @@ def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[
     if wanted.prefetch_stages != near.prefetch_stages:
         yield f"the plan fetches it {wanted.prefetch_stages} stages ahead of its own, {tool} {near.prefetch_stages}"
     if wanted.until is not near.until:
-        kept = "what does not stream" if wanted.streams else "it"
+        kept = "weights that do not stream" if wanted.streams else "it"
         yield f"the plan keeps {kept} {_UNTIL[wanted.until]}, {tool} {_UNTIL[near.until]}"
     if wanted.granularity is not near.granularity:
         yield f"the plan {_MOVED[wanted.granularity]}, {tool} {_MOVED[near.granularity]}"
@@ -52,24 +57,25 @@ def placed_otherwise(wanted: Placement, near: Placement, tool: str) -> Iterator[
 
 def _copied_back(wanted: Placement, tool: str) -> str:
     if wanted.copy_back:
-        return f"the plan copies weights back to the host, {tool} lets them go"
-    if wanted.kind is Kind.SWAP:
+        return f"the plan copies weights back to the host, {tool} releases them"
+    if wanted.kind is Place.SWAP:
         return (
-            "the plan fetches it at the border of its stage, beside what computes, and lets it go by re-pointing; "
+            "the plan fetches it at the border of its stage, while other components compute, and releases it by "
+            "re-pointing; "
             f"{tool} copies it when it is called, while nothing computes, and copies it back"
         )
-    return f"the plan lets weights go by re-pointing, {tool} copies them back to the host"
+    return f"the plan releases weights by re-pointing, {tool} copies them back to the host"
 
 
 def in_single_stages(wanted: Wanted, name: str, tool: str) -> Iterator[str]:
-    """Yield what a plan wants for one stage alone, since the tools have one place for a component."""
+    """Yield a sentence for each placement of a component in one stage alone, which no tool has."""
     for (component, stage), placement in wanted.alone.items():
         if component == name:
             yield f"{placement!r} in {stage} alone; {tool} has one place for a component in all stages"
 
 
 def by_sentence(found: Iterable[tuple[str, str]]) -> list[str]:
-    """Return each sentence once, after the names of the components that it is about.
+    """Return each sentence once, after the names of the components that it concerns.
 
     >>> by_sentence([("vae", "it moves"), ("connectors", "it moves")])
     ['vae, connectors: it moves']

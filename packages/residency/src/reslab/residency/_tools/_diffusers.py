@@ -1,17 +1,19 @@
-"""A plan as code for diffusers: its offloads for a whole pipeline where all components are alike, else one by one.
+"""A plan as code for diffusers: one offload for the whole pipeline if all components are alike, else one for each.
 
-Names and behaviour as of diffusers 0.42.1 (`DiffusionPipeline.enable_*_offload`, `hooks.apply_group_offloading`,
+    print(plan.as_code("diffusers"))
+
+Names and behaviour are those of diffusers 0.42.1 (`DiffusionPipeline.enable_*_offload`, `hooks.apply_group_offloading`,
 `ModelMixin.enable_layerwise_casting`, `set_attention_backend`) and accelerate (`cpu_offload`, `cpu_offload_with_hook`);
-a test binds every call to the real signatures and runs it. Five traps are worked around or told:
+a test binds every call to the real signatures and runs it. The code avoids five traps, or warns of them:
 
-- group offload looks for blocks among a component's own children: one whose blocks lie deeper is moved in one piece;
-- its hooks act before `forward`: a VAE that is asked to `decode` stays away, unless its class lists what to hook;
-- groups on disk are files named by their place in the component: two components in one folder overwrite each other;
-- model offload of a whole pipeline refuses components with group offload, so it is chained by hand beside them;
-- casting of weights has to be set up before group offload takes hold of them.
+- group offload looks for blocks among a component's own children: deeper blocks are moved in one piece;
+- its hooks act before `forward`: a VAE whose `decode` is called stays on the host, unless its class lists what to hook;
+- groups on disk are files named by their path in the component: two components in one folder overwrite each other;
+- model offload of a whole pipeline refuses components with group offload, so the code chains it by hand beside them;
+- casting of weights has to be set up before group offload registers them.
 
-Streams are for CUDA and XPU alone: on another device diffusers refuses them, so nothing is fetched ahead there. With
-one all of a component's host memory is pinned beforehand, unless `low_cpu_mem_usage=True` is written too.
+diffusers has streams on CUDA and XPU alone and refuses them on other devices, so nothing is fetched ahead there. A
+stream pins all of a component's host memory beforehand, unless the code says `low_cpu_mem_usage=True`.
 """
 
 from __future__ import annotations
@@ -21,17 +23,17 @@ from collections.abc import Iterator, Mapping
 
 from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._numerics import Attention, Lora, Numerics, PassBatching, VaeTiling, WeightDtype
-from reslab.residency._plan._placement import Granularity, Kind, Placement, Until
+from reslab.residency._plan._placement import Granularity, Place, Placement, Until
 from reslab.residency._tools._differences import by_sentence, in_single_stages, placed_otherwise
 
 TOOL = "diffusers"
-#: How our attention kernels are called there.
+#: diffusers' names of the attention kernels.
 _BACKENDS = {
     Attention.FLASH: "_native_flash",
     Attention.EFFICIENT: "_native_efficient",
     Attention.MATH: "_native_math",
 }
-#: What is imported where a line has a word.
+#: The import that a line of code needs, by a pattern of the line.
 _IMPORTS = {
     r"torch\.": "import torch",
     r"cpu_offload\(": "from accelerate import cpu_offload",
@@ -41,7 +43,7 @@ _IMPORTS = {
 
 
 def write(wanted: Wanted) -> tuple[str, list[str]]:
-    """Return the code, and in what it differs."""
+    """Return the code and its differences to the plan."""
     placed = {name: placement for name, placement in wanted.places.items() if not _is_copy(name)}
     calls = {name: instead(placement, wanted.device) for name, placement in placed.items()}
     lines = [*_numerics(wanted.numerics, calls), *_moves(calls, wanted.are_all, wanted.device)]
@@ -55,7 +57,7 @@ TOOLS[TOOL] = write
 
 
 def _moves(calls: Mapping[str, Placement], are_all: bool, device: str) -> Iterator[str]:
-    """Yield the calls, by what each of them does: one for all, or one a component."""
+    """Yield the lines that move components: one call for all of them if they are alike, else one call for each."""
     kinds = list(dict.fromkeys(calls.values()))
     whole = _whole(kinds[0], device) if are_all and len(kinds) == 1 else None
     if whole:
@@ -70,40 +72,40 @@ def _moves(calls: Mapping[str, Placement], are_all: bool, device: str) -> Iterat
 
 
 def instead(placement: Placement, device: str = "cuda") -> Placement:
-    """Return what diffusers does in the place of a placement on a device, as a placement.
+    """Return the effect of diffusers' nearest call to a placement, as a placement.
 
     >>> from reslab.residency import layerwise
     >>> instead(layerwise(resident=12, prefetch=3))
     layerwise(until='each stage', granularity='group')
     """
-    if placement.kind is Kind.RESIDENT:
+    if placement.kind is Place.RESIDENT:
         return Placement()
-    if placement.kind is Kind.SWAP:
-        return Placement(kind=Kind.SWAP, until=Until.EACH, copy_back=True)
+    if placement.kind is Place.SWAP:
+        return Placement(kind=Place.SWAP, until=Until.EACH, copy_back=True)
     is_streamed, is_leaf = placement.prefetch > 0 and _has_streams(device), placement.granularity is Granularity.LEAF
-    lets_go = is_streamed or placement.kind is Kind.DISK or (is_leaf and not placement.copy_back)
+    releases = is_streamed or placement.kind is Place.DISK or (is_leaf and not placement.copy_back)
     return Placement(
         kind=placement.kind,
         prefetch=int(is_streamed),
         until=Until.EACH,
         granularity=Granularity.LEAF if is_leaf else Granularity.GROUP,
-        copy_back=not lets_go,
+        copy_back=not releases,
     )
 
 
 def _is_sequential(call: Placement) -> bool:
-    """Tell accelerate's sequential offload from a group offload of layers."""
-    leaf = call.granularity is Granularity.LEAF and call.kind is Kind.LAYERWISE
+    """Return whether a call is accelerate's sequential offload; otherwise layers move by group offload."""
+    leaf = call.granularity is Granularity.LEAF and call.kind is Place.LAYERWISE
     return leaf and call.prefetch == 0 and not call.copy_back
 
 
 def _has_streams(device: str) -> bool:
-    """Tell whether group offload copies in a stream there: elsewhere it refuses `use_stream=True`."""
+    """Return whether group offload accepts `use_stream=True` on a device."""
     return device.partition(":")[0] in ("cuda", "xpu")
 
 
 def _traps(calls: Mapping[str, Placement]) -> Iterator[str]:
-    """Yield what to know of group offload, as comments."""
+    """Yield warnings about group offload, as comments of the code."""
     if any(call.streams and call.prefetch for call in calls.values()):
         yield "# a stream pins all of a component's host memory first; where that is short, or pinning refused (WSL2),"
         yield "# add low_cpu_mem_usage=True: memory is then pinned piece by piece, and copies are slower"
@@ -113,14 +115,14 @@ def _traps(calls: Mapping[str, Placement]) -> Iterator[str]:
 
 
 def _whole(call: Placement, device: str) -> str | None:
-    """Return the call for all of a pipeline, None where there is none that is right."""
-    if call.kind is Kind.RESIDENT:
+    """Return the call for a whole pipeline; None if diffusers has none for this placement."""
+    if call.kind is Place.RESIDENT:
         return f'pipe.to("{device}")'
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return f'pipe.enable_model_cpu_offload(device="{device}")'
     if _is_sequential(call):
         return f'pipe.enable_sequential_cpu_offload(device="{device}")'
-    if call.kind is Kind.LAYERWISE:
+    if call.kind is Place.LAYERWISE:
         return f'pipe.enable_group_offload(onload_device=torch.device("{device}"), {_group(call)})'
     return None
 
@@ -132,30 +134,30 @@ def _group(call: Placement) -> str:
 
 
 def _one_by_one(calls: Mapping[str, Placement], device: str) -> Iterator[str]:
-    has_hooks = Kind.SWAP in {call.kind for call in calls.values()}
+    has_hooks = Place.SWAP in {call.kind for call in calls.values()}
     yield f'device = torch.device("{device}")'
     if has_hooks:
-        yield "hook = None  # of the model before: calling the next one copies it back"
+        yield "hook = None  # of the previous model: calling the next one copies that model back"
     for name, call in calls.items():
         yield f"# {name}: {_says(call)}"
         yield _single(f'components["{name}"]', name, call)
     if has_hooks:
-        yield "# after a run, the last one is copied back by hook.offload()"
+        yield "# after a run, hook.offload() copies the last model back"
 
 
 def _single(component: str, name: str, call: Placement) -> str:
-    if call.kind is Kind.RESIDENT:
+    if call.kind is Place.RESIDENT:
         return f"{component}.to(device)"
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return f"_, hook = cpu_offload_with_hook({component}, device, prev_module_hook=hook)"
     if _is_sequential(call):
         return f"cpu_offload({component}, device, offload_buffers=len({component}._parameters) > 0)"
-    folder = f', offload_to_disk_path="offload/{name}"' if call.kind is Kind.DISK else ""
+    folder = f', offload_to_disk_path="offload/{name}"' if call.kind is Place.DISK else ""
     return f"apply_group_offloading({component}, onload_device=device, {_group(call)}{folder})"
 
 
 def _rest(calls: Mapping[str, Placement]) -> Iterator[str]:
-    yield "# all others: stay on the device"
+    yield "# all other components: stay on the device"
     placed = ", ".join(f'"{name}"' for name in calls)
     yield f"for name in components.keys() - [{placed}]:"
     yield "    if isinstance(components[name], torch.nn.Module):"
@@ -163,16 +165,16 @@ def _rest(calls: Mapping[str, Placement]) -> Iterator[str]:
 
 
 def _says(call: Placement) -> str:
-    if call.kind is Kind.RESIDENT:
+    if call.kind is Place.RESIDENT:
         return "stays on the device"
-    if call.kind is Kind.SWAP:
+    if call.kind is Place.SWAP:
         return "moved whole when called, copied back when the next one is"
     piece = (
         "layer by layer"
         if call.granularity is Granularity.LEAF
         else "block by block, where blocks are its own children"
     )
-    return piece + (", one ahead" if call.prefetch else "") + (", from disk" if call.kind is Kind.DISK else "")
+    return piece + (", one ahead" if call.prefetch else "") + (", from disk" if call.kind is Place.DISK else "")
 
 
 def _numerics(chosen: Numerics, calls: Mapping[str, Placement]) -> Iterator[str]:
@@ -187,7 +189,8 @@ def _numerics(chosen: Numerics, calls: Mapping[str, Placement]) -> Iterator[str]
 
 
 def _denoisers(calls: Mapping[str, Placement]) -> list[str]:
-    """Return the models that denoise, which weight types and attention kernels are about; transformer by default."""
+    """Return the names of the models that denoise, which weight types and attention kernels concern."""
+    # a plan that places no denoiser may still choose its type: then it is the transformer
     return [name for name in calls if name.startswith(("transformer", "unet"))] or ["transformer"]
 
 
@@ -199,12 +202,12 @@ def _differences(wanted: Wanted) -> Iterator[str]:
             "on the fly, and fuse_lora writes it into the weights themselves"
         )
     if wanted.numerics.pass_batching is PassBatching.BATCHED:
-        yield "numerics.pass_batching: the plan runs guidance passes in one batch; diffusers does as the pipeline is"
+        yield "numerics.pass_batching: the plan runs guidance passes in one batch; diffusers as the pipeline does"
     if wanted.numerics.weight_dtype is WeightDtype.FLOAT8:
         yield (
             "numerics.weight_dtype: the plan counts every weight of the blocks as float8 and none outside them; "
             "enable_layerwise_casting also casts layers outside the blocks, leaves norms and bare parameters as they "
-            "are, and while a layer computes keeps a bfloat16 copy of its weight, which no bound counts"
+            "are, and keeps a bfloat16 copy of a layer's weight while it computes, which no bound counts"
         )
 
 
@@ -217,10 +220,10 @@ def _placed(wanted: Wanted) -> Iterator[tuple[str, str]]:
             yield name, sentence
         for sentence in in_single_stages(wanted, name, TOOL):
             yield name, sentence
-        if placement.kind is Kind.DISK:
+        if placement.kind is Place.DISK:
             yield name, "diffusers first writes the weights to a folder of its own, and reads them from there"
 
 
 def _is_copy(name: str) -> bool:
-    """Tell a copy with the LoRA merged, which bears the name of its component and a sign that no name has."""
+    """Return whether a name is that of a copy with the LoRA merged: only these names contain a plus sign."""
     return "+" in name

@@ -1,10 +1,14 @@
 """A plan as a command line of Lightricks' ltx-pipelines, which has one switch for all models.
 
-`--offload none | cpu | disk` streams the blocks of the text encoder and of the transformer through two slots; every
-other model is loaded whole for its stage and let go. `--max-batch-size 4` runs all guidance passes in one batch,
-`--quantization fp8-cast` stores the transformer's weights in 8 bits. The LoRA is merged when the refining stage is
-loaded. Source: github.com/Lightricks/LTX-2, packages/ltx-pipelines (`utils/args.py`, `utils/blocks.py`, CLAUDE.md),
-read on 2026-11-23; the paths that the command needs have changed between its versions, so `--help` has the last word.
+    print(plan.as_code("ltx-pipelines"))
+
+`--offload cpu` and `--offload disk` stream the blocks of text encoder and transformer through two slots; every other
+model is loaded whole for its stage and released after it, and with `--offload none` these two are as well.
+`--max-batch-size 4` runs all guidance passes in one batch, `--quantization fp8-cast` stores the transformer's weights
+in 8 bits. The LoRA is merged when the refining stage is loaded.
+
+Source: github.com/Lightricks/LTX-2, packages/ltx-pipelines (`utils/args.py`, `utils/blocks.py`, CLAUDE.md), read on
+2026-11-23. The paths that the command needs have changed between versions; `--help` of the installed one lists them.
 """
 
 from __future__ import annotations
@@ -13,17 +17,17 @@ from collections.abc import Iterator, Mapping
 
 from reslab.residency._plan._code import TOOLS, Wanted
 from reslab.residency._plan._numerics import Attention, Lora, PassBatching, VaeTiling, WeightDtype
-from reslab.residency._plan._placement import Kind, Placement, Until, layerwise, swap
+from reslab.residency._plan._placement import Place, Placement, Until, layerwise, swap
 from reslab.residency._plan._presets import STREAMED
 from reslab.residency._tools._differences import by_sentence, in_single_stages, placed_otherwise
 
 TOOL = "ltx-pipelines"
-_OFFLOAD = {Kind.RESIDENT: "none", Kind.SWAP: "none", Kind.LAYERWISE: "cpu", Kind.DISK: "disk"}
+_OFFLOAD = {Place.RESIDENT: "none", Place.SWAP: "none", Place.LAYERWISE: "cpu", Place.DISK: "disk"}
 _RUN = ("python -m ltx_pipelines.ti2vid_two_stages", '"$@"')
 
 
 def write(wanted: Wanted) -> tuple[str, list[str]]:
-    """Return the command line, and in what it differs; what it is told of models and request comes as "$@"."""
+    """Return the command line and its differences to the plan; "$@" stands for the models and the request."""
     offload = _offload(wanted.places)
     options = [f"--offload {offload}"]
     if wanted.numerics.weight_dtype is WeightDtype.FLOAT8:
@@ -38,18 +42,18 @@ TOOLS[TOOL] = write
 
 
 def instead(name: str, offload: str) -> Placement:
-    """Return what ltx-pipelines does with a component, as a placement.
+    """Return the effect of ltx-pipelines' switch on a component, as a placement.
 
     >>> instead("transformer", "cpu"), instead("vae", "cpu")
     (layerwise(until='each stage'), swap(until='each stage'))
     """
     if offload == "none" or not name.startswith(STREAMED):
         return swap(until=Until.EACH)
-    return layerwise(until=Until.EACH) if offload == "cpu" else Placement(kind=Kind.DISK, until=Until.EACH)
+    return layerwise(until=Until.EACH) if offload == "cpu" else Placement(kind=Place.DISK, until=Until.EACH)
 
 
 def _offload(places: Mapping[str, Placement]) -> str:
-    """Return the switch that comes nearest: that of the transformer, or else of the text encoder."""
+    """Return the nearest switch: that of the transformer, else that of the text encoder."""
     kinds = [placement.kind for name, placement in places.items() if name.startswith("transformer")]
     kinds += [placement.kind for name, placement in places.items() if name.startswith("text_encoder")]
     return _OFFLOAD[kinds[0]] if kinds else "none"
@@ -59,7 +63,7 @@ def _groups(places: Mapping[str, Placement], offload: str) -> dict[str, list[str
     groups: dict[str, list[str]] = {}
     for name in places:
         near = instead(name, offload)
-        whole = "loaded whole for its stage and let go"
+        whole = "loaded whole for its stage and released after it"
         says = f"streams through two slots, from {near.kind}" if near.streams else whole
         groups.setdefault(says.replace("layerwise", "host memory"), []).append(name)
     return groups

@@ -1,12 +1,12 @@
-"""A plan as the offload strategy of diffusers' `ComponentsManager`: it says who leaves when a model comes in.
+"""A plan as the offload strategy of diffusers' `ComponentsManager`: it chooses the models that leave for another one.
 
     manager = diffusers.ComponentsManager()
     pipe = diffusers.ModularPipeline.from_pretrained(…, components_manager=manager)
     manager.enable_auto_cpu_offload(device="cuda", offload_strategy=offload_strategy(plan))
 
-The manager moves whole models, when they are called, and copies them back when they leave; which, the plan decides.
-What the plan streams is to be under group offload before (`print(plan.as_code("diffusers"))`), and then places itself;
-where it is not, it comes and goes whole.
+The manager moves a whole model to the device when it is called, and copies models back when they leave; the plan
+decides which models leave. Components that the plan streams need group offload first
+(`print(plan.as_code("diffusers"))`); without it the manager moves them whole too.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Protocol, TypeVar
 import torch
 
 from reslab.residency._engine import _accelerator
-from reslab.residency._plan._placement import Kind, Until
+from reslab.residency._plan._placement import Place, Until
 from reslab.residency._plan._plan import Plan
 from reslab.residency._units import parse_bytes
 
 
 class Hook(Protocol):
-    """A model on the device, as the manager hands it over."""
+    """A model on the device, as the manager passes it."""
 
     model_id: str
     model: torch.nn.Module
@@ -33,7 +33,7 @@ H = TypeVar("H", bound=Hook)
 
 
 class OffloadStrategy:
-    """Decides which models leave; made by `offload_strategy`."""
+    """Chooses the models that leave the device; `offload_strategy` makes one."""
 
     def __init__(self, plan: Plan, reserve_bytes: int, free_bytes: Callable[[torch.device], int | None]) -> None:
         self.plan = plan
@@ -43,27 +43,27 @@ class OffloadStrategy:
     def __call__(
         self, hooks: Sequence[H], model_id: str, model: torch.nn.Module, execution_device: torch.device
     ) -> list[H]:
-        """Return those of the models on the device that leave before another one comes in."""
+        """Return the models that leave the device before another model is moved there."""
         self._came[model_id] = max(self._came.values(), default=0) + 1
-        leaving = [hook for hook in hooks if self._goes_at_once(hook.model_id)]
+        leaving = [hook for hook in hooks if self._leaves_at_once(hook.model_id)]
         free = self._free_bytes(execution_device)
         if free is None:
-            return leaving + [hook for hook in hooks if self._may_wait(hook.model_id)]
+            return leaving + [hook for hook in hooks if self._may_stay(hook.model_id)]
         short = _size(model) + self._reserve_bytes - free - sum(_size(hook.model) for hook in leaving)
-        waiting = [hook for hook in hooks if self._may_wait(hook.model_id)]
+        waiting = [hook for hook in hooks if self._may_stay(hook.model_id)]
         for hook in sorted(waiting, key=lambda hook: self._came.get(hook.model_id, 0)):
             if short > 0:
                 leaving.append(hook)
                 short -= _size(hook.model)
         return leaving
 
-    def _goes_at_once(self, model_id: str) -> bool:
+    def _leaves_at_once(self, model_id: str) -> bool:
         placement = self.plan.placement(_name(model_id))
-        return placement.kind is not Kind.RESIDENT and (placement.streams or placement.until is Until.EACH)
+        return placement.kind is not Place.RESIDENT and (placement.streams or placement.until is Until.EACH)
 
-    def _may_wait(self, model_id: str) -> bool:
+    def _may_stay(self, model_id: str) -> bool:
         placement = self.plan.placement(_name(model_id))
-        return placement.kind is Kind.SWAP and placement.until is not Until.EACH
+        return placement.kind is Place.SWAP and placement.until is not Until.EACH
 
     def __repr__(self) -> str:
         return f"OffloadStrategy({self.plan.name!r})"
@@ -75,10 +75,10 @@ def offload_strategy(
     reserve: int | str = "3 GiB",
     free_bytes: Callable[[torch.device], int | None] = _accelerator.free_bytes,
 ) -> OffloadStrategy:
-    """Return a plan as what `ComponentsManager.enable_auto_cpu_offload` takes as its `offload_strategy`.
+    """Return a plan as the `offload_strategy` of `ComponentsManager.enable_auto_cpu_offload`.
 
-    What is resident never leaves. What swaps in each stage leaves as soon as another model comes; what swaps until its
-    last stage stays as long as there is room, and then those leave first that came first.
+    Resident components never leave. A swap until "each stage" leaves as soon as another model is called. A swap until
+    "last stage" stays while there is room; then the model that came first leaves first.
 
     >>> from types import SimpleNamespace as Hook
     >>> from reslab.residency import Plan
@@ -89,18 +89,18 @@ def offload_strategy(
     [[], ['vae_1']]
 
     Args:
-        plan: Keyed by the names under which the manager has its components; placements for one stage do not count.
-        reserve: Bytes to keep free for activations, or a text such as "3 GiB", which is diffusers' own.
-        free_bytes: Tells what is free of a device's memory, None where that is unknown; then all leave that may.
+        plan: A plan whose components have the manager's names; placements for one stage alone are ignored.
+        reserve: Bytes to keep free for activations, or a text such as "3 GiB", which is diffusers' default.
+        free_bytes: Returns the free bytes of a device, None if unknown; then every swap leaves.
 
     Raises:
-        ValueError: For a reserve that is no size.
+        ValueError: `reserve` is not a size.
     """
     return OffloadStrategy(plan, parse_bytes(reserve), free_bytes)
 
 
 def _name(model_id: str) -> str:
-    """Return a component's name: the manager puts the identity of the object behind it."""
+    """Return a component's name without the object's identity that the manager appends."""
     return model_id.rpartition("_")[0]
 
 
