@@ -28,11 +28,11 @@ from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._schedule_cursor import ScheduleCursor
 from reslab.residency._engine._unit import Unit, without_values
 from reslab.residency._errors import OutOfMemory
-from reslab.residency._plan._placement import Kind
+from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
 from reslab.residency._plan._settings import DecidedBy
 from reslab.residency._plan._workload import Call, ComponentSize, Workload
-from reslab.residency._schedule._leaner import leaner
+from reslab.residency._schedule._step_down import step_down
 from reslab.stages import Pipeline, Section, Stage, StockStage
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ class ResidencyConductor:
         try:
             run(again=False)
         except _oom.Exhausted as exhausted:
-            problem, lean = str(exhausted), self._leaner(exhausted.stage)
+            problem, lean = str(exhausted), self._next_plan(exhausted.stage)
             if lean is None:
                 raise OutOfMemory(f"{problem}. {_oom.advice(self.may_retry)}") from exhausted.__cause__
         if lean is None:
@@ -222,7 +222,7 @@ class ResidencyConductor:
         try:
             run(again=True)
         except _oom.Exhausted as exhausted:
-            advice = _oom.advice(self.may_retry, self._leaner(exhausted.stage))
+            advice = _oom.advice(self.may_retry, self._next_plan(exhausted.stage))
             text = f"{exhausted}, though the plan was made leaner. {advice}"
             raise OutOfMemory(text) from exhausted.__cause__
 
@@ -285,12 +285,12 @@ class ResidencyConductor:
         self.mover.renew()
         self.director.cursor = ScheduleCursor(self.plan, workload)
 
-    def _leaner(self, stage: str) -> Plan | None:
+    def _next_plan(self, stage: str) -> Plan | None:
         if not self.may_retry:
             return None
-        kept = {name: Kind.RESIDENT for name, component in self.components.items() if component.is_unmoved}
+        kept = {name: Place.RESIDENT for name, component in self.components.items() if component.is_unmoved}
         plan = self.plan.decide(kept, by=DecidedBy.USER, why="it cannot be moved") if kept else self.plan
-        return leaner(plan, _oom.known_so_far(self.workload, self._failed, stage), stage=stage)
+        return step_down(plan, _oom.known_so_far(self.workload, self._failed, stage), stage=stage)
 
     def _step_down(self, plan: Plan, problem: str) -> None:
         self._note(f"{problem}; so the stage is run again with the leaner {plan!r}")
