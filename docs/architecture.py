@@ -54,7 +54,7 @@ def below(edges: EDGES, name: str) -> set[str]:
     while left:
         one = left.pop()
         parts = edges[one].union(*(edges[each] for each in edges if one in PACKAGES and each.startswith(f"{one}.")))
-        new = {each for each in parts if each in PACKAGES or one not in PACKAGES} - found - {one}
+        new = {each for each in parts if each in PACKAGES or one not in PACKAGES} - found
         found |= new
         left += new
     return found

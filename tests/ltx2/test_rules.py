@@ -15,7 +15,7 @@ from diffusers.pipelines.ltx2 import LTX2ConditionPipeline
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 
 from reslab import ltx2
-from reslab.ltx2._pipeline._legal_numbers import neighbours
+from reslab.ltx2._legal_numbers import neighbours
 from reslab.stages import PipelineError
 
 REQUEST = {"prompt": "a heron", "width": 128, "height": 64, "num_frames": 9, "num_inference_steps": 2, "seed": 7}

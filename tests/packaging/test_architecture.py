@@ -35,3 +35,8 @@ def test_every_file_and_folder_that_the_page_names_is_there(architecture, root):
         places = [root / name, root / "packages" / package / "src" / "reslab" / name]
         places.append(root / "packages" / "residency" / "src" / "reslab" / "residency" / name)
         assert any(place.exists() for place in places), name
+
+
+def test_no_two_rooms_stand_on_each_other(architecture):
+    edges = architecture.rooms(architecture.house().graph(architecture.ROOT, at_load=True))
+    assert [name for name in edges if name in architecture.below(edges, name)] == []

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from reslab.profiler import PALETTE, Figure, Profile, spans_frame
-from reslab.profiler._report._units import format_ns
+from reslab.profiler._units import format_ns
 
 
 @pytest.fixture

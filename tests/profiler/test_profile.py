@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from reslab.profiler import SPAN_SCHEMA, Profile, ProfileFileError, memory_frame, spans_frame
-from reslab.profiler._profile import _files
+from reslab.profiler._model import _files
 
 
 @pytest.fixture

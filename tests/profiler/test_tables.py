@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reslab.profiler import Profile, Profiler, spans_frame
-from reslab.profiler._profile import _resource_tables, _tables
+from reslab.profiler._model import _resource_tables, _tables
 from reslab.profiler._record import _overhead
 from reslab.profiler.testing import FakeClock
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from reslab.ltx2._pipeline._legal_numbers import nearest_legal
+from reslab.ltx2._legal_numbers import nearest_legal
 
 SPATIAL_COMPRESSION = 32  # vae.spatial_compression_ratio: pixels a latent, each way
 TEMPORAL_COMPRESSION = 8  # vae.temporal_compression_ratio: frames a latent, after the first

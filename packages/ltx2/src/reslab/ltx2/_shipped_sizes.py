@@ -15,8 +15,8 @@ from importlib import resources
 from importlib.util import find_spec
 from typing import Any
 
+from reslab.ltx2._legal_numbers import is_number
 from reslab.ltx2._pipeline import _size_rules
-from reslab.ltx2._pipeline._legal_numbers import is_number
 from reslab.ltx2._variants import Variant
 from reslab.stages import PipelineError
 

@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from reslab.ltx2._pipeline._legal_numbers import is_number
+from reslab.ltx2._legal_numbers import is_number
 from reslab.stages.support import nearest
 
 #: Length in tokens to which a prompt is padded: diffusers 0.42.1, `LTX2TextEncoderStep`.

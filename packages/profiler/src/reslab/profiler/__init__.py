@@ -10,30 +10,23 @@ of that frame, and the time that no stage accounts for is a row too.
     prof.profile.timeline()
     prof.profile.save("run.parquet")
 
-Read on in `_profile/_schema` (the columns of a row), `_record/_record` (how rows are recorded) and `_profile/_tables`
+Read on in `_model/_schema` (the columns of a row), `_record/_record` (how rows are recorded) and `_model/_tables`
 (the views).
 """
 
 from reslab.profiler._compare._compare import compare
 from reslab.profiler._compare._comparison import Comparison
 from reslab.profiler._compare._unequal_work import UnequalWorkError
-from reslab.profiler._profile._files import ProfileFileError
-from reslab.profiler._profile._meta import request_facts
-from reslab.profiler._profile._profile import Profile
-from reslab.profiler._profile._schema import (
-    MEMORY_SCHEMA,
-    SPAN_SCHEMA,
-    Change,
-    ComparedTime,
-    memory_frame,
-    spans_frame,
-)
+from reslab.profiler._model._files import ProfileFileError
+from reslab.profiler._model._meta import request_facts
+from reslab.profiler._model._schema import MEMORY_SCHEMA, SPAN_SCHEMA, Change, ComparedTime, memory_frame, spans_frame
+from reslab.profiler._profile import Profile
 from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader, Reading
 from reslab.profiler._record._memory import process_memory
 from reslab.profiler._record._profiler import Profiler
 from reslab.profiler._record._ranges import torch_ranges
 from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure, Look
-from reslab.profiler._report._units import GIB, gib
+from reslab.profiler._units import GIB, gib
 
 __version__ = "0.1.0"
 

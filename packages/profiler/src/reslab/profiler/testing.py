@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from reslab.profiler._profile._schema import COMPUTE
+from reslab.profiler._model._schema import COMPUTE
 from reslab.profiler._record._instruments import Reading
 
 __all__ = ["FakeClock", "FakeMemory", "Point", "SimulatedDevice"]

@@ -21,9 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from typing import Any
 
-from reslab.profiler._profile._profile import Profile
+from reslab.profiler._profile import Profile
 from reslab.profiler._record._profiler import Profiler
-from reslab.profiler._report._units import GIB
+from reslab.profiler._units import GIB
 from reslab.profiler.testing import FakeClock, FakeMemory, SimulatedDevice
 from reslab.stages import Kind, Pipeline, Section, Stage, StockStage
 from reslab.stages.support import Described

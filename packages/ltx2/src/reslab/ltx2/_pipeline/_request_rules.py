@@ -17,7 +17,7 @@ from diffusers.pipelines.ltx2.pipeline_ltx2 import calculate_shift
 from PIL import Image
 
 from reslab.ltx2._checkpoint._checkpoint import RELEASED_DEPTH
-from reslab.ltx2._pipeline._legal_numbers import is_count, is_number, is_whole, nearest_legal
+from reslab.ltx2._legal_numbers import is_count, is_number, is_whole, nearest_legal
 from reslab.ltx2._pipeline._limits import MAX_STEPS, Limits
 from reslab.ltx2._pipeline._size_rules import SIZE_RULES, Rule, require, size_of, tokens_of
 from reslab.ltx2._variants import variant

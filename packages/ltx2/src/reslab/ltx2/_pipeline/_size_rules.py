@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from reslab.ltx2._pipeline._legal_numbers import is_count, is_number, is_whole, nearest_legal
+from reslab.ltx2._legal_numbers import is_count, is_number, is_whole, nearest_legal
 from reslab.ltx2._pipeline._limits import MAX_FRAME_RATE, MAX_SECONDS, MAX_SIDE, MAX_STEPS, MAX_TOKENS, Limits
 from reslab.ltx2._shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, AudioShape
 from reslab.ltx2._variants import Variant

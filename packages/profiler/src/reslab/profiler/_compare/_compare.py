@@ -27,10 +27,10 @@ import polars as pl
 from reslab.profiler._compare._comparison import Comparison
 from reslab.profiler._compare._shift import Interval, shift_interval
 from reslab.profiler._compare._unequal_work import Labels, Profiles, UnequalWorkError, work_differences
-from reslab.profiler._profile._profile import Profile
-from reslab.profiler._profile._resource_tables import inconsistencies
-from reslab.profiler._profile._schema import COMPARISON, Change, ComparedTime
-from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._model._resource_tables import inconsistencies
+from reslab.profiler._model._schema import COMPARISON, Change, ComparedTime
+from reslab.profiler._model._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._profile import Profile
 from reslab.stages import Kind
 
 CONFIDENCE = 0.95

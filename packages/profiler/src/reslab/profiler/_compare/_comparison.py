@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from reslab.profiler._profile._schema import Change, ComparedTime
+from reslab.profiler._model._schema import Change, ComparedTime
 from reslab.stages.support import Compared
 
 if TYPE_CHECKING:

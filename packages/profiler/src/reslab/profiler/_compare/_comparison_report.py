@@ -16,9 +16,9 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._schema import Change, ComparedTime
+from reslab.profiler._model._schema import Change, ComparedTime
 from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure
-from reslab.profiler._report._units import format_ns, format_share
+from reslab.profiler._units import format_ns, format_share
 from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ import polars as pl
 from reslab.stages import Kind
 
 if TYPE_CHECKING:
-    from reslab.profiler._profile._profile import Profile
+    from reslab.profiler._profile import Profile
 
 Profiles = Sequence["Profile"]
 Labels = tuple[str, str]

@@ -23,7 +23,7 @@ from operator import itemgetter
 
 import polars as pl
 
-from reslab.profiler._profile._schema import BORDERS, COPY, HOST, memory_frame
+from reslab.profiler._model._schema import BORDERS, COPY, HOST, memory_frame
 from reslab.profiler._record._device_time import Reached
 from reslab.profiler._record._instruments import Reading
 from reslab.profiler._record._record import DEVICE, END, UNFINISHED, WIDTH, Log, Mark, NameTable

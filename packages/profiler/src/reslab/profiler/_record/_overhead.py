@@ -18,7 +18,7 @@ from statistics import median
 
 import polars as pl
 
-from reslab.profiler._profile._schema import BORDERS, HOST, SPAN, Schema
+from reslab.profiler._model._schema import BORDERS, HOST, SPAN, Schema
 from reslab.profiler._record._instruments import Counters, DeviceTimer, MemoryReader
 from reslab.profiler._record._record import Recorder, SpanBlock
 from reslab.stages import Kind

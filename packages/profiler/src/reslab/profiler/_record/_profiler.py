@@ -9,7 +9,7 @@ It never alters the run, and it costs about a microsecond a span. The record is 
 an interrupt: the stage that failed is a row with its error. It needs an `Observable`: a name, stages, the request, the
 names of text settings, and `observe`. `reslab.stages.Pipeline` is one, and any other object with these can be profiled.
 
-Read on in `_record` (recording), `_decode` (from logs to frames) and `_profile/_schema` (the columns).
+Read on in `_record` (recording), `_decode` (from logs to frames) and `_model/_schema` (the columns).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Protocol, Self
 
-from reslab.profiler._profile._meta import profile_meta, request_facts
-from reslab.profiler._profile._profile import Profile
+from reslab.profiler._model._meta import profile_meta, request_facts
+from reslab.profiler._profile import Profile
 from reslab.profiler._record._decode import decode
 from reslab.profiler._record._device_time import TimeBase, resolve
 from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader

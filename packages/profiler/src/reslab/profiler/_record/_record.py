@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from reslab.profiler._profile._schema import BORDERS, SPAN
+from reslab.profiler._model._schema import BORDERS, SPAN
 from reslab.profiler._record._instruments import Clock, Counters, DeviceTimer, MemoryReader
 from reslab.stages import Kind
 

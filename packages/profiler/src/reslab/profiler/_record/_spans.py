@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from reslab.profiler._profile._schema import HOST, spans_frame
+from reslab.profiler._model._schema import HOST, spans_frame
 from reslab.profiler._record._record import NameTable, StageNames
 from reslab.stages import Kind
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from reslab.profiler._profile._schema import COMPUTE, COPY
+from reslab.profiler._model._schema import COMPUTE, COPY
 from reslab.profiler._record._instruments import DeviceTimer, MemoryReader, Reading
 
 

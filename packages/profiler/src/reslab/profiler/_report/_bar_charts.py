@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._model._tables import UNATTRIBUTED_STAGE
 from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure
-from reslab.profiler._report._units import format_ns, format_share, time_unit
+from reslab.profiler._units import format_ns, format_share, time_unit
 
 if TYPE_CHECKING:
     import altair as alt

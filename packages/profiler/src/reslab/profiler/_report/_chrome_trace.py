@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._schema import COMPUTE, COPY, HOST
+from reslab.profiler._model._schema import COMPUTE, COPY, HOST
 from reslab.profiler._report._timeline import STALL
 from reslab.stages import Kind
 from reslab.stages.support import output_path

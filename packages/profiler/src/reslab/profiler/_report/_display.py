@@ -17,9 +17,9 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._tables import UNATTRIBUTED_STAGE
+from reslab.profiler._model._tables import UNATTRIBUTED_STAGE
 from reslab.profiler._report._bar_charts import bar_color, with_device_share
-from reslab.profiler._report._units import format_bytes, format_ns, format_share
+from reslab.profiler._units import format_bytes, format_ns, format_share
 from reslab.stages.support import Markup, html_table
 
 Row = dict[str, Any]

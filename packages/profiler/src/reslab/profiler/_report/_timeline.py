@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from reslab.profiler._profile._schema import COMPUTE, COPY, SPAN, Schema
+from reslab.profiler._model._schema import COMPUTE, COPY, SPAN, Schema
 from reslab.profiler._report._figure import BARE_AXIS, OTHER_COLOR, STALL_COLOR, Figure, Spec, component_hues
-from reslab.profiler._report._units import bytes_unit, format_bytes, format_ns, format_share, time_unit
+from reslab.profiler._units import bytes_unit, format_bytes, format_ns, format_share, time_unit
 from reslab.stages import Kind
 
 if TYPE_CHECKING:

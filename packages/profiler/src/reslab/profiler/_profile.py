@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from reslab.profiler._profile._schema import MEMORY_SCHEMA, SPAN_SCHEMA, check_frame, memory_frame
+from reslab.profiler._model._schema import MEMORY_SCHEMA, SPAN_SCHEMA, check_frame, memory_frame
 from reslab.stages import Kind
 from reslab.stages.support import Compared
 
@@ -58,13 +58,13 @@ class Profile(Compared):
         calls, host_ms (of all calls), mean_ms, device_ms (null without a device), share (of the pipeline's runs, 0 to
         1), errors (calls that raised), registered_names, allocated_peak_bytes.
         """
-        from reslab.profiler._profile._tables import stages
+        from reslab.profiler._model._tables import stages
 
         return stages(self.spans)
 
     def steps(self) -> pl.DataFrame:
         """Return one row a denoising step of a stage: pipeline, stage, step, calls, host_ms, mean_ms, device_ms."""
-        from reslab.profiler._profile._tables import steps
+        from reslab.profiler._model._tables import steps
 
         return steps(self.spans)
 
@@ -74,7 +74,7 @@ class Profile(Compared):
         Raises:
             ValueError: No denoising step was recorded.
         """
-        from reslab.profiler._profile._tables import mean_step_s
+        from reslab.profiler._model._tables import mean_step_s
 
         return mean_step_s(self.spans)
 
@@ -83,7 +83,7 @@ class Profile(Compared):
 
         Columns: pipeline, stage, guidance_pass, calls, host_ms, mean_ms, device_ms.
         """
-        from reslab.profiler._profile._tables import passes
+        from reslab.profiler._model._tables import passes
 
         return passes(self.spans)
 
@@ -92,7 +92,7 @@ class Profile(Compared):
 
         Columns: pipeline, stage, call, calls, host_ms, mean_ms, device_ms.
         """
-        from reslab.profiler._profile._tables import components
+        from reslab.profiler._model._tables import components
 
         return components(self.spans)
 
@@ -102,7 +102,7 @@ class Profile(Compared):
         Columns: pipeline, stage (which the copies serve), component, calls, moved_bytes, copy_ms, gb_per_s (10⁹ bytes),
         stalled_ms (while compute stood still for it), hidden_ms (of copy_ms, behind compute).
         """
-        from reslab.profiler._profile._resource_tables import transfers
+        from reslab.profiler._model._resource_tables import transfers
 
         return transfers(self.spans)
 
@@ -112,7 +112,7 @@ class Profile(Compared):
         Columns: pipeline, stage, calls, allocated_before_bytes (of the first call), allocated_after_bytes (of the
         last), allocated_peak_bytes, kept_bytes (added by the calls and not freed by them). All pools are in `memory`.
         """
-        from reslab.profiler._profile._resource_tables import peaks
+        from reslab.profiler._model._resource_tables import peaks
 
         return peaks(self.spans)
 
@@ -121,7 +121,7 @@ class Profile(Compared):
 
         Columns: pipeline, stage, kind, calls, host_ms, unattributed_ms (of host_ms, in no span inside), share.
         """
-        from reslab.profiler._profile._resource_tables import unattributed
+        from reslab.profiler._model._resource_tables import unattributed
 
         return unattributed(self.spans)
 
@@ -137,7 +137,7 @@ class Profile(Compared):
 
     def named(self) -> pl.DataFrame:
         """Return one row for each name given to `Profiler.span`: name, calls, host_ms, mean_ms, errors."""
-        from reslab.profiler._profile._tables import named
+        from reslab.profiler._model._tables import named
 
         return named(self.spans)
 
@@ -191,7 +191,7 @@ class Profile(Compared):
         Raises:
             ValueError: The path has the ending of another format.
         """
-        from reslab.profiler._profile._files import save
+        from reslab.profiler._model._files import save
 
         save(self.spans, self.memory, self.meta, path)
 
@@ -205,7 +205,7 @@ class Profile(Compared):
         Raises:
             ProfileFileError: The file is something else, damaged, or of a newer version.
         """
-        from reslab.profiler._profile._files import load
+        from reslab.profiler._model._files import load
 
         spans, memory, meta = load(path)
         return Profile(spans=spans, memory=memory, meta=meta)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from reslab.profiler._profile._schema import SPAN, Schema
+from reslab.profiler._model._schema import SPAN, Schema
 from reslab.stages import Kind
 
 UNATTRIBUTED_STAGE = "unattributed"

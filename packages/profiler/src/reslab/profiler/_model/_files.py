@@ -22,7 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from reslab.profiler._profile._schema import SCHEMA_VERSION
+from reslab.profiler._model._schema import SCHEMA_VERSION
 from reslab.stages.support import output_path
 
 _META = "reslab.profile"

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from reslab.profiler._profile._schema import BORDERS, HOST, Schema
-from reslab.profiler._profile._tables import in_order, pipeline_rows
-from reslab.profiler._report._units import format_ns
+from reslab.profiler._model._schema import BORDERS, HOST, Schema
+from reslab.profiler._model._tables import in_order, pipeline_rows
+from reslab.profiler._units import format_ns
 from reslab.stages import Kind
 
 TRANSFERS: Schema = {

@@ -1,1 +1,0 @@
-"""A profile: its frames, their schema, its file and its tables."""
