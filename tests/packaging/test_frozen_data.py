@@ -171,7 +171,7 @@ EXAMPLES = {
     residency.Call: lambda: workload().calls[0],
     residency.Workload: workload,
     residency.Rehearsal: rehearsal,
-    _structure.StoredTensor: lambda: _structure.StoredTensor(-1, torch.Size((2, 3)), (3, 1), 0, torch.float32),
+    _structure.TensorForm: lambda: _structure.TensorForm(-1, torch.Size((2, 3)), (3, 1), 0, torch.float32),
     _download_plan.FetchedFile: lambda: download().files[0],
     ltx2.DownloadPlan: download,
     _fetch.FetchedCheckpoint: lambda: _fetch.FetchedCheckpoint(folder=checkpoint_folder(), commit="c"),

@@ -35,7 +35,7 @@ def test_the_help_of_a_plan_is_in_the_glossary(glossary):
 def test_the_glossary_has_every_choice_of_every_package_with_a_sentence(glossary):
     kinds = [kind for package in glossary.PACKAGES for kind in glossary.described(package)]
     written = glossary.text()
-    assert {"Kind", "Change", "PresetName", "Act", "Tiling"} <= {kind.__name__ for kind in kinds}
+    assert {"Kind", "Change", "PresetName", "Act", "DecodeTiling"} <= {kind.__name__ for kind in kinds}
     for member in (member for kind in kinds for member in kind):
         assert member.doc.endswith(".")
         assert f'- "{member}": {member.doc}' in written

@@ -32,12 +32,13 @@ def files(modules):
     return [(path.name, str(path)) for path in modules if path.name != "__init__.py"]
 
 
-def public_names(facades):
-    """Return each public name with the packages that export it; an object that two export is listed once."""
+def public_classes(facades):
+    """Return each public class with the packages that export it; one that two export is listed once."""
     objects = {}
     for facade in facades:
         for name in facade.__all__:
-            objects.setdefault((name, id(getattr(facade, name))), facade.__name__)
+            if isinstance(value := getattr(facade, name), type):
+                objects.setdefault((name, id(value)), facade.__name__)
     return [(name, facade) for (name, _), facade in objects.items()]
 
 
@@ -49,9 +50,9 @@ def test_no_two_files_of_a_package_share_a_name(package):
     assert repeated(files(package.modules)) == {}
 
 
-def test_no_public_name_means_different_objects(packages):
+def test_no_two_public_classes_share_a_name(packages):
     names = ["stages.support", *(package.name for package in packages)]
-    assert repeated(public_names([importlib.import_module(f"reslab.{name}") for name in names])) == {}
+    assert repeated(public_classes([importlib.import_module(f"reslab.{name}") for name in names])) == {}
 
 
 def test_stages_offers_users_no_helper_of_sibling_packages():
@@ -67,4 +68,4 @@ def test_a_name_that_is_used_twice_is_found(tmp_path, find):
 def test_a_public_name_of_two_objects_is_found_and_one_of_one_object_is_not():
     one = SimpleNamespace(__name__="one", __all__=["blank", "gib"], blank=object(), gib=repeated)
     two = SimpleNamespace(__name__="two", __all__=["blank", "gib"], blank=object(), gib=repeated)
-    assert repeated(public_names([one, two])) == {"blank": ["one", "two"]}
+    assert repeated(public_classes([one, two])) == {"blank": ["one", "two"]}

@@ -129,7 +129,7 @@ class GivenTensors:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StoredTensor:
+class TensorForm:
     """One tensor of a result: its geometry in a storage, which is that of an argument or the result's own."""
 
     storage: int  # below 0: of argument -1 - storage; else the result's own, by number
@@ -177,7 +177,7 @@ class Template:
             raise Unshareable(type(value).__name__)
         return type(value), _Attributes({name: self._pack(each) for name, each in vars(value).items()})
 
-    def _shape(self, tensor: torch.Tensor) -> StoredTensor:
+    def _shape(self, tensor: torch.Tensor) -> TensorForm:
         storage, offset = tensor.untyped_storage(), int(tensor.storage_offset())
         if storage._cdata not in self._storages:
             place = self._storages[storage._cdata] = len(self._sizes)
@@ -188,7 +188,7 @@ class Template:
         beyond = offset * tensor.itemsize
         if place < 0:
             beyond -= self._given.offsets_bytes[-1 - place]
-        return StoredTensor(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
+        return TensorForm(place, tensor.shape, tensor.stride(), beyond, tensor.dtype)
 
     def build(self, given: GivenTensors) -> tuple[Any, list[torch.Tensor]]:
         """Return the result made again, and one tensor of each of its own storages."""
@@ -199,7 +199,7 @@ class Template:
         return self._unpack(self._result, own, given), own
 
     def _unpack(self, packed: Any, own: list[torch.Tensor], given: GivenTensors) -> Any:
-        if isinstance(packed, StoredTensor):
+        if isinstance(packed, TensorForm):
             if packed.storage >= 0:
                 return _view(own[packed.storage].untyped_storage(), packed, 0)
             place = -1 - packed.storage
@@ -231,7 +231,7 @@ def _whole(storage: torch.UntypedStorage) -> torch.Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _view(storage: torch.UntypedStorage, shape: StoredTensor, first: int) -> torch.Tensor:
+def _view(storage: torch.UntypedStorage, shape: TensorForm, first: int) -> torch.Tensor:
     """Return a tensor of this geometry on a storage, with its offset counted from byte `first`."""
     made = torch.empty(0, dtype=shape.dtype, device=storage.device)
     return made.set_(storage, (first + shape.offset) // shape.dtype.itemsize, shape.size, shape.stride)
