@@ -65,7 +65,10 @@ def test_a_name_that_is_used_twice_is_found(tmp_path, find):
     assert [len(places) for places in repeated(find(modules)).values()] == [2]
 
 
-def test_a_public_name_of_two_objects_is_found_and_one_of_one_object_is_not():
-    one = SimpleNamespace(__name__="one", __all__=["blank", "gib"], blank=object(), gib=repeated)
-    two = SimpleNamespace(__name__="two", __all__=["blank", "gib"], blank=object(), gib=repeated)
-    assert repeated(public_classes([one, two])) == {"blank": ["one", "two"]}
+def test_a_public_class_of_two_packages_is_found_and_one_that_both_export_is_not():
+    one, two, shared = type("Blank", (), {}), type("Blank", (), {}), type("Gib", (), {})
+    facades = [
+        SimpleNamespace(__name__=name, __all__=["Blank", "Gib"], Blank=blank, Gib=shared)
+        for name, blank in (("one", one), ("two", two))
+    ]
+    assert repeated(public_classes(facades)) == {"Blank": ["one", "two"]}
