@@ -303,7 +303,7 @@ def test_the_image_is_placed_into_the_noise_that_was_prepared(monkeypatch):
 
 def test_timesteps_left_over_from_the_first_stage_make_the_second_raise():
     pipe = compose("LTX-2.3", guided=False)
-    refine = next(bind for each, bind in pipe._bound if each.registered_name == "LTX2RefinementStage")
+    refine = next(bind for each, bind in pipe._bound() if each.registered_name == "LTX2RefinementStage")
     refine.given.pop("timesteps")
     refine.values.pop("timesteps")
     with pytest.raises(ValueError, match="Only one of `timesteps` or `sigmas`"):

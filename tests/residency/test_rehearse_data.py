@@ -57,7 +57,7 @@ def test_more_operations_than_64_bits_count_are_counted(rehearsal):
     assert huge.total_flops == calls * 2**60 + rehearsal.glue["flops"].sum() > 2**63
     assert huge.table()["tflop"].sum() == pytest.approx(calls * 2**60 / 1e12)
     assert huge.stages()["tflop"].sum() == pytest.approx(calls * 2**60 / 1e12)
-    assert "computes in float4" in bounds(huge, Plan.of(), device("RTX 4090")).unknown
+    assert "no float4 throughput" in bounds(huge, Plan.of(), device("RTX 4090")).unknown
 
 
 def test_sums_of_a_trace_are_those_of_its_operations(rehearsal):
