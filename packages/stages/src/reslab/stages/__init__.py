@@ -30,6 +30,7 @@ from reslab.stages._frozen import Compared, FrozenDict, freeze
 from reslab.stages._html_table import Cell, Markup, html_table
 from reslab.stages._names import Names, PipelineError, ProfileNames, nearest, profile_names
 from reslab.stages._output import output_path
+from reslab.stages._parts import is_seen, parts_with_weights
 from reslab.stages._pipeline import Pipeline
 from reslab.stages._retry import keep_attributes
 from reslab.stages._sequence import Stages
@@ -65,10 +66,12 @@ __all__ = [
     "describe",
     "freeze",
     "html_table",
+    "is_seen",
     "keep_attributes",
     "lazy_names",
     "nearest",
     "output_path",
+    "parts_with_weights",
     "profile_names",
     "shadowed",
     "stage",

@@ -26,10 +26,11 @@ from reslab.residency._engine._checkpoint import Checkpoint, names
 from reslab.residency._engine._layout import boundary, lay_out, memory_key
 from reslab.residency._engine._unit import Shared, Unit
 from reslab.residency._model._anatomy import entries, find_blocks
+from reslab.residency._model._eager import plain
 from reslab.residency._model._lora import Adapted
 from reslab.residency._plan._workload import ComponentSize
 from reslab.residency._schedule._kept_units import OUTSIDE
-from reslab.stages import Subscription
+from reslab.stages import Subscription, is_seen
 
 #: Stands for the component itself.
 WHOLE = -2
@@ -181,12 +182,12 @@ class Component:
         for number, block in enumerate(self.blocks):
             for entry in entries(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]
-                self._watches.append(_guards.watch_calls(entry, self._before(number)))
-                self._watches.extend(_guards.watch_calls(module, self._inside(number)) for module in inner)
-        self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE)))
+                self._watches.append(_guards.watch_calls(entry, self._before(number, entry)))
+                self._watches.extend(_guards.watch_calls(module, self._inside(number, module)) for module in inner)
+        self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE, self.module)))
         for module in self._outer_modules():
             if module is not self.module and _owns(module):
-                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE)))
+                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE, module)))
         for module in filter(_owns, self.module.modules()):
             self._watches.append(_guards.give_whole(module, self._find))
             self._watches.append(_guards.refuse_loading(module, self._find))
@@ -197,17 +198,26 @@ class Component:
     def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
         return self._unit_of.get(id(parameter))
 
-    def _before(self, number: int) -> Callable[[], None]:
-        return lambda: self.watcher(self.face, number)
-
-    def _inside(self, number: int) -> Callable[[], None]:
-        """Return what watches a part of a block, for who uses the part without the block."""
-
+    def _before(self, number: int, module: torch.nn.Module) -> Callable[[], None]:
         def watch() -> None:
-            if not self.face.units[number].is_here:
+            if not is_seen(module):  # else its forward, which comes next, is a call of its own
                 self.watcher(self.face, number)
 
         return watch
+
+    def _inside(self, number: int, module: torch.nn.Module) -> Callable[[], None]:
+        """Return what watches a part of a block, for who uses the part without the block."""
+
+        def watch() -> None:
+            if not self.face.units[number].is_here and not is_seen(module):
+                self.watcher(self.face, number)
+
+        return watch
+
+    def block_of(self, method: str) -> int | None:
+        """Return the block that a called module is or lies in, by its path; None for all else that is called."""
+        inside = (number for number, path in enumerate(self._paths) if f"{method}.".startswith(f"{plain(path)}."))
+        return next(inside, None)
 
     def __repr__(self) -> str:
         return f"Component({self.name!r}, {len(self.blocks)} blocks)"

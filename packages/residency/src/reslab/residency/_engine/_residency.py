@@ -278,6 +278,8 @@ class Residency(View):
             return call()
         begun, waited = time.perf_counter(), self._mover.waited_s
         try:
+            if (block := own.block_of(method)) is not None:
+                self._director.use(own, block)
             return call()
         finally:
             self._director.end_call()

@@ -3,7 +3,8 @@
 A call's tensors are taken as phantoms, so that the thirtieth denoising step is the first one again. Where the model
 reads a number (Gemma's masks do), the call is traced again with what is known of its arguments, and told apart by it
 from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a call of a component
-that can compute in tiles and does not, as it runs and in tiles.
+that can compute in tiles and does not, as it runs and in tiles. A module inside a component that is called from outside
+is traced like the component, its path the method.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from reslab.residency._model import _eager, _lora
-from reslab.residency._model._storage import Unusual
+from reslab.residency._model._storage import Unusual, unusual
 from reslab.residency._rehearse._failures import UnknownValueError
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
@@ -24,6 +25,9 @@ from reslab.residency._rehearse._structure import Given, Template, Unshareable, 
 from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.stages import shadowed
+
+#: Methods that some components can compute in tiles.
+_IN_TILES = ("encode", "decode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ class Call(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """A method of a component: how it is called, and which of the component's layers carry a LoRA."""
+    """A method of a component or of a part: how it is called, and which of the layers inside carry a LoRA."""
 
     owner: torch.nn.Module
     name: str
@@ -94,19 +98,26 @@ class Calls:
         self._tracing = False
 
     def answering(
-        self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
+        self,
+        owner: torch.nn.Module,
+        name: Callable[[], str],
+        method: str,
+        weights: Unusual | None = None,
+        path: str = "",
     ) -> Callable[..., Any]:
         """Make what stands for a component's method; its signature is kept.
 
         Args:
-            owner: The component.
+            owner: The component, or a module inside it.
             name: Tells under which name it is called.
             method: The method's name.
-            weights: The component's weights that are not plain, if it has some.
+            weights: The weights of `owner` that are not plain, if it has some.
+            path: Where `owner` lies in its component.
         """
         component, original = _eager.original(owner), _eager.method(owner, method)
         parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
-        about = _Method(component, method, original, parameters, adapted, _lora.representatives(adapted), weights)
+        switches = _lora.representatives(adapted)
+        about = _Method(component, path or method, original, parameters, adapted, switches, weights)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:
@@ -119,6 +130,23 @@ class Calls:
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
+        call.__wrapped__ = original  # type: ignore[attr-defined]
+        return call
+
+    def answering_part(self, part: torch.nn.Module, name: Callable[[], str], path: str) -> Callable[..., Any]:
+        """Make what stands for the forward of a module inside a component, where it is called from outside."""
+        original, made = part.forward, []
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._tracing:
+                return original(*args, **kwargs)
+            if not made:  # at the first call: of thousands of modules few are ever called
+                weights = unusual(part)
+                weights = weights and weights._replace(path=f"{path}.{weights.path}")
+                with shadowed(part, "forward", original):
+                    made.append(self.answering(part, name, "forward", weights, path))
+            return made[0](*args, **kwargs)
+
         call.__wrapped__ = original  # type: ignore[attr-defined]
         return call
 
@@ -166,7 +194,7 @@ class Calls:
 
         Only encoding and decoding are ever done in tiles. A size at which a model cannot do that has no such choice.
         """
-        if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
+        if about.name not in _IN_TILES or getattr(about.owner, "use_tiling", None) is not False:
             return None
         try:
             with shadowed(about.owner, "use_tiling", True):
@@ -184,12 +212,14 @@ class Calls:
 
     def _traced(self, about: _Method, name: str, shapes: str, lora: str, given: Any) -> Any:
         outside, trace = self.phantoms.record, Trace(self.liveness)
+        weights, self.phantoms.weights = self.phantoms.weights, None
         self.phantoms.record, self._tracing = trace, True
         try:
             with self.repeats.tracing(trace, about.lora):
                 result = about.original(*given[0], **given[1])
         finally:
             self.phantoms.record, self._tracing = outside, False
+            self.phantoms.weights = weights
         trace.close()
         self.traced.append(
             Traced(

@@ -71,6 +71,8 @@ KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split(
 aten = torch.ops.aten
 #: The name under which scaled dot-product attention is recorded as one operation, whatever its kernel.
 ATTENTION = "scaled_dot_product_attention"
+#: Flex attention, counted by the blocks of its mask; and where these depend on what is not known, as if it had none.
+FLEX, FLEX_DENSE = "flex_attention", "flex_attention (dense, at most)"
 UNKNOWN = "unknown"
 
 _CONV = {"convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward", "convolution_overrideable"}
@@ -221,6 +223,19 @@ def attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
     """Return the FLOPs of scaled dot-product attention: two products of batch × heads × queries × keys × width."""
     flop = flop_registry[aten._scaled_dot_product_flash_attention]
     return int(flop(query, key, value, out_val=None))
+
+
+def flex_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pairs: int | None) -> int:
+    """Return the FLOPs of attention between pairs of a query and a key: two a pair and column of keys and values.
+
+    Args:
+        query: Batch × heads × queries × width.
+        key: Its heads may be fewer.
+        value: As many as keys.
+        pairs: Those in the blocks of the mask, of all batches and heads; None for all.
+    """
+    dense = query.shape[:-1].numel() * int(key.shape[-2])
+    return 2 * (dense if pairs is None else min(pairs, dense)) * int(query.shape[-1] + value.shape[-1])
 
 
 def conv_workspace(args: Any, out: Any) -> int:

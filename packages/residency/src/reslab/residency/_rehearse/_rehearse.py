@@ -20,7 +20,7 @@ import torch
 from reslab.profiler import request_facts
 from reslab.residency._model._anatomy import Anatomy
 from reslab.residency._model._eager import uncompiled
-from reslab.residency._model._storage import all_plain, unusual
+from reslab.residency._model._storage import all_plain, followed, parts, unusual
 from reslab.residency._rehearse import _frames
 from reslab.residency._rehearse._calls import Calls
 from reslab.residency._rehearse._conductor import Stand
@@ -28,9 +28,10 @@ from reslab.residency._rehearse._failures import Answers, Costs
 from reslab.residency._rehearse._phantom import META, Functions, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
+from reslab.residency._rehearse._substitutes import substituted
 from reslab.residency._rehearse._trace import Liveness
 from reslab.residency._rehearse._weightless import Unrecorded, without_weights
-from reslab.stages import Pipeline, Section, keep_attributes, shadowed
+from reslab.stages import Pipeline, Section, keep_attributes, parts_with_weights, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
 METHODS = ("forward", "encode", "decode")
@@ -108,8 +109,8 @@ def _prepared(
 ) -> Iterator[None]:
     """Let the components answer with phantoms; afterwards everything is what it was."""
     progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
-    parts = [part for module in distinct.values() for part in module.modules()]
-    weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(parts) else {}
+    inside = [part for module in distinct.values() for part in module.modules()]
+    weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(inside) else {}
     with ExitStack() as stack:
         stack.enter_context(uncollected())
         stack.callback(setattr, pipeline, "progress", progress)
@@ -119,18 +120,35 @@ def _prepared(
                 stack.callback(keep_attributes(component))
         stack.enter_context(pipeline.conduct(stand))
         stack.enter_context(pipeline.observe(stand))
-        stack.enter_context(uncompiled(parts))
-        for weight in stack.enter_context(without_weights(parts)):
+        stack.enter_context(uncompiled(inside))
+        for weight in stack.enter_context(without_weights(inside)):
             calls.liveness.hold(weight)
+        calls.phantoms.weights = _storages(modules)
+        stack.enter_context(substituted(calls.phantoms))
         for module in distinct.values():
             anatomy = anatomies[id(module)]
             blocks = {path: index for index, path in enumerate(anatomy.blocks)}
             stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
+            for path, part in parts_with_weights(anatomy.component).items():
+                if id(part) not in distinct:
+                    answer = calls.answering_part(part, lambda: stand.component, path)
+                    stack.enter_context(shadowed(part, "forward", answer))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
                     answer = calls.answering(module, lambda: stand.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
+
+
+def _storages(modules: Mapping[str, torch.nn.Module]) -> dict[int, tuple[str, str]]:
+    """The storages of all weights, each with the component that has it and the path inside."""
+    return {
+        part.untyped_storage()._cdata: (name, path)
+        for name, module in modules.items()
+        for path, weight in module.named_parameters()
+        if followed(weight)
+        for part in parts(weight)
+    }
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:
