@@ -7,11 +7,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend, flex_attention, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from reslab.residency import RehearsalError, rehearse
+from reslab.profiler import Profiler
+from reslab.residency import Plan, RehearsalError, apply, rehearse, workload
 from reslab.stages import Kind
 
 spec = util.spec_from_file_location("modular", Path(__file__).parents[1] / "stages" / "test_modular.py")
@@ -87,3 +89,75 @@ def test_a_rehearsal_counts_the_calls_and_products_of_the_real_run_or_is_refused
     with pipe.observe(seen), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # attention as two products
         pipe.run(**request)
     assert rehearsed(rehearsal) == seen.counted()
+
+
+def test_tokens_that_the_user_lists_stand_for_a_generated_text(small):
+    pipe, request = modular.composed("Flux3AutoBlocks", True)
+    rehearsal = rehearse(pipe, answers={"prompt_upsampler.py:upsample_prompt": ([5, 6, 7], "a short text")}, **request)
+    assert {"text_encoder", "transformer", "vae"} <= set(rehearsal.calls["component"].cast(pl.String))
+
+
+class Reader(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(8, 4)
+        self.layers = torch.nn.ModuleList(torch.nn.Sequential(torch.nn.Linear(4, 4)) for _ in range(8))
+
+
+def test_a_weight_that_is_read_without_a_call_is_refused_by_component_and_path():
+    read = stage(lambda reader, x: torch.nn.functional.linear(x, reader.embed.weight))
+    with pytest.raises(RehearsalError, match=r"'embed.weight' of 'reader' outside of any call \(.*in <lambda>\)"):
+        rehearse(Pipeline({"reader": Reader()}).add(read, name="read"), x=torch.ones(1, 4))
+
+
+@stage(writes="y")
+def by_layers(reader, x):
+    for layer in reader.layers:
+        x = layer(x)
+    return x
+
+
+def test_calls_of_layers_are_the_same_in_rehearsal_profile_and_engine():
+    pipe, x = Pipeline({"reader": Reader()}, result="y").add(by_layers), torch.ones(1, 4)
+    rehearsal = rehearse(pipe, x=x)
+    foreseen = workload(rehearsal, Plan.of({"reader": "layerwise"}))
+    assert [(call.method, call.blocks) for call in foreseen.calls] == [(f"layers.{n}", (n,)) for n in range(8)]
+    with torch.no_grad():
+        want = pipe.run(x=x)
+        with apply(pipe, Plan.of({"reader": "layerwise"}), rehearsal=rehearsal) as managed, Profiler(pipe) as profiler:
+            assert torch.equal(pipe.run(x=x), want)
+    assert [(call.method, call.blocks) for call in managed.workload.calls] == [
+        (c.method, c.blocks) for c in foreseen.calls
+    ]
+    assert managed.notes == ()
+    called = profiler.profile.spans.filter(pl.col("kind").cast(pl.String) == Kind.COMPONENT)
+    assert set(called["component"].cast(pl.String)) == {"reader"}
+
+
+def cast(dtype):
+    def run(reader, x):
+        layer = reader.layers[0]
+        with torch.autocast(next(layer.parameters()).device.type, dtype=dtype, enabled=dtype is not None):
+            return layer(x)
+
+    return Pipeline({"reader": Reader()}).add(stage(writes="y")(run), name="cast")
+
+
+def test_autocast_that_is_off_or_changes_nothing_is_followed_and_what_it_would_cast_is_refused():
+    plain = rehearse(cast(None), x=torch.ones(1, 4))
+    assert plain.total_flops == rehearse(cast(torch.float32), x=torch.ones(1, 4)).total_flops == 2 * 4 * 4
+    with pytest.raises(RehearsalError, match="autocast to bfloat16 casts what"):
+        rehearse(cast(torch.bfloat16), x=torch.ones(1, 4))
+
+
+@pytest.mark.parametrize(("masked", "pairs"), [(False, 256 * 256), (True, 3 * 128 * 128)])
+def test_flex_attention_is_counted_by_the_blocks_of_its_mask(masked, pairs):
+    mask = create_block_mask(lambda b, h, q, k: q >= k, None, None, 256, 256, device="cpu") if masked else None
+
+    def attend(reader, x):
+        query = reader.layers[0](x)
+        return flex_attention.flex_attention(query, query, query, block_mask=mask)
+
+    pipe = Pipeline({"reader": Reader()}).add(stage(writes="y")(attend), name="attend")
+    rehearsal = rehearse(pipe, x=torch.ones(1, 2, 256, 4))
+    assert rehearsal.glue["flops"].to_list() == [2 * pairs * (4 + 4) * 2]

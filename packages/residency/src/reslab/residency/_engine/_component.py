@@ -36,7 +36,8 @@ from reslab.stages import Subscription, is_seen
 WHOLE = -2
 
 #: Called before a block runs, (OUTSIDE) a module that owns weights outside the blocks, or (WHOLE) the component.
-Watcher = Callable[["Component", int], None]
+#: The text is the path of a module that is called from outside the component and whose call follows, else empty.
+Watcher = Callable[["Component", int, str], None]
 
 
 class Component:
@@ -179,15 +180,18 @@ class Component:
 
     def _watch(self) -> None:
         self._unwatch()
+        paths = {id(module): plain(path) for path, module in self.module.named_modules()}
         for number, block in enumerate(self.blocks):
             for entry in entries(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]
-                self._watches.append(_guards.watch_calls(entry, self._before(number, entry)))
-                self._watches.extend(_guards.watch_calls(module, self._inside(number, module)) for module in inner)
+                self._watches.append(_guards.watch_calls(entry, self._before(number, entry, paths[id(entry)])))
+                self._watches.extend(
+                    _guards.watch_calls(module, self._inside(number, module, paths[id(module)])) for module in inner
+                )
         self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE, self.module)))
         for module in self._outer_modules():
             if module is not self.module and _owns(module):
-                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE, module)))
+                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE, module, paths[id(module)])))
         for module in filter(_owns, self.module.modules()):
             self._watches.append(_guards.give_whole(module, self._find))
             self._watches.append(_guards.refuse_loading(module, self._find))
@@ -198,19 +202,15 @@ class Component:
     def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
         return self._unit_of.get(id(parameter))
 
-    def _before(self, number: int, module: torch.nn.Module) -> Callable[[], None]:
-        def watch() -> None:
-            if not is_seen(module):  # else its forward, which comes next, is a call of its own
-                self.watcher(self.face, number)
+    def _before(self, number: int, module: torch.nn.Module, path: str = "") -> Callable[[], None]:
+        return lambda: self.watcher(self.face, number, path if is_seen(module) else "")
 
-        return watch
-
-    def _inside(self, number: int, module: torch.nn.Module) -> Callable[[], None]:
+    def _inside(self, number: int, module: torch.nn.Module, path: str) -> Callable[[], None]:
         """Return what watches a part of a block, for who uses the part without the block."""
 
         def watch() -> None:
-            if not self.face.units[number].is_here and not is_seen(module):
-                self.watcher(self.face, number)
+            if not self.face.units[number].is_here or is_seen(module):
+                self.watcher(self.face, number, path if is_seen(module) else "")
 
         return watch
 

@@ -31,6 +31,8 @@ from reslab.residency._schedule._slots import free_slot
 logger = logging.getLogger(__name__)
 
 
+#: Methods of a component itself; all else that is called is a part, by its path.
+METHODS = ("forward", "encode", "decode")
 #: Stands for the method of a call where a stage uses parts of a component without calling it.
 DIRECT = "parts"
 
@@ -61,6 +63,7 @@ class Director:
         self.stage: str | None = None
         self._is_told = False
         self._direct: Begun | None = None
+        self._announced: Begun | None = None
         #: While a stock pipeline's call is under way: begins the section that a component suggests.
         self.touch: Callable[[str], None] | None = None
         #: What was not as foreseen, as sentences.
@@ -87,6 +90,7 @@ class Director:
         """Make the moves at the border before a stage."""
         self.stage, self._is_told = stage, False
         self._under_way.clear()
+        self._announced = None
         self._demand.forget()
         self._execute(self._the_script.border(stage))
         for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
@@ -127,6 +131,10 @@ class Director:
 
     def begin_call(self, component: Component, method: str) -> bool:
         """Have on the device what a call needs; False for a call inside another one of the same component."""
+        announced, self._announced = self._announced, None
+        if announced is not None and (announced.component, announced.method) == (component, method):
+            self._under_way.append(announced)
+            return True
         if self.stage is None or any(each.component is component for each in self._under_way):
             return False
         begun = Begun(self.stage, component, method, [])
@@ -143,8 +151,13 @@ class Director:
         if self._under_way:
             self._under_way.pop()
 
-    def use(self, component: Component, number: int) -> None:
+    def use(self, component: Component, number: int, path: str = "") -> None:
         """Have on the device what is about to compute: a block, or (OUTSIDE) a module outside the blocks.
+
+        Args:
+            component: The component.
+            number: The block.
+            path: The path of the module, where it is called from outside the component and its call follows.
 
         Raises:
             WeightsAbsent: Outside of a run, where weights are away.
@@ -156,6 +169,9 @@ class Director:
             if number == WHOLE:
                 return  # its forward, which comes next, begins a section
             self.touch(component.name)
+        if path and number != WHOLE and self.stage is not None:
+            self._announce(component, number, path)
+            return
         if self.stage is None:
             if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_here):
                 raise WeightsAbsent(
@@ -172,13 +188,20 @@ class Director:
         if not unit.is_here:
             self._fetch_now(component, number)
 
+    def _announce(self, component: Component, number: int, path: str) -> None:
+        """Begin the call of a part before it comes: hooks of others on the part may look at its weights."""
+        refuse_lora(component)
+        if self.begin_call(component, path):
+            self.use(component, number)
+            self._announced = self._under_way.pop()
+
     def _call_of(self, component: Component) -> Begun:
         """Return the call that a module runs in: one under way, or where a stage uses parts directly, one made up."""
         for begun in reversed(self._under_way):
             if begun.component is component:
                 return begun
         if not self._calls or self._calls[-1] is not self._direct or self._direct.component is not component:
-            _refuse_lora(component)
+            refuse_lora(component)
             self.begin_call(component, DIRECT)
             self._direct = self._under_way.pop()
         return self._direct
@@ -235,7 +258,7 @@ class Director:
         return self.script
 
 
-def _refuse_lora(component: Component) -> None:
+def refuse_lora(component: Component) -> None:
     """Refuse parts that are used without a call while a LoRA is on that is to be merged: they would add it on the fly.
 
     Raises:

@@ -26,7 +26,7 @@ from reslab.residency._engine import _oom
 from reslab.residency._engine._checks import check_executable, check_fits, check_names
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._config import Setting, Sources
-from reslab.residency._engine._director import Director
+from reslab.residency._engine._director import METHODS, Director, refuse_lora
 from reslab.residency._engine._guards import explain
 from reslab.residency._engine._interrupts import masked
 from reslab.residency._engine._managed import Managed
@@ -267,6 +267,8 @@ class Residency(View):
         merged = self._managed.in_place_of(own)
         if merged is None:
             return self._call(own, method, call)
+        if method not in METHODS:
+            refuse_lora(merged.base)
         if merged.see():
             self._director.notes.append(f"the LoRA of {merged.base.name!r} has changed, so it is merged anew")
         with merged.standing():
