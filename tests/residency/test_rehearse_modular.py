@@ -14,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 
 from reslab.profiler import Profiler
 from reslab.residency import Plan, RehearsalError, apply, rehearse, workload
-from reslab.stages import Kind
+from reslab.stages import Kind, Pipeline, stage
 
 spec = util.spec_from_file_location("modular", Path(__file__).parents[1] / "stages" / "test_modular.py")
 modular = util.module_from_spec(spec)
@@ -120,16 +120,16 @@ def by_layers(reader, x):
 def test_calls_of_layers_are_the_same_in_rehearsal_profile_and_engine():
     pipe, x = Pipeline({"reader": Reader()}, result="y").add(by_layers), torch.ones(1, 4)
     rehearsal = rehearse(pipe, x=x)
-    foreseen = workload(rehearsal, Plan.of({"reader": "layerwise"}))
-    assert [(call.method, call.blocks) for call in foreseen.calls] == [(f"layers.{n}", (n,)) for n in range(8)]
+    plan = Plan.of({"reader": "layerwise"})
+    expected = workload(rehearsal, plan)
+    calls = [(f"layers.{n}", (n,)) for n in range(8)]
+    assert [(call.method, call.blocks) for call in expected.calls] == calls
     with torch.no_grad():
         want = pipe.run(x=x)
-        with apply(pipe, Plan.of({"reader": "layerwise"}), rehearsal=rehearsal) as managed, Profiler(pipe) as profiler:
+        with apply(pipe, plan, known=expected) as managed, Profiler(pipe) as profiler:
             assert torch.equal(pipe.run(x=x), want)
-    assert [(call.method, call.blocks) for call in managed.workload.calls] == [
-        (c.method, c.blocks) for c in foreseen.calls
-    ]
-    assert managed.notes == ()
+            assert [(call.method, call.blocks) for call in managed.workload.calls] == calls
+            assert not managed.notes
     called = profiler.profile.spans.filter(pl.col("kind").cast(pl.String) == Kind.COMPONENT)
     assert set(called["component"].cast(pl.String)) == {"reader"}
 

@@ -135,7 +135,8 @@ class Calls:
 
     def answering_part(self, part: torch.nn.Module, name: Callable[[], str], path: str) -> Callable[..., Any]:
         """Make what stands for the forward of a module inside a component, where it is called from outside."""
-        original, made = part.forward, []
+        original = part.forward
+        made: list[Callable[..., Any]] = []
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:

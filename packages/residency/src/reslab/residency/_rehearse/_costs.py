@@ -102,10 +102,16 @@ def _added(_self: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *_: Any, **__:
     return 2 * a.numel() * (int(b.shape[-1]) if b.dim() > 1 else b.numel())
 
 
+def _solved(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+    """A column costs half the products of a square matrix with it (trsm)."""
+    return b.numel() * int(a.shape[-1])
+
+
 #: FLOPs of products that torch's registry lacks: operation → function of (arguments, result).
 _PRODUCTS: dict[str, Callable[..., int]] = {
     **dict.fromkeys(("mv", "dot", "vdot"), _of_first),
     "addmv": _of_second,
+    "linalg_solve_triangular": _solved,
     **dict.fromkeys(("addr", "addbmm", "_addmm_activation"), _added),
     **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2"), _grouped),
     **dict.fromkeys(("_int_mm", "_scaled_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"), _by_row),

@@ -58,7 +58,8 @@ def rehearse(
     Raises:
         PipelineError: The request cannot run, or the pipeline has a conductor.
         UnknownValueError: Code reads a number that depends on weights or computed tensors.
-        RehearsalError: Nobody can cost an operation; each is listed with its share.
+        RehearsalError: No cost of an operation is known (each is listed with its share); a weight is read outside of
+            any call; or autocast casts.
     """
     _load_meta_kernels()
     liveness = Liveness()
