@@ -10,6 +10,7 @@ pipeline is afterwards what it was.
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -142,14 +143,16 @@ def _prepared(
 
 
 def _storages(modules: Mapping[str, torch.nn.Module]) -> dict[int, tuple[str, str]]:
-    """The storages of all weights, each with the component that has it and the path inside."""
-    return {
-        part.untyped_storage()._cdata: (name, path)
-        for name, module in modules.items()
-        for path, weight in module.named_parameters()
-        if followed(weight)
-        for part in parts(weight)
-    }
+    """The storages of all weights while they last, each with the component that has it and the path inside."""
+    found: dict[int, tuple[str, str]] = {}
+    for name, module in modules.items():
+        for path, weight in module.named_parameters():
+            for part in parts(weight) if followed(weight) else ():
+                storage = part.untyped_storage()
+                found[storage._cdata] = name, path
+                # a converted weight is gone, and another tensor may have its address
+                weakref.finalize(storage, found.pop, storage._cdata, None).atexit = False
+    return found
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:
