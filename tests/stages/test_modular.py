@@ -41,8 +41,6 @@ NOT_TINY = {
     "WanAnimate2Blocks": "animates from a video",
     "WanAnimate2DistilledBlocks": "animates from a video",
 }
-#: Compositions whose blocks call layers inside their text encoder, never the encoder: no component call is seen.
-REACHED_INTO = {"Ideogram4AutoBlocks", "MiniMaxH3Blocks"}
 BASES = {"AutoPipelineBlocks", "ConditionalPipelineBlocks", "LoopSequentialPipelineBlocks", "ModularPipelineBlocks"}
 
 
@@ -131,9 +129,7 @@ def test_a_prompt_is_encoded_and_made_a_picture_or_video_as_in_diffusers(name, l
         ours = pipe.run(**request)
     assert same(ours, theirs)
     encoders = {each for each in pipe.components if each.startswith("text_encoder")}
-    assert name in REACHED_INTO or encoders <= {
-        line.split()[-1].split(".")[0] for line in log.lines if "component call" in line
-    }
+    assert encoders <= {line.split()[-1].split(".")[0] for line in log.lines if "component call" in line}
 
 
 def test_every_composition_that_is_not_given_an_embedded_prompt_encodes_its_own():

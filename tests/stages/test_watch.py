@@ -45,6 +45,46 @@ def test_torch_module_is_seen_when_called(log):
     assert calls(log) == ["component call linear.forward"]
 
 
+class Encoder(torch.nn.Module):
+    """Layers inside a model inside the component, as transformers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+
+    def forward(self, x):
+        return self.model(x)
+
+
+@pytest.mark.parametrize(
+    ("use", "told"),
+    [
+        (lambda encoder, x: encoder(x), ["forward"]),
+        (lambda encoder, x: encoder.model(x), ["model"]),
+        (lambda encoder, x: encoder.model[1](encoder.model[0](x)), ["model.0"]),  # a layer without weights needs none
+        (lambda encoder, x: encoder.model(encoder(x)), ["forward", "model"]),
+    ],
+)
+def test_a_call_below_the_root_of_a_component_is_told_by_its_path(use, told, log, conductor):
+    encoder, given = Encoder(), torch.ones(1, 2)
+    before = [dict(vars(part)) for part in encoder.modules()]
+    pipeline = Pipeline({"encoder": encoder}, result="y").add(stage(writes="y")(use), name="use")
+    with pipeline.conduct(conductor):
+        assert torch.equal(observed(pipeline, log, x=given), use(encoder, given))
+    assert calls(log) == [f"component call encoder.{method}" for method in told]
+    assert conductor.calls == ["use", *(f"encoder.{method}" for method in told)]
+    assert [dict(vars(part)) for part in encoder.modules()] == before
+
+
+def test_a_part_that_fails_is_told_and_afterwards_as_it_was(log):
+    encoder = Encoder()
+    pipeline = Pipeline({"encoder": encoder}).add(stage(lambda encoder, x: encoder.model(x)), name="use")
+    with pytest.raises(RuntimeError):
+        observed(pipeline, log, x=torch.ones(1, 3))
+    assert calls(log) == ["component call encoder.model ! RuntimeError"]
+    assert not any("forward" in vars(part) for part in encoder.modules())
+
+
 def test_what_is_no_module_is_left_alone(log):
     class Scheduler:
         def set_timesteps(self, steps): ...

@@ -39,7 +39,7 @@ class Kind(Described):
     STAGE = "stage", "One named step of a pipeline."
     STEP = "step", "One denoising step."
     PASS = "guidance pass", "One forward made for guidance, named by its cache context."
-    COMPONENT = "component call", "One call of a component: forward, encode or decode."
+    COMPONENT = "component call", "One call of a component (forward, encode or decode) or of a module inside it."
     TRANSFER = "transfer", "Bytes copied between disk, host and device."
     WAIT = "wait", "Standing still until a transfer has arrived."
 
@@ -53,9 +53,10 @@ class Observer(Protocol):
         Args:
             kind: A `Kind`.
             name: For a run the pipeline's name; for a stage its registered name; for a step "step"; for a guidance pass
-                its cache context; for a component call "component.method"; for a transfer "component" or
-                "component/block", followed by "@" and the registered name of the stage that it serves, if that is not
-                the running one ("refiner/7@refine"); for a wait the awaited transfer, in the same form.
+                its cache context; for a component call "component.method", where the method of a module inside is
+                its path ("text_encoder.model.layers.3"); for a transfer "component" or "component/block", followed by
+                "@" and the registered name of the stage that it serves, if that is not the running one
+                ("refiner/7@refine"); for a wait the awaited transfer, in the same form.
             index: The stage's place, the step's number, or the pass's number within its step; else -1.
             nbytes: The bytes that a transfer moves, else 0.
         """

@@ -11,6 +11,7 @@ schedulers and latents among it, belongs to the open section. The first section 
     a denoiser that the section has not called, in the same step  continues        continues
     another component while the denoising loop is not over        continues        continues
     a component of another role                                   the next         ends
+    a part of a component                                         goes on          goes on
 
 Schedulers are read, never wrapped (they are deep-copied): a step is over when one of their counters moves. A guidance
 pass begins with its first call, because only that call shows its step.
@@ -93,6 +94,22 @@ class SectionFinder:
                 self._begin_denoising(name, timestep(args, kwargs))
             elif not self._is_looping():
                 self._continue(role)
+            self._note(name)
+            self._inside = True
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        return bordered
+
+    def around_part(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a part's call: it belongs to the section under way, or begins one where there is none."""
+
+        def bordered(*args: Any, **kwargs: Any) -> Any:
+            if self._stock is None or self._inside:
+                return call(*args, **kwargs)
+            self._touch(name)
             self._note(name)
             self._inside = True
             try:

@@ -1,10 +1,10 @@
 """Watch component calls, denoising steps and guidance passes for the duration of a run.
 
 Bound methods are shadowed by instance attributes and restored exactly: `forward`, `encode` and `decode` of each
-component that is a module, `cache_context` of components that have one (its argument names the guidance pass), and
-`loop_step` of each loop block. Signatures are kept, because the LTX-2 denoiser reads
-`inspect.signature(transformer.forward)`. Schedulers are never wrapped: they are deep-copied, and the copy would carry a
-wrapper bound to the original. No code of diffusers is repeated.
+component that is a module, `forward` of the modules inside it that have weights (`_parts`), `cache_context` of
+components that have one (its argument names the guidance pass), and `loop_step` of each loop block. Signatures stay,
+because the LTX-2 denoiser reads `inspect.signature(transformer.forward)`. Schedulers are never wrapped: they are
+deep-copied, and the copy would carry a wrapper bound to the original. No code of diffusers is repeated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from reslab.stages._events import Conductor, Kind, Observers
+from reslab.stages._parts import Parts, parts_with_weights
 from reslab.stages._roles import is_module
 from reslab.stages._section_finder import SectionFinder
 from reslab.stages._stage import Stage
@@ -74,28 +75,63 @@ class Watch:
     def run(self, stages: Sequence[Stage]) -> Iterator[None]:
         """Wrap components and loops within the block."""
         with ExitStack() as stack:
-            for owner, names in self._modules():
+            for owner, names, inside in self._modules():
+                parts = Parts(inside, functools.partial(self._part_call, names))
+                stack.enter_context(parts.seen())
                 for method in METHODS:
                     if callable(getattr(owner, method, None)):
-                        stack.enter_context(shadowed(owner, method, self._component_call(owner, names, method)))
+                        call = self._component_call(owner, names, method, parts)
+                        stack.enter_context(shadowed(owner, method, call))
                 if callable(getattr(owner, "cache_context", None)):
                     stack.enter_context(shadowed(owner, "cache_context", self._cache_context(owner)))
             for loop in {id(loop): loop for stage in stages for loop in stage.watched()}.values():
                 stack.enter_context(shadowed(loop, "loop_step", self._loop_step(loop.loop_step)))
             yield
 
-    def _modules(self) -> list[tuple[Any, list[str]]]:
+    def _modules(self) -> list[tuple[Any, list[str], dict[str, Any]]]:
+        """Return each module with its names and its parts; what lies in two components is a part of the smaller."""
         names: dict[int, list[str]] = {}
         for name, component in self._components.items():
             if is_module(component):
                 names.setdefault(id(component), []).append(name)
-        return [(self._components[same[0]], same) for same in names.values()]
+        found = [(self._components[same[0]], same) for same in names.values()]
+        inside = {id(owner): parts_with_weights(owner) for owner, _names in found}
+        owner_of = {
+            id(part): key
+            for key, parts in sorted(inside.items(), key=lambda each: -len(each[1]))
+            for part in parts.values()
+        }
+        return [
+            (
+                owner,
+                same,
+                {
+                    path: part
+                    for path, part in inside[id(owner)].items()
+                    if owner_of[id(part)] == id(owner) and id(part) not in names
+                },
+            )
+            for owner, same in found
+        ]
 
-    def _component_call(self, owner: Any, names: list[str], method: str) -> Callable[..., Any]:
-        original, called, conductor = getattr(owner, method), self._names_of_call(names, method), self._conductor
-        observers = self._observers
+    def _component_call(self, owner: Any, names: list[str], method: str, parts: Parts) -> Callable[..., Any]:
+        original = getattr(owner, method)
+        watched = self._watched_call(names, method, original)
 
         @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with parts.unseen():
+                return watched(*args, **kwargs)
+
+        return call if self._sections is None else self._sections.around(owner, names[0], method, call)
+
+    def _part_call(self, names: list[str], path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        call = self._watched_call(names, path, forward)
+        return call if self._sections is None else self._sections.around_part(names[0], call)
+
+    def _watched_call(self, names: list[str], method: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        called, conductor, observers = self._names_of_call(names, method), self._conductor, self._observers
+
         def call(*args: Any, **kwargs: Any) -> Any:
             component, text = called()
             observers.begin(Kind.COMPONENT, text)
@@ -110,7 +146,7 @@ class Watch:
             observers.end()
             return result
 
-        return call if self._sections is None else self._sections.around(owner, names[0], method, call)
+        return call
 
     def _names_of_call(self, names: list[str], method: str) -> Callable[[], tuple[str, str]]:
         """Return a function that gives the component's name and the event's name, by the running stage."""

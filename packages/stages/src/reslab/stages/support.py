@@ -14,6 +14,7 @@ an error suggests a name, a table escapes a text and a dataclass compares a fram
 - tables for notebooks: `html_table`, `Cell`, `Markup` (`_html_table`);
 - errors and files: `nearest` (`_names`), `output_path` (`_output_path`);
 - attributes that are changed for a while: `shadowed` (`_watch`), `keep_attributes` (`_retry`);
+- modules inside a component that are called from outside: `is_seen`, `parts_with_weights` (`_parts`);
 - the facade of a package with costly imports: `lazy_names` (`_lazy_names`).
 """
 
@@ -23,6 +24,7 @@ from reslab.stages._html_table import Cell, Markup, html_table
 from reslab.stages._lazy_names import lazy_names
 from reslab.stages._names import nearest
 from reslab.stages._output_path import output_path
+from reslab.stages._parts import is_seen, parts_with_weights
 from reslab.stages._retry import keep_attributes
 from reslab.stages._watch import shadowed
 
@@ -34,10 +36,12 @@ __all__ = [
     "Markup",
     "freeze",
     "html_table",
+    "is_seen",
     "keep_attributes",
     "lazy_names",
     "nearest",
     "output_path",
+    "parts_with_weights",
     "shadowed",
 ]
 

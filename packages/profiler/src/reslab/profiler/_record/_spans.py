@@ -65,7 +65,7 @@ def place_within(outer: Place, kind: str, name: str, *, index: int, names: NameT
         case Kind.PASS:
             return here._replace(guidance_pass=name)
         case Kind.COMPONENT:
-            return here._replace(component=name.rpartition(".")[0] or name, block=None)
+            return here._replace(component=name.partition(".")[0], block=None)
         case Kind.TRANSFER | Kind.WAIT:
             what, _, served = name.partition("@")
             component, _, block = what.partition("/")

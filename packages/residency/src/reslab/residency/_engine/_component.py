@@ -23,16 +23,19 @@ from reslab.residency._engine._layout import boundary, lay_out, memory_key
 from reslab.residency._engine._unit import SharedSource, Unit
 from reslab.residency._engine._weight_files import WeightFiles, names
 from reslab.residency._model._anatomy import entry_modules, find_blocks
+from reslab.residency._model._eager import plain
 from reslab.residency._model._lora import ComponentLora
 from reslab.residency._plan._workload import ComponentSize
 from reslab.residency._schedule._kept_units import OUTSIDE
 from reslab.stages import Subscription
+from reslab.stages.support import is_seen
 
 #: Number by which a watcher knows the component itself.
 WHOLE = -2
 
-#: Called before a block runs, a module that owns weights outside the blocks (OUTSIDE), or the component (WHOLE).
-Watcher = Callable[["Component", int], None]
+#: Called before a block runs, a module that owns weights outside the blocks (OUTSIDE), or the component (WHOLE). The
+#: text is the path of a module inside that is called from outside the component and whose call follows, else empty.
+Watcher = Callable[["Component", int, str], None]
 
 
 class Component:
@@ -178,15 +181,18 @@ class Component:
 
     def _watch(self) -> None:
         self._unwatch()
+        paths = {id(module): plain(path) for path, module in self.module.named_modules()}
         for number, block in enumerate(self.blocks):
             for entry in entry_modules(block):
                 inner = [module for module in entry.modules() if module is not entry and _owns(module)]
-                self._watches.append(_guards.watch_calls(entry, self._before(number)))
-                self._watches.extend(_guards.watch_calls(module, self._inside(number)) for module in inner)
-        self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE)))
+                self._watches.append(_guards.watch_calls(entry, self._before(number, entry, paths[id(entry)])))
+                self._watches.extend(
+                    _guards.watch_calls(module, self._inside(number, module, paths[id(module)])) for module in inner
+                )
+        self._watches.append(_guards.watch_calls(self.module, self._before(WHOLE, self.module)))
         for module in self._outer_modules():
             if module is not self.module and _owns(module):
-                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE)))
+                self._watches.append(_guards.watch_calls(module, self._before(OUTSIDE, module, paths[id(module)])))
         for module in filter(_owns, self.module.modules()):
             self._watches.append(_guards.save_whole(module, self._find))
             self._watches.append(_guards.refuse_loading(module, self._find))
@@ -197,17 +203,22 @@ class Component:
     def _find(self, parameter: torch.nn.Parameter) -> Unit | None:
         return self._unit_of.get(id(parameter))
 
-    def _before(self, number: int) -> Callable[[], None]:
-        return lambda: self.watcher(self.face, number)
+    def _before(self, number: int, module: torch.nn.Module, path: str = "") -> Callable[[], None]:
+        return lambda: self.watcher(self.face, number, path if is_seen(module) else "")
 
-    def _inside(self, number: int) -> Callable[[], None]:
+    def _inside(self, number: int, module: torch.nn.Module, path: str) -> Callable[[], None]:
         """Return the hook of a part of a block, for callers that use the part without the block."""
 
         def watch() -> None:
-            if not self.face.units[number].is_on_device:
-                self.watcher(self.face, number)
+            if not self.face.units[number].is_on_device or is_seen(module):
+                self.watcher(self.face, number, path if is_seen(module) else "")
 
         return watch
+
+    def block_of(self, method: str) -> int | None:
+        """Return the block that a called module is or lies in, by its path; None for all else that is called."""
+        inside = (number for number, path in enumerate(self._paths) if f"{method}.".startswith(f"{plain(path)}."))
+        return next(inside, None)
 
     def __repr__(self) -> str:
         return f"Component({self.name!r}, {len(self.blocks)} blocks)"

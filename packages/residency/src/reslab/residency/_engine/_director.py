@@ -32,6 +32,8 @@ from reslab.residency._schedule._slots import free_slot
 logger = logging.getLogger(__name__)
 
 
+#: Methods of a component itself; any other called name is the path of a module inside it.
+METHODS = ("forward", "encode", "decode")
 #: Method of a recorded call where a stage uses parts of a component without calling it.
 DIRECT = "parts"
 
@@ -62,6 +64,7 @@ class Director:
         self.stage: str | None = None
         self._is_noted = False
         self._direct: RunningCall | None = None
+        self._announced: RunningCall | None = None
         #: While a stock pipeline's call is under way: begins the section that a component belongs to.
         self.touch: Callable[[str], None] | None = None
         #: Deviations from plan and schedule, as sentences.
@@ -88,6 +91,7 @@ class Director:
         """Make the moves at the border before a stage."""
         self.stage, self._is_noted = stage, False
         self._under_way.clear()
+        self._announced = None
         self._demand.reset()
         self._execute(self._the_cursor.border(stage))
         for component in self._components.values():  # nothing, unless an error or a leaner plan came in between
@@ -128,6 +132,10 @@ class Director:
 
     def begin_call(self, component: Component, method: str) -> bool:
         """Fetch the weights that a call needs; return False for a call inside another of the same component."""
+        announced, self._announced = self._announced, None
+        if announced is not None and (announced.component, announced.method) == (component, method):
+            self._under_way.append(announced)
+            return True
         if self.stage is None or any(each.component is component for each in self._under_way):
             return False
         begun = RunningCall(self.stage, component, method, [])
@@ -144,8 +152,13 @@ class Director:
         if self._under_way:
             self._under_way.pop()
 
-    def use(self, component: Component, number: int) -> None:
+    def use(self, component: Component, number: int, path: str = "") -> None:
         """Fetch the unit that is about to compute: a block, or (OUTSIDE) the weights outside the blocks.
+
+        Args:
+            component: The component.
+            number: The block.
+            path: The path of the module, where it is called from outside the component and its call follows.
 
         Raises:
             WeightsAbsent: Outside of a run, where weights are away.
@@ -157,6 +170,9 @@ class Director:
             if number == WHOLE:
                 return  # its forward, which comes next, begins a section
             self.touch(component.name)
+        if path and number != WHOLE and self.stage is not None:
+            self._announce(component, number, path)
+            return
         if self.stage is None:
             if unit.where in (Where.AWAY, Where.ARRIVING) or (unit.has_unknown and not unit.is_on_device):
                 raise WeightsAbsent(
@@ -173,13 +189,20 @@ class Director:
         if not unit.is_on_device:
             self._fetch_now(component, number)
 
+    def _announce(self, component: Component, number: int, path: str) -> None:
+        """Begin the call of a module inside before it comes: hooks of others on the module may look at its weights."""
+        refuse_lora(component)
+        if self.begin_call(component, path):
+            self.use(component, number)
+            self._announced = self._under_way.pop()
+
     def _call_of(self, component: Component) -> RunningCall:
         """Return the call that a module runs in: one under way, or a new one where a stage uses parts directly."""
         for begun in reversed(self._under_way):
             if begun.component is component:
                 return begun
         if not self._calls or self._calls[-1] is not self._direct or self._direct.component is not component:
-            _refuse_lora(component)
+            refuse_lora(component)
             self.begin_call(component, DIRECT)
             self._direct = self._under_way.pop()
         return self._direct
@@ -236,7 +259,7 @@ class Director:
         return self.cursor
 
 
-def _refuse_lora(component: Component) -> None:
+def refuse_lora(component: Component) -> None:
     """Refuse parts used without a call while a LoRA to be merged is on: they would add it on the fly.
 
     Raises:

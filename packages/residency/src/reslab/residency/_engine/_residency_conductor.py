@@ -21,7 +21,7 @@ from reslab.residency._engine import _oom
 from reslab.residency._engine._checks import check_executable, check_fits, check_names
 from reslab.residency._engine._component import Component
 from reslab.residency._engine._config import EngineConfig, Sources
-from reslab.residency._engine._director import Director
+from reslab.residency._engine._director import METHODS, Director, refuse_lora
 from reslab.residency._engine._guards import explain_outdated
 from reslab.residency._engine._managed_components import ManagedComponents
 from reslab.residency._engine._mover import Mover
@@ -185,6 +185,8 @@ class ResidencyConductor:
         merged = self._managed.in_place_of(own)
         if merged is None:
             return self._call(own, method, call)
+        if method not in METHODS:
+            refuse_lora(merged.base)
         if merged.update():
             self.director.notes.append(f"the LoRA of {merged.base.name!r} has changed, so it is merged anew")
         with merged.active():
@@ -196,6 +198,8 @@ class ResidencyConductor:
             return call()
         begun, waited = time.perf_counter(), self.mover.waited_s
         try:
+            if (block := own.block_of(method)) is not None:
+                self.director.use(own, block)
             return call()
         finally:
             self.director.end_call()

@@ -3,7 +3,8 @@
 A call's tensors become phantoms, so that the thirtieth denoising step equals the first. If the model reads a number (as
 the code of Gemma's masks does), the call is traced again with the known numbers of its arguments, which distinguish
 calls of this method from then on. A call with an active LoRA is traced twice, as it runs and with the LoRA merged; a
-call of a component that can compute in tiles and does not is traced as it runs and in tiles.
+call of a component that can compute in tiles and does not is traced as it runs and in tiles. A module inside a
+component that is called from outside is traced like the component; its path is the method.
 
     answer = calls.answering(vae, lambda: "vae", "decode")     # stands in for vae.decode
     calls.traced                                               # every distinct call with its segments
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from reslab.residency._model import _eager, _lora
-from reslab.residency._model._storage import Unusual
+from reslab.residency._model._storage import Unusual, unusual
 from reslab.residency._rehearse._failures import UnknownValueError
 from reslab.residency._rehearse._phantom import Phantoms, phantom_like
 from reslab.residency._rehearse._repeat import Repeats, settings
@@ -29,6 +30,9 @@ from reslab.residency._rehearse._structure import GivenTensors, Template, Unshar
 from reslab.residency._rehearse._trace import Liveness, Segment, Trace
 from reslab.residency._rehearse._weightless import raise_unfollowed
 from reslab.stages.support import shadowed
+
+#: Methods that some components can compute in tiles.
+_IN_TILES = ("encode", "decode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +60,7 @@ class ComponentCall(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """A method of a component, and the component's layers that carry a LoRA."""
+    """A method of a component or of a module inside it, and the layers inside that carry a LoRA."""
 
     owner: torch.nn.Module
     name: str
@@ -103,19 +107,26 @@ class CallTracer:
         self._tracing = False
 
     def answering(
-        self, owner: torch.nn.Module, name: Callable[[], str], method: str, weights: Unusual | None = None
+        self,
+        owner: torch.nn.Module,
+        name: Callable[[], str],
+        method: str,
+        weights: Unusual | None = None,
+        path: str = "",
     ) -> Callable[..., Any]:
         """Return a function that stands in for a component's method, with the same signature.
 
         Args:
-            owner: The component.
+            owner: The component, or a module inside it.
             name: Returns the name under which the component is called.
             method: The method's name.
-            weights: The component's weights that are not plain, if it has any.
+            weights: The weights of `owner` that are not plain, if it has any.
+            path: The path of `owner` in its component.
         """
         component, original = _eager.original(owner), _eager.method(owner, method)
         parameters, adapted = inspect.signature(getattr(component, method)), _lora.adapted_layers(component)
-        about = _Method(component, method, original, parameters, adapted, _lora.representatives(adapted), weights)
+        switches = _lora.representatives(adapted)
+        about = _Method(component, path or method, original, parameters, adapted, switches, weights)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._tracing:
@@ -128,6 +139,24 @@ class CallTracer:
             return result
 
         call.__signature__ = parameters  # type: ignore[attr-defined]
+        call.__wrapped__ = original  # type: ignore[attr-defined]
+        return call
+
+    def answering_part(self, part: torch.nn.Module, name: Callable[[], str], path: str) -> Callable[..., Any]:
+        """Make what stands for the forward of a module inside a component, where it is called from outside."""
+        original = part.forward
+        made: list[Callable[..., Any]] = []
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._tracing:
+                return original(*args, **kwargs)
+            if not made:  # at the first call: of thousands of modules few are ever called
+                weights = unusual(part)
+                weights = weights and weights._replace(path=f"{path}.{weights.path}")
+                with shadowed(part, "forward", original):
+                    made.append(self.answering(part, name, "forward", weights, path))
+            return made[0](*args, **kwargs)
+
         call.__wrapped__ = original  # type: ignore[attr-defined]
         return call
 
@@ -172,8 +201,7 @@ class CallTracer:
 
     def _in_tiles(self, about: _Method, name: str, shapes: str, given: Any) -> int | None:
         """Trace a call in tiles and return the trace's number; None if it cannot be tiled or is tiled already."""
-        # only encoding and decoding have tiles
-        if about.name == "forward" or getattr(about.owner, "use_tiling", None) is not False:
+        if about.name not in _IN_TILES or getattr(about.owner, "use_tiling", None) is not False:
             return None
         try:
             with shadowed(about.owner, "use_tiling", True):
@@ -191,12 +219,14 @@ class CallTracer:
 
     def _traced(self, about: _Method, name: str, shapes: str, lora: str, given: Any) -> Any:
         outside, trace = self.phantoms.record, Trace(self.liveness)
+        weights, self.phantoms.weights = self.phantoms.weights, None
         self.phantoms.record, self._tracing = trace, True
         try:
             with self.repeats.tracing(trace, about.lora):
                 result = about.original(*given[0], **given[1])
         finally:
             self.phantoms.record, self._tracing = outside, False
+            self.phantoms.weights = weights
         trace.close()
         self.traced.append(
             TracedCall(

@@ -80,7 +80,7 @@ class RehearsalConductor:
         steps = [index for kind, _name, index in self._within if kind == Kind.STEP]
         passes = [name for kind, name, _index in self._within if kind == Kind.PASS]
         stage = self._stage.profile_name, self._stage.registered_name, self._stage.stage_class
-        where = self.component, text.rpartition(".")[2], steps[-1] if steps else None, passes[-1] if passes else None
+        where = self.component, text.partition(".")[2], steps[-1] if steps else None, passes[-1] if passes else None
         self.calls.append((len(self.calls), *stage, *where, *call))
 
 

@@ -69,6 +69,8 @@ KIND_OF = {name: kind for kind, names in _KINDS.items() for name in names.split(
 aten = torch.ops.aten
 #: The name under which scaled dot-product attention is recorded as one operation, whatever its kernel.
 ATTENTION = "scaled_dot_product_attention"
+#: Flex attention, counted by the blocks of its mask; and where these depend on what is not known, as if it had none.
+FLEX, FLEX_DENSE = "flex_attention", "flex_attention (dense, at most)"
 UNKNOWN = "unknown"
 
 _CONV = {"convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward", "convolution_overrideable"}
@@ -99,10 +101,16 @@ def _added(_self: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *_: Any, **__:
     return 2 * a.numel() * (int(b.shape[-1]) if b.dim() > 1 else b.numel())
 
 
+def _solved(a: torch.Tensor, b: torch.Tensor, *_: Any, **__: Any) -> int:
+    """A column costs half the products of a square matrix with it (trsm)."""
+    return b.numel() * int(a.shape[-1])
+
+
 #: FLOPs of products that torch's registry lacks: operation → function of (arguments, result).
 _PRODUCTS: dict[str, Callable[..., int]] = {
     **dict.fromkeys(("mv", "dot", "vdot"), _of_first),
     "addmv": _of_second,
+    "linalg_solve_triangular": _solved,
     **dict.fromkeys(("addr", "addbmm", "_addmm_activation"), _added),
     **dict.fromkeys(("_grouped_mm", "_scaled_grouped_mm", "_scaled_grouped_mm_v2"), _grouped),
     **dict.fromkeys(("_int_mm", "_scaled_mm_v2", "_weight_int8pack_mm", "_weight_int4pack_mm"), _by_row),
@@ -221,6 +229,19 @@ def attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor)
     """Return the FLOPs of scaled dot-product attention: two products of batch × heads × queries × keys × width."""
     flop = flop_registry[aten._scaled_dot_product_flash_attention]
     return int(flop(query, key, value, out_val=None))
+
+
+def flex_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pairs: int | None) -> int:
+    """Return the FLOPs of attention between pairs of a query and a key: two a pair and column of keys and values.
+
+    Args:
+        query: Batch × heads × queries × width.
+        key: Its heads may be fewer.
+        value: As many as keys.
+        pairs: Those in the blocks of the mask, of all batches and heads; None for all.
+    """
+    dense = query.shape[:-1].numel() * int(key.shape[-2])
+    return 2 * (dense if pairs is None else min(pairs, dense)) * int(query.shape[-1] + value.shape[-1])
 
 
 def conv_workspace(args: Any, out: Any) -> int:

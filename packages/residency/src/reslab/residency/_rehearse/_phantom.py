@@ -29,12 +29,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reslab.residency._rehearse import _costs
 from reslab.residency._rehearse._costs import Op
-from reslab.residency._rehearse._failures import Answers, Costs, raise_unknown, where
+from reslab.residency._rehearse._failures import (
+    Answers,
+    Costs,
+    is_converting,
+    raise_cast,
+    raise_read_outside,
+    raise_unknown,
+    where,
+)
 
 META = torch.device("meta")
 _PLAIN_DISPATCH = torch.Tensor.__torch_dispatch__
 #: The most bytes of a tensor that keeps its numbers.
 SMALL = 2**20
+#: Kinds of operations whose operands autocast casts to its type.
+_PRODUCTS = frozenset(("matmul", "conv", "attention"))
+#: Kinds and names of those whose operands it casts to float32.
+_PRECISE = {"norm", "reduction", "pow", "rsqrt", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal"} | {
+    "softplus",
+    "cosh",
+    "sinh",
+    "tan",
+    "acos",
+    "asin",
+    "erfinv",
+}
 
 
 class OperationRow(NamedTuple):
@@ -89,6 +109,10 @@ class Phantoms(TorchDispatchMode):
         self.record = record
         self.answers: Mapping[str, tuple[Any, str]] = answers or {}
         self.costs: Mapping[str, Callable[..., int]] = costs or {}
+        #: Storages of weights that may not be read now → component and path; None: inside a component's call.
+        self.weights: Mapping[int, tuple[str, str]] | None = None
+        #: For each context of autocast that is open the type to which it casts, None where it is off.
+        self.casts: list[torch.dtype | None] = []
         self._paused = False
         self._results: dict[Any, OperationResult] = {}
         self._unknown: set[int] = set()
@@ -98,6 +122,11 @@ class Phantoms(TorchDispatchMode):
         """Return False: keep torch from guarding every operation against compilation."""
         # nothing is compiled here, and the guard would cost more than all the rest of an operation
         return False
+
+    @property
+    def cast_to(self) -> torch.dtype | None:
+        """The type to which autocast casts now; None where it is off."""
+        return self.casts[-1] if self.casts else None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -131,6 +160,8 @@ class Phantoms(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         given = _costs.argument_tensors(args, kwargs)
+        if self.casts:
+            self._refuse_cast(op, given)
         for tensor in given:
             if self.is_phantom(tensor):
                 return self._on_phantoms(func, op, args, kwargs, given)
@@ -138,15 +169,19 @@ class Phantoms(TorchDispatchMode):
 
     def _on_phantoms(self, func: Any, op: Op, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> Any:
         if op.reads_values:
-            return self._answer(op)
+            return self.answer(op.name)
         if op.is_view:
             return func(*args, **kwargs)
+        if self.weights and op.kind not in ("create", "random"):
+            self._refuse_weights(op, given)
         if op.mutable and torch.Tag.inplace_view not in func.tags:
             return self._written(op, args, kwargs, given)
         if op.kind == "create":  # its numbers do not depend on the phantom
             return self._created(func, op, args, kwargs)
         if op.name == "index":
             args = (args[0], self._places(args[1]))
+        elif torch.Tag.dynamic_output_shape in func.tags and kwargs.get("output_size") is None:
+            return self.answer(op.name)  # how large the result is depends on numbers
         key = (func, _key(args, op.elementwise), _key(tuple(kwargs.items()), op.elementwise))
         result = self._results.get(key)
         if result is None:
@@ -217,13 +252,38 @@ class Phantoms(TorchDispatchMode):
                 places += index.nonzero().unbind(-1)
         return places
 
-    def _answer(self, op: Op) -> Any:
+    def answer(self, op: str) -> Any:
+        """Return what the user says that code may read here.
+
+        Raises:
+            UnknownValueError: If no answer is listed for the code that asks.
+        """
         asked = where()
         for place, (value, _reason) in self.answers.items():
             file, _, function = place.partition(":")
             if file in asked.split(":")[0] and asked.endswith(f" in {function}"):
                 return value
-        raise_unknown(op.name)
+        raise_unknown(op)
+
+    def _refuse_weights(self, op: Op, given: list[torch.Tensor]) -> None:
+        assert self.weights is not None
+        for tensor in given:
+            found = self.weights.get(tensor.untyped_storage()._cdata)
+            if found and not (op.name == "_to_copy" and is_converting()):  # SDXL's pipeline converts its whole VAE
+                raise_read_outside(*found, op.name)
+
+    def _refuse_cast(self, op: Op, given: list[torch.Tensor]) -> None:
+        """Refuse what autocast would cast: operands of products to its type, those of sums and norms to float32."""
+        wanted = self.cast_to
+        if wanted is None:
+            return
+        floats = {tensor.dtype for tensor in given if tensor.is_floating_point() and tensor.dtype != torch.float64}
+        if op.kind in _PRODUCTS:
+            changed = floats - {wanted}
+        else:
+            changed = floats - {torch.float32} if op.kind in _PRECISE or op.name in _PRECISE else set()
+        if changed:
+            raise_cast(op.name, wanted)
 
     def _row(self, op: Op, args: Any, kwargs: dict[str, Any], out: Any) -> OperationRow:
         """Return the row of an operation; without a cost formula its kind is `unknown`, which `rehearse` lists."""
@@ -235,21 +295,42 @@ class Phantoms(TorchDispatchMode):
 
     def attention(self, query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> torch.Tensor:
         """Record scaled dot-product attention as one fused operation, and return a phantom with a kernel's strides."""
-        *batch, rows, _width = query.shape
         masked = () if attn_mask is None else (attn_mask,)
+        flops = _costs.attention_flops(query, key, value) if query.dim() == 4 else 0
+        copied = sum(_costs.nbytes(mask) * query.itemsize for mask in masked if mask.dtype is torch.bool)
+        return self._fused(_costs.ATTENTION, flops, (query, key, value, *masked), copied)
+
+    def flex_attention(self, query: Any, key: Any, value: Any, block_mask: Any) -> torch.Tensor:
+        """Record flex attention as one fused operation: by the blocks of its mask, dense where these are not known."""
+        counts = () if block_mask is None else (block_mask.kv_num_blocks, block_mask.full_kv_num_blocks)
+        counts = tuple(each for each in counts if each is not None)
+        known = not any(map(self.is_phantom, counts))
+        with self.paused():
+            blocks = (
+                [int(each.sum()) * (query.shape[:-2].numel() // each.shape[:-1].numel()) for each in counts]
+                if known
+                else []
+            )
+        size = block_mask.BLOCK_SIZE if blocks else (1, 1)
+        flops = _costs.flex_flops(query, key, value, sum(blocks) * size[0] * size[1] if blocks else None)
+        return self._fused(_costs.FLEX if known else _costs.FLEX_DENSE, flops, (query, key, value), 0)
+
+    def _fused(self, name: str, flops: int, given: tuple[Any, ...], copied_bytes: int) -> torch.Tensor:
+        query, _key, value, *_masks = given
+        if self.casts:
+            self._refuse_cast(_costs.describe(_SCALED), [query, _key, value])
+        if self.weights:
+            self._refuse_weights(_costs.describe(_SCALED), list(given))
+        *batch, rows, width = query.shape
         order = (*range(len(batch) - 1), len(batch), len(batch) - 1, len(batch) + 1)  # rows outside heads, in memory
         shape = (*batch, rows, value.shape[-1])
         with self.paused():
             out = torch.empty([shape[axis] for axis in order], dtype=query.dtype, device=META).permute(order)
-        read = sum(_costs.nbytes(tensor) for tensor in (query, key, value, *masked))
-        flops = _costs.attention_flops(query, key, value) if len(batch) == 2 else 0
+        read = sum(_costs.nbytes(tensor) for tensor in given)
         dtype = str(query.dtype).removeprefix("torch.")
-        row = OperationRow(_costs.ATTENTION, "attention", dtype, flops, read, _costs.nbytes(out))
+        self.record(OperationRow(name, "attention", dtype, flops, read, _costs.nbytes(out)), [out])
         # beside its result, a kernel keeps a float32 logarithm per row, and a copy of a boolean mask as numbers
-        beside = 4 * query.numel() // query.shape[-1]
-        beside += sum(_costs.nbytes(mask) * query.itemsize for mask in masked if mask.dtype is torch.bool)
-        self.record(row, [out])
-        self.record.touch(beside)
+        self.record.touch(4 * query.numel() // width + copied_bytes)
         return out
 
 
@@ -287,6 +368,7 @@ def _without_large(out: Any) -> Any:
     return type(out)([_without_large(each) for each in out]) if isinstance(out, (list, tuple)) else out
 
 
+_SCALED = torch.ops.aten._scaled_dot_product_flash_attention.default
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
 _FROM_VALUES = (torch.tensor, torch.as_tensor)
 _TO_NUMPY = (torch.Tensor.numpy, torch.Tensor.__array__)
@@ -309,7 +391,7 @@ class PhantomFunctions(TorchFunctionMode):
         if func in _FROM_VALUES and str(kwargs.get("device", "")).startswith(META.type):
             kwargs = {**kwargs, "device": "cpu"}  # torch would drop the values before any operation is seen
         elif func is torch.Tensor.tolist and self.phantoms.is_phantom(args[0]):
-            raise_unknown("tolist")
+            return self.phantoms.answer("tolist")
         elif func in _TO_NUMPY and self.phantoms.is_phantom(args[0]):
             return zeros(args[0])
         return func(*args, **kwargs)

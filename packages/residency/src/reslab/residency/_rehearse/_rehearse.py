@@ -12,6 +12,7 @@ Read on in `_calls` (a component call), `_repeat` (equal blocks), `_phantom` (an
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
@@ -22,7 +23,7 @@ import torch
 from reslab.profiler import request_facts
 from reslab.residency._model._anatomy import Anatomy
 from reslab.residency._model._eager import uncompiled
-from reslab.residency._model._storage import all_plain, unusual
+from reslab.residency._model._storage import all_plain, followed, parts, unusual
 from reslab.residency._rehearse import _frames
 from reslab.residency._rehearse._calls import CallTracer
 from reslab.residency._rehearse._conductor import RehearsalConductor
@@ -30,10 +31,11 @@ from reslab.residency._rehearse._failures import Answers, Costs
 from reslab.residency._rehearse._phantom import META, PhantomFunctions, Phantoms
 from reslab.residency._rehearse._rehearsal import Rehearsal
 from reslab.residency._rehearse._schema import SCHEMA_VERSION
+from reslab.residency._rehearse._substitutes import substituted
 from reslab.residency._rehearse._trace import Liveness
 from reslab.residency._rehearse._weightless import IgnoreOperations, without_weights
 from reslab.stages import Pipeline, Section
-from reslab.stages.support import keep_attributes, shadowed
+from reslab.stages.support import keep_attributes, parts_with_weights, shadowed
 
 #: Methods of a component whose calls are traced; as `reslab.stages` observes them.
 METHODS = ("forward", "encode", "decode")
@@ -60,7 +62,8 @@ def rehearse(
     Raises:
         PipelineError: The request cannot run, or the pipeline has a conductor.
         UnknownValueError: Code reads a number that depends on weights or computed tensors.
-        RehearsalError: Operations have no cost formula; each is listed with its share of the bytes.
+        RehearsalError: Operations have no cost formula (each is listed with its share of the bytes), a weight is read
+            outside of any call, or autocast casts.
     """
     _load_meta_kernels()
     liveness = Liveness()
@@ -112,8 +115,8 @@ def _prepared(
 ) -> Iterator[None]:
     """Let the components answer with phantoms within the block; afterwards everything is restored."""
     progress, distinct = pipeline.progress, {id(module): module for module in modules.values()}
-    parts = [part for module in distinct.values() for part in module.modules()]
-    weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(parts) else {}
+    inside = [part for module in distinct.values() for part in module.modules()]
+    weights = {key: unusual(anatomies[key].component) for key in distinct} if not all_plain(inside) else {}
     with ExitStack() as stack:
         stack.enter_context(uncollected())
         stack.callback(setattr, pipeline, "progress", progress)
@@ -123,18 +126,43 @@ def _prepared(
                 stack.callback(keep_attributes(component))
         stack.enter_context(pipeline.conduct(conductor))
         stack.enter_context(pipeline.observe(conductor))
-        stack.enter_context(uncompiled(parts))
-        for weight in stack.enter_context(without_weights(parts)):
+        stack.enter_context(uncompiled(inside))
+        for weight in stack.enter_context(without_weights(inside)):
             calls.liveness.hold(weight)
+        calls.phantoms.weights = stack.enter_context(_storages(modules))
+        stack.enter_context(substituted(calls.phantoms))
         for module in distinct.values():
             anatomy = anatomies[id(module)]
             blocks = {path: index for index, path in enumerate(anatomy.blocks)}
             stack.enter_context(calls.repeats.watching(anatomy.component, blocks))
+            for path, part in parts_with_weights(anatomy.component).items():
+                if id(part) not in distinct:
+                    answer = calls.answering_part(part, lambda: conductor.component, path)
+                    stack.enter_context(shadowed(part, "forward", answer))
             for method in METHODS:
                 if callable(getattr(module, method, None)):
                     answer = calls.answering(module, lambda: conductor.component, method, weights.get(id(module)))
                     stack.enter_context(shadowed(module, method, answer))
         yield
+
+
+@contextmanager
+def _storages(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[int, tuple[str, str]]]:
+    """Yield the storages of all weights, each with its component and path, for as long as the weight is there."""
+    found: dict[int, tuple[str, str]] = {}
+    ends = []
+    for name, module in modules.items():
+        for path, weight in module.named_parameters():
+            for part in parts(weight) if followed(weight) else ():
+                storage = part.untyped_storage()
+                found[storage._cdata] = name, path
+                # a converted weight is gone, and another tensor may have its address
+                ends.append(weakref.finalize(storage, found.pop, storage._cdata, None))
+    try:
+        yield found
+    finally:
+        for end in ends:
+            end.detach()
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:

@@ -54,7 +54,10 @@ def _digest(tensor: torch.Tensor) -> bytes:
     version = -1 if tensor.is_inference() else tensor._version
     known = getattr(tensor, _KNOWN, None)
     if known is None or known[0] != version or version < 0:
-        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        # a copy: a single element may be expanded and is contiguous all the same, but not to be looked at as bytes
+        data = (
+            tensor.detach().clone(memory_format=torch.contiguous_format).flatten().view(torch.uint8).numpy().tobytes()
+        )
         known = version, hashlib.blake2b(data, digest_size=16).digest()
         setattr(tensor, _KNOWN, known)
     return known[1]
