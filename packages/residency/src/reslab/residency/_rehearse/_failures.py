@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 #: Frames of these folders are ours or torch's; the caller's line is above them.
 _INNER = ("/torch/", "/reslab/residency/_rehearse/")
 #: Files of transformers that make tokens and texts of each other: they ask on behalf of the lines above them.
@@ -50,11 +48,6 @@ def _is_text() -> bool:
     """Tell whether the tokens of a text are asked for: it is decoded, or generated."""
     files = [Path(frame.filename).as_posix() for frame in traceback.extract_stack()]
     return any(each in file for file in files for each in (*_WORDS[:2], "/transformers/generation/"))
-
-
-def is_converting() -> bool:
-    """Tell whether a module is being moved or converted as a whole, as `module.to(dtype)` does."""
-    return any(frame.f_code is torch.nn.Module._apply.__code__ for frame, _line in traceback.walk_stack(None))
 
 
 def raise_read_outside(component: str, path: str, op: str) -> NoReturn:

@@ -32,7 +32,6 @@ from reslab.residency._rehearse._costs import Op
 from reslab.residency._rehearse._failures import (
     Answers,
     Costs,
-    is_converting,
     raise_cast,
     raise_read_outside,
     raise_unknown,
@@ -269,7 +268,7 @@ class Phantoms(TorchDispatchMode):
         assert self.weights is not None
         for tensor in given:
             found = self.weights.get(tensor.untyped_storage()._cdata)
-            if found and not (op.name == "_to_copy" and is_converting()):  # SDXL's pipeline converts its whole VAE
+            if found and not (op.name == "_to_copy" and _is_converting()):  # SDXL's pipeline converts its whole VAE
                 raise_read_outside(*found, op.name)
 
     def _refuse_cast(self, op: Op, given: list[torch.Tensor]) -> None:
@@ -366,6 +365,11 @@ def _without_large(out: Any) -> Any:
     if isinstance(out, torch.Tensor):
         return phantom_like(out) if out.numel() * out.itemsize > SMALL else out
     return type(out)([_without_large(each) for each in out]) if isinstance(out, (list, tuple)) else out
+
+
+def _is_converting() -> bool:
+    """Tell whether a module is being moved or converted as a whole, as `module.to(dtype)` does."""
+    return any(frame.f_code is torch.nn.Module._apply.__code__ for frame, _line in traceback.walk_stack(None))
 
 
 _SCALED = torch.ops.aten._scaled_dot_product_flash_attention.default
