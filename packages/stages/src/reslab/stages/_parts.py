@@ -4,9 +4,9 @@ Some blocks never call their text encoder: they call a module inside it, and its
 Such a call is a component call too; its method is the module's path. It is seen by shadowing the `forward` of every
 module inside that has weights. Inside a component's own calls nothing is shadowed, so that these run as they would.
 
-    parts = Parts(called)
-    with parts.seen("text_encoder", text_encoder):
-        with parts.unseen():            # around each call of the component
+    parts = Parts(parts_with_weights(text_encoder), around=report)
+    with parts.seen():              # for the duration of a run
+        with parts.unseen():        # around each call of the component
             ...
 """
 
@@ -24,7 +24,7 @@ _NO_FORWARD = "_forward_unimplemented"
 
 
 def parts_with_weights(component: Any) -> dict[str, Any]:
-    """Return the modules inside a component that can be called and have weights, by path.
+    """Return the modules inside a component that can be called and have weights, by path; none where one is compiled.
 
     >>> parts_with_weights(object())
     {}
@@ -32,6 +32,9 @@ def parts_with_weights(component: Any) -> dict[str, Any]:
     if not hasattr(component, "named_modules"):
         return {}
     inside = dict(component.named_modules())
+    # compiled in place, torch traces the calls of the component through whatever stands in for a forward
+    if any(getattr(part, "_compiled_call_impl", None) is not None for part in inside.values()):
+        return {}
     weighted: set[str] = set()
     for path, part in inside.items():
         if any(weight is not None for weight in part._parameters.values()):
@@ -68,6 +71,9 @@ class Parts:
         self._around, self._depth = around, 0
         self._calls = [(vars(part), self._call(path, part)) for path, part in modules.items()]
         self._before: list[Any] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
 
     @contextmanager
     def seen(self) -> Iterator[None]:

@@ -120,6 +120,8 @@ class Watch:
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not parts:
+                return watched(*args, **kwargs)
             with parts.unseen():
                 return watched(*args, **kwargs)
 

@@ -150,19 +150,23 @@ def _prepared(
 def _storages(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[int, tuple[str, str]]]:
     """Yield the storages of all weights, each with its component and path, for as long as the weight is there."""
     found: dict[int, tuple[str, str]] = {}
-    ends = []
+    ends = list(_watched(modules, found))
+    try:
+        yield found
+    finally:
+        for end in ends:
+            end.detach()
+
+
+def _watched(modules: Mapping[str, torch.nn.Module], found: dict[int, tuple[str, str]]) -> Iterator[weakref.finalize[Any, Any]]:
+    """Enter the storages of all weights, and yield what takes each out again when it is released."""
     for name, module in modules.items():
         for path, weight in module.named_parameters():
             for part in parts(weight) if followed(weight) else ():
                 storage = part.untyped_storage()
                 found[storage._cdata] = name, path
                 # a converted weight is gone, and another tensor may have its address
-                ends.append(weakref.finalize(storage, found.pop, storage._cdata, None))
-    try:
-        yield found
-    finally:
-        for end in ends:
-            end.detach()
+                yield weakref.finalize(storage, found.pop, storage._cdata, None)
 
 
 def _named(modules: Mapping[str, torch.nn.Module], anatomies: Mapping[int, Anatomy]) -> dict[str, Anatomy]:
