@@ -158,7 +158,9 @@ def _storages(modules: Mapping[str, torch.nn.Module]) -> Iterator[dict[int, tupl
             end.detach()
 
 
-def _watched(modules: Mapping[str, torch.nn.Module], found: dict[int, tuple[str, str]]) -> Iterator[weakref.finalize[Any, Any]]:
+def _watched(
+    modules: Mapping[str, torch.nn.Module], found: dict[int, tuple[str, str]]
+) -> Iterator[weakref.finalize[Any, Any]]:
     """Enter the storages of all weights, and yield what takes each out again when it is released."""
     for name, module in modules.items():
         for path, weight in module.named_parameters():
