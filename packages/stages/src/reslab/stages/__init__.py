@@ -30,7 +30,7 @@ from reslab.stages._stages import Stages
 from reslab.stages._stock import Section, StockStage
 from reslab.stages._values import Values
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "REQUIRED",
