@@ -28,7 +28,7 @@ from reslab.profiler._record._ranges import torch_ranges
 from reslab.profiler._report._figure import BARE_AXIS, PALETTE, Figure, Look
 from reslab.profiler._units import GIB, gib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BARE_AXIS",
