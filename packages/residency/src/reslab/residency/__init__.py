@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from reslab.residency._rehearse._weightless import parameters_to_meta, weightless
     from reslab.residency._tools._strategy import offload_strategy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Names that need torch, by module: each is imported when it is first used.
 _NEEDS_TORCH = {
