@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from reslab.ltx2._trial import Trial, trial
     from reslab.ltx2._video import Video
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NEEDS_TORCH = {
     "Blank": "_checkpoint._blank",
