@@ -53,7 +53,7 @@ def _can_be_called(part: Any) -> bool:
 
 
 def is_seen(module: Any) -> bool:
-    """Tell whether a call of this module, made now, is told as a component call of its own."""
+    """Return whether a call of this module, made now, is reported as a component call of its own."""
     return getattr(vars(module).get("forward"), "is_part_call", False)
 
 
@@ -110,16 +110,16 @@ class Parts:
                 attributes["forward"] = before
 
     def _call(self, path: str, part: Any) -> Callable[..., Any]:
-        told: list[Callable[..., Any]] = []  # made at the first call: of thousands of modules few are ever called
+        reported: list[Callable[..., Any]] = []  # made at the first call: of thousands of modules few are ever called
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            return part.forward(*args, **kwargs)  # by now its own: the caller has let go of the shadow
+            return part.forward(*args, **kwargs)  # its own again: `call` has removed the shadow
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not told:
-                told.append(self._around(path.replace(f"{_COMPILED}.", ""), forward))
+            if not reported:
+                reported.append(self._around(path.replace(f"{_COMPILED}.", ""), forward))
             with self.unseen():
-                return told[0](*args, **kwargs)
+                return reported[0](*args, **kwargs)
 
         call.__wrapped__ = part.forward  # type: ignore[attr-defined]  # callers read the signature
         call.is_part_call = True  # type: ignore[attr-defined]

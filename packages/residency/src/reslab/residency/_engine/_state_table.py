@@ -16,7 +16,7 @@ from reslab.residency._engine._mover import Mover
 from reslab.residency._engine._unit import Unit, Where
 from reslab.residency._plan._placement import Place
 from reslab.residency._plan._plan import Plan
-from reslab.residency._plan._plan_table import table as html_table
+from reslab.stages.support import Markup, html_table
 
 STATE: Mapping[str, Any] = {
     "component": pl.String,
@@ -90,13 +90,15 @@ def html(head_line: str, frame: pl.DataFrame, notes: Sequence[str]) -> str:
     most = max(frame["device_bytes"].max() or 0, 1)
     rows = [
         (
-            escape(row["component"]),
-            escape(row["placement"]),
-            escape(row["where"]),
+            row["component"],
+            row["placement"],
+            row["where"],
             gib(row["host_bytes"]),
             gib(row["pinned_bytes"]),
-            f'<span style="display:inline-block;background:#4477aa;height:0.7em;'
-            f'width:{round(80 * row["device_bytes"] / most)}px"></span> {gib(row["device_bytes"])}',
+            Markup(
+                f'<span style="display:inline-block;background:#4477aa;height:0.7em;'
+                f'width:{round(80 * row["device_bytes"] / most)}px"></span> {gib(row["device_bytes"])}'
+            ),
             str(row["slots"]),
         )
         for row in frame.rows(named=True)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from reslab.residency._plan._settings import Decision
+from reslab.stages.support import html_table
 
 DECISIONS: Mapping[str, Any] = {"setting": pl.String, "value": pl.String, "by": pl.Categorical, "why": pl.String}
 MOVES: Mapping[str, Any] = {
@@ -42,15 +43,4 @@ def plan_html(name: str, decided: pl.DataFrame) -> str:
     """
     if decided.is_empty():
         return f"<p><b>{escape(name)}</b>: nothing is decided, so everything is resident.</p>"
-    rows = ((escape(cell) for cell in row) for row in decided.rows())
-    return f"<p><b>{escape(name)}</b></p>{table(('setting', 'value', 'decided by', 'why'), rows)}"
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return an HTML table of cells that are HTML already."""
-    return f"<table><thead>{_row(head, 'th')}</thead><tbody>{''.join(_row(row, 'td') for row in rows)}</tbody></table>"
-
-
-def _row(cells: Iterable[str], tag: str) -> str:
-    start, end = f'<{tag} style="text-align:left">', f"</{tag}>"
-    return f"<tr>{''.join(start + cell + end for cell in cells)}</tr>"
+    return f"<p><b>{escape(name)}</b></p>{html_table(('setting', 'value', 'decided by', 'why'), decided.rows())}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
+from typing import Any
 
 import polars as pl
 
 from reslab.profiler import GIB
+from reslab.stages.support import Cell, html_table
 
 _SUMS = ("flops", "read_bytes", "written_bytes")
 _LAUNCHES = ("host_operations",)
@@ -55,31 +56,21 @@ def stages(by_method: pl.DataFrame, glue: pl.DataFrame) -> pl.DataFrame:
 def html(by_method: pl.DataFrame, *, caption: str) -> str:
     """Return the table of stages, components and methods for a notebook."""
     head = ("stage", "component", "calls", "shapes", "TFLOP", "GB read", "GB written", "activations", "operations")
-    rows = "".join(_row(row) for row in by_method.iter_rows(named=True))
-    cells = "".join(f'<th style="text-align:left">{name}</th>' for name in head)
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>"
+    return html_table(head, map(_row, by_method.iter_rows(named=True)), caption=caption)
 
 
-def _row(row: dict[str, object]) -> str:
-    texts = (
+def _row(row: dict[str, Any]) -> tuple[str | Cell, ...]:
+    return (
         row["stage"],
         f"{row['component']}.{row['method']}",
-        row["calls"],
-        _first(str(row["shapes"])),
+        str(row["calls"]),
+        Cell(_first(row["shapes"]), title=row["shapes"]),  # all arguments, where the pointer rests
         f"{row['tflop']:,.1f}",
         f"{row['read_gb']:,.1f}",
         f"{row['written_gb']:,.1f}",
         f"{row['activation_gib']:.2f} GiB",
         f"{row['host_operations']:,}",
     )
-    titles = {3: str(row["shapes"])}  # all arguments, where the pointer rests
-    cells = (_cell(str(text), titles.get(place, "")) for place, text in enumerate(texts))
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _cell(text: str, title: str) -> str:
-    hint = f' title="{escape(title)}"' if title else ""
-    return f'<td style="text-align:left"{hint}>{escape(text)}</td>'
 
 
 def _first(shapes: str) -> str:
