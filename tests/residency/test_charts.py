@@ -4,6 +4,8 @@ import polars as pl
 import pytest
 
 from reslab import ltx2, residency
+from reslab.residency._plan import _presets
+from reslab.residency._report import _run_charts
 
 GIB = 2**30
 CARDS = [residency.device(name) for name in ("RTX 4090", "H100")]
@@ -114,3 +116,9 @@ def test_the_longer_time_is_called_what_it_is_and_not_the_most(runs):
     ]
     assert all("if nothing overlaps" in each for each in said)
     assert not any("at most" in each for each in said)
+
+
+def test_every_preset_that_a_survey_tries_has_a_hue_in_its_chart():
+    untiled = {str(name).removesuffix(_presets.TILED) for name in _presets.SURVEYED}
+    assert untiled <= set(_run_charts._PLANS)
+    assert set(_run_charts._PLANS.values()) <= set(_run_charts._HUES)
