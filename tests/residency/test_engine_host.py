@@ -404,7 +404,7 @@ def test_after_a_leaner_plan_the_host_holds_what_the_account_says_of_it(places, 
                 assert torch.equal(run(pipeline), WANT)
             except OutOfMemory:
                 reject()  # there is no leaner plan
-            for _ in range(3):  # the last one knows the calls, whatever the ones before did
+            for _ in range(count + 1):  # a run may fail as late as the `count`-th; one after it settles everything
                 assert torch.equal(run(pipeline), WANT)
             copies, pins = planned(managed, pinnable)
             waiting = held(managed, "host_bytes")
