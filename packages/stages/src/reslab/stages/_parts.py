@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-_ABSENT = object()
 #: How torch.compile calls the module that it was given, which is the component itself.
 _COMPILED = "_orig_mod"
 #: What stands for the forward of modules that have none, such as lists.
@@ -70,7 +69,7 @@ class Parts:
     ) -> None:
         self._around, self._depth = around, 0
         self._calls = [(vars(part), self._call(path, part)) for path, part in modules.items()]
-        self._before: list[Any] = []
+        self._own: list[tuple[dict[str, Any], Any]] = []
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -98,16 +97,19 @@ class Parts:
                 self._shadow()
 
     def _shadow(self) -> None:
-        self._before = [attributes.get("forward", _ABSENT) for attributes, _call in self._calls]
+        # once around each component call, for thousands of modules: one operation for nearly each of them
+        self._own = []
         for attributes, call in self._calls:
-            attributes["forward"] = call
+            before = attributes.setdefault("forward", call)
+            if before is not call:
+                self._own.append((attributes, before))
+                attributes["forward"] = call
 
     def _restore(self) -> None:
-        for (attributes, _call), before in zip(self._calls, self._before, strict=True):
-            if before is _ABSENT:
-                del attributes["forward"]
-            else:
-                attributes["forward"] = before
+        for attributes, _call in self._calls:
+            del attributes["forward"]
+        for attributes, before in self._own:
+            attributes["forward"] = before
 
     def _call(self, path: str, part: Any) -> Callable[..., Any]:
         reported: list[Callable[..., Any]] = []  # made at the first call: of thousands of modules few are ever called
