@@ -94,12 +94,8 @@ class SectionFinder:
                 self._begin_denoising(name, timestep(args, kwargs))
             elif not self._is_looping():
                 self._continue(role)
-            self._note(name)
-            self._inside = True
-            try:
+            with self._calling(name):
                 return call(*args, **kwargs)
-            finally:
-                self._inside = False
 
         return bordered
 
@@ -110,14 +106,20 @@ class SectionFinder:
             if self._stock is None or self._inside:
                 return call(*args, **kwargs)
             self._touch(name)
-            self._note(name)
-            self._inside = True
-            try:
+            with self._calling(name):
                 return call(*args, **kwargs)
-            finally:
-                self._inside = False
 
         return bordered
+
+    @contextmanager
+    def _calling(self, name: str) -> Iterator[None]:
+        """Note a call of a component in its section; calls inside it decide on no sections."""
+        self._note(name)
+        self._inside = True
+        try:
+            yield
+        finally:
+            self._inside = False
 
     def entering(self, original: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
         """Return a cache context whose guidance pass begins with its first call; `otherwise` serves other stages."""

@@ -117,8 +117,6 @@ def _caption(stages: pl.DataFrame) -> str:
     return f"{longest} of the {runs} {pipeline!r}{where}; {rest}{whose} was spent outside any stage."
 
 
-_StepRow = dict[str, Any]
-
 #: A step that takes this many times the median of the others is drawn as slow.
 SLOW = 1.25
 
@@ -147,7 +145,7 @@ def step_bars(steps: pl.DataFrame) -> Figure:
     return Figure.from_altair(chart, caption=f"{'; '.join(map(_sentence, stages))}.")
 
 
-def _stage_chart(rows: Sequence[_StepRow], y: alt.Y, unit_ns: float) -> alt.LayerChart | alt.FacetChart:
+def _stage_chart(rows: Sequence[Row], y: alt.Y, unit_ns: float) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
 
     values = [_step_bar(row, rows, unit_ns) for row in rows]
@@ -162,7 +160,7 @@ def _stage_chart(rows: Sequence[_StepRow], y: alt.Y, unit_ns: float) -> alt.Laye
     return alt.layer(bars, usual, words).properties(width=width, height=130)
 
 
-def _step_bar(row: _StepRow, rows: Sequence[_StepRow], unit_ns: float) -> _StepRow:
+def _step_bar(row: Row, rows: Sequence[Row], unit_ns: float) -> Row:
     ratio = row["step_ms"] / _others(row, rows) if _others(row, rows) else 1
     return {
         "step": row["step"],
@@ -176,13 +174,13 @@ def _step_bar(row: _StepRow, rows: Sequence[_StepRow], unit_ns: float) -> _StepR
     }
 
 
-def _others(row: _StepRow, rows: Sequence[_StepRow]) -> float:
+def _others(row: Row, rows: Sequence[Row]) -> float:
     """Return the median of the other steps, or the step's own time where there are none."""
     others = [other["step_ms"] for other in rows if other is not row]
     return median(others or [row["step_ms"]])
 
 
-def _sentence(rows: Sequence[_StepRow]) -> str:
+def _sentence(rows: Sequence[Row]) -> str:
     first, stage = rows[0], rows[0]["stage"]
     took = format_ns(first["step_ms"] * 1e6)
     if len(rows) == 1 or not _others(first, rows):
